@@ -1,0 +1,2 @@
+//! The command `aumbry`: arguments in, exit code out.
+fn main() {}

@@ -1,0 +1,5 @@
+//! Directory trees as values: paths, entries and filters. No I/O.
+
+pub mod entry;
+pub mod filter;
+pub mod path;
