@@ -1,1 +1,7 @@
-//! codec/mod
+//! Pure bytes to bytes: cut, name, compress, seal, derive. No I/O, no clock, no randomness of its own.
+
+pub mod chunker;
+pub mod cipher;
+pub mod compress;
+pub mod digest;
+pub mod kdf;

@@ -1,0 +1,74 @@
+//! Passphrase to key: argon2id (RFC 9106), with a floor and a ceiling on its cost.
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use zeroize::Zeroizing;
+
+/// What deriving a key costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Argon2Cost {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes over the memory.
+    pub passes: u32,
+    /// Lanes that may be filled at the same time.
+    pub lanes: u32,
+}
+
+impl Argon2Cost {
+    /// RFC 9106 section 4, second recommended option: 64 MiB, 3 passes, 4 lanes. Less is refused.
+    pub const FLOOR: Argon2Cost = Argon2Cost { memory_kib: 64 << 10, passes: 3, lanes: 4 };
+    /// More than 4 GiB or 4096 passes is refused: a planted slot could stop us for hours.
+    pub const CEILING: Argon2Cost = Argon2Cost { memory_kib: 4 << 20, passes: 4096, lanes: 64 };
+
+    /// Whether the cost is neither too cheap to be safe nor too dear to be honest.
+    pub fn is_valid(&self) -> bool {
+        (Self::FLOOR.memory_kib..=Self::CEILING.memory_kib).contains(&self.memory_kib)
+            && (Self::FLOOR.passes..=Self::CEILING.passes).contains(&self.passes)
+            && (1..=Self::CEILING.lanes).contains(&self.lanes)
+    }
+}
+
+/// Derives the key that wraps a keyring. `None` when the cost is not valid or the memory cannot be had.
+pub fn stretch_passphrase(
+    passphrase: &[u8],
+    salt: &[u8; 32],
+    cost: Argon2Cost,
+) -> Option<Zeroizing<[u8; 32]>> {
+    if !cost.is_valid() {
+        return None;
+    }
+    let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).ok()?;
+    let mut key = Zeroizing::new([0; 32]);
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password_into(passphrase, salt, key.as_mut_slice())
+        .ok()?;
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cheap_and_absurd_costs_are_refused() {
+        assert!(Argon2Cost::FLOOR.is_valid() && Argon2Cost::CEILING.is_valid());
+        for cost in [
+            Argon2Cost { memory_kib: 1024, ..Argon2Cost::FLOOR },
+            Argon2Cost { passes: 1, ..Argon2Cost::FLOOR },
+            Argon2Cost { memory_kib: u32::MAX, ..Argon2Cost::FLOOR },
+            Argon2Cost { lanes: 0, ..Argon2Cost::FLOOR },
+        ] {
+            assert!(stretch_passphrase(b"x", &[0; 32], cost).is_none(), "{cost:?}");
+        }
+    }
+
+    #[test]
+    fn salt_and_passphrase_both_matter() {
+        let derive = |text: &[u8], salt| {
+            stretch_passphrase(text, &[salt; 32], Argon2Cost::FLOOR).map(|key| *key)
+        };
+        assert_ne!(derive(b"a", 0), derive(b"b", 0));
+        assert_ne!(derive(b"a", 0), derive(b"a", 1));
+        assert_eq!(derive(b"a", 0), derive(b"a", 0));
+    }
+}

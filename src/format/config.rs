@@ -1,0 +1,122 @@
+//! The repository's settings: what a writer needs to know beside the keys. Sealed in `config`, and once
+//! more in every keyring, so that a lost config can be made again.
+
+use super::FormatError;
+use super::bytes::{Reader, put_field, put_signed, put_varint};
+use super::pack::SEGMENT_LENGTH_MAX;
+use super::snapshot::{put_count_field, put_time_field, skip_field};
+use crate::units::Timestamp;
+
+/// Chunker suite 1: FastCDC 2020, normalization level 1, a gear table derived from the chunker secret.
+const CHUNKER_GEAR: u64 = 1;
+
+/// The settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// No cut before this many bytes.
+    pub chunk_minimum: u32,
+    /// The length chunks aim at, in bytes.
+    pub chunk_average: u32,
+    /// A cut after this many bytes at the latest.
+    pub chunk_maximum: u32,
+    /// A segment is closed when it holds this many bytes of plaintext.
+    pub segment_length: u32,
+    /// A pack is closed when it holds this many stored bytes.
+    pub pack_length: u32,
+    /// zstd level.
+    pub compression_level: i32,
+    /// When the repository was made.
+    pub created: Timestamp,
+}
+
+impl Settings {
+    /// The defaults, measured in `docs/design/0001-sizes.md`.
+    pub const DEFAULT: Settings = Settings {
+        chunk_minimum: 16 << 10,
+        chunk_average: 64 << 10,
+        chunk_maximum: 256 << 10,
+        segment_length: 2 << 20,
+        pack_length: 16 << 20,
+        compression_level: 3,
+        created: Timestamp { seconds: 0, nanoseconds: 0 },
+    };
+
+    /// The payload's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut output = Vec::new();
+        let mut value = Vec::new();
+        for number in [
+            CHUNKER_GEAR,
+            u64::from(self.chunk_minimum),
+            u64::from(self.chunk_average),
+            u64::from(self.chunk_maximum),
+        ] {
+            put_varint(&mut value, number);
+        }
+        put_field(&mut output, 1001, &value);
+        put_count_field(&mut output, 1, u64::from(self.segment_length));
+        put_count_field(&mut output, 2, u64::from(self.pack_length));
+        value.clear();
+        put_signed(&mut value, i64::from(self.compression_level));
+        put_field(&mut output, 3, &value);
+        put_time_field(&mut output, 4, self.created);
+        output
+    }
+
+    /// Reads a payload.
+    pub fn decode(payload: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(payload);
+        let mut settings = Settings::DEFAULT;
+        let mut seen_chunker = false;
+        while let Some((number, mut value)) = reader.field()? {
+            match number {
+                1001 => {
+                    let suite = value.varint()?;
+                    if suite != CHUNKER_GEAR {
+                        return Err(FormatError::newer(format!("unknown chunker suite {suite}")));
+                    }
+                    settings.chunk_minimum = value.varint_u32()?;
+                    settings.chunk_average = value.varint_u32()?;
+                    settings.chunk_maximum = value.varint_u32()?;
+                    seen_chunker = true;
+                }
+                1 => settings.segment_length = value.varint_u32()?,
+                2 => settings.pack_length = value.varint_u32()?,
+                3 => {
+                    settings.compression_level = i32::try_from(value.signed()?)
+                        .map_err(|_| FormatError::corrupt("a compression level out of range"))?;
+                }
+                4 => settings.created = value.time()?,
+                other => skip_field(other)?,
+            }
+        }
+        let ordered = settings.chunk_minimum < settings.chunk_average
+            && settings.chunk_average < settings.chunk_maximum;
+        let bounded = settings.chunk_maximum <= 16 << 20
+            && u64::from(settings.segment_length) <= SEGMENT_LENGTH_MAX / 2
+            && (4096..=1 << 30).contains(&settings.segment_length)
+            && (1 << 16..=1 << 30).contains(&settings.pack_length);
+        if !seen_chunker || !ordered || !bounded {
+            return Err(FormatError::corrupt(format!("settings that cannot be: {settings:?}")));
+        }
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_come_back() {
+        let settings = Settings {
+            compression_level: -3,
+            created: Timestamp { seconds: 99, nanoseconds: 1 },
+            ..Settings::DEFAULT
+        };
+        assert_eq!(Settings::decode(&settings.encode()), Ok(settings));
+        assert!(Settings::decode(&[]).is_err());
+        let absurd = Settings { segment_length: u32::MAX, ..settings };
+        assert!(Settings::decode(&absurd.encode()).is_err());
+    }
+}
