@@ -14,6 +14,10 @@ pub struct PackRecord {
     pub id: PackId,
     /// Data pack or tree pack.
     pub kind: ObjectKind,
+    /// Which epoch's key sealed it.
+    pub epoch: u32,
+    /// The salt in its header: with it, a segment is read without reading the header first.
+    pub salt: [u8; 32],
     /// Length of the object in the store, in bytes.
     pub object_length: u64,
     /// Its segments.
@@ -51,6 +55,8 @@ impl Index {
         for pack in &self.packs {
             put_name(&mut output, pack.id.session, pack.id.number);
             output.push(pack.kind as u8);
+            put_varint(&mut output, u64::from(pack.epoch));
+            output.extend_from_slice(&pack.salt);
             put_varint(&mut output, pack.object_length);
             directory.clear();
             pack.directory.encode(&mut directory);
@@ -67,7 +73,7 @@ impl Index {
             let (session, number) = read_name(&mut reader)?;
             index.superseded.push(IndexId { session, number });
         }
-        for _ in 0..reader.count(SessionId::LENGTH + 4 + 3)? {
+        for _ in 0..reader.count(SessionId::LENGTH + 4 + 36)? {
             let (session, number) = read_name(&mut reader)?;
             let kind = match reader.u8()? {
                 3 => ObjectKind::DataPack,
@@ -76,12 +82,14 @@ impl Index {
                     return Err(FormatError::newer(format!("a pack of unknown kind {other}")));
                 }
             };
+            let epoch = reader.varint_u32()?;
+            let salt = reader.array()?;
             let object_length = reader.varint()?;
             let mut bytes = Reader::new(reader.bytes()?);
             let directory = PackDirectory::decode(&mut bytes)?;
             bytes.finish()?;
             let id = PackId { session, number };
-            index.packs.push(PackRecord { id, kind, object_length, directory });
+            index.packs.push(PackRecord { id, kind, epoch, salt, object_length, directory });
         }
         reader.finish()?;
         Ok(index)
@@ -105,6 +113,8 @@ mod tests {
             packs: vec![PackRecord {
                 id: PackId { session, number: 5 },
                 kind: ObjectKind::DataPack,
+                epoch: 1,
+                salt: [6; 32],
                 object_length: 4096,
                 directory,
             }],

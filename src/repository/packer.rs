@@ -1,0 +1,106 @@
+//! Fills a pack: segments arrive, one finished object leaves.
+//!
+//! The pack lies in one buffer in the layout of the finished object, with room left for the header and for
+//! every frame's tag, and is sealed in place at the end: the salt depends on every blob's id.
+
+use super::error::Result;
+use super::seal::Sealer;
+use crate::codec::cipher::{
+    FRAME_LENGTH, SEALED_FRAME_LENGTH, TAG_LENGTH, padded_length, sealed_length,
+};
+use crate::format::header::{HEADER_LENGTH, ObjectKind};
+use crate::format::index::PackRecord;
+use crate::format::pack::{BlobRecord, Encoding, PACK_TRAILER_LENGTH, PackDirectory};
+use crate::id::PackId;
+
+/// A pack that is being filled.
+pub struct PackBuilder {
+    buffer: Vec<u8>,
+    plain_length: usize,
+    directory: PackDirectory,
+}
+
+impl PackBuilder {
+    /// An empty pack with room for `capacity` stored bytes.
+    pub fn new(capacity: usize) -> Self {
+        let sealed = sealed_length(capacity as u64 + 1) as usize;
+        let mut buffer = Vec::with_capacity(HEADER_LENGTH + sealed + sealed / 16);
+        buffer.resize(HEADER_LENGTH, 0);
+        PackBuilder { buffer, plain_length: 0, directory: PackDirectory::default() }
+    }
+
+    /// How many stored bytes it holds.
+    pub fn body_length(&self) -> usize {
+        self.plain_length
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.directory.segments.is_empty()
+    }
+
+    /// Appends plaintext in the layout of frames: room for a tag behind every 64 KiB.
+    fn append(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let in_frame = self.plain_length % FRAME_LENGTH;
+            if in_frame == 0 && self.plain_length > 0 {
+                self.buffer.resize(self.buffer.len() + TAG_LENGTH, 0);
+            }
+            let taken = bytes.len().min(FRAME_LENGTH - in_frame);
+            self.buffer.extend_from_slice(&bytes[..taken]);
+            self.plain_length += taken;
+            bytes = &bytes[taken..];
+        }
+    }
+
+    /// Adds a segment.
+    pub fn push(&mut self, stored: &[u8], encoding: Encoding, blobs: Vec<BlobRecord>) {
+        self.append(stored);
+        self.directory.push(stored.len() as u32, encoding, blobs);
+    }
+
+    /// Seals the pack. Returns the object and what an index says of it.
+    pub fn finish(
+        mut self,
+        sealer: &Sealer,
+        kind: ObjectKind,
+        id: PackId,
+        name: &str,
+        randomness: &[u8; 32],
+    ) -> Result<(Vec<u8>, PackRecord)> {
+        let mut directory = Vec::new();
+        self.directory.encode(&mut directory);
+        let salt = Sealer::fresh_salt(randomness, &directory);
+        let tail = directory.len() + PACK_TRAILER_LENGTH;
+        let padded = padded_length((self.plain_length + tail) as u64) as usize;
+        let zeros = [0; 4096];
+        let mut padding = padded - tail - self.plain_length;
+        while padding > 0 {
+            let step = padding.min(zeros.len());
+            self.append(&zeros[..step]);
+            padding -= step;
+        }
+        self.append(&directory);
+        self.append(&(directory.len() as u32).to_le_bytes());
+        self.buffer.resize(self.buffer.len() + TAG_LENGTH, 0);
+
+        let epoch = sealer.newest_epoch();
+        let cipher = sealer.object_cipher(kind, epoch, salt, name)?;
+        self.buffer[..HEADER_LENGTH].copy_from_slice(&cipher.header.encode());
+        let frames = self.buffer[HEADER_LENGTH..].chunks_mut(SEALED_FRAME_LENGTH);
+        let last = frames.len() - 1;
+        for (number, frame) in frames.enumerate() {
+            let (plain, tag) = frame.split_at_mut(frame.len() - TAG_LENGTH);
+            tag.copy_from_slice(&cipher.frames.seal_frame(number as u64, number == last, plain));
+        }
+        let record = PackRecord {
+            id,
+            kind,
+            epoch,
+            salt,
+            object_length: self.buffer.len() as u64,
+            directory: self.directory,
+        };
+        Ok((self.buffer, record))
+    }
+}

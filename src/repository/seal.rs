@@ -1,0 +1,219 @@
+//! Seals and unseals objects: each under a key of its own, bound to its kind, its repository and its name.
+//!
+//! An object's key is `derive_key("aumbry v1 object key", epoch key ‖ header[0..96] ‖ name)`, so a header
+//! with any other byte, or the same object under another name, leads to another key; and the commitment
+//! in the header tells at once.
+
+use super::error::{Named, RepositoryError, Result};
+use crate::codec::cipher::{
+    FRAME_LENGTH, FrameCipher, SEALED_FRAME_LENGTH, TAG_LENGTH, padded_length, plain_length,
+    sealed_length,
+};
+use crate::codec::digest::derive_key;
+use crate::format::header::{
+    HEADER_LENGTH, Header, KEYED_LENGTH, ObjectKind, TRAILER_LENGTH, pad_payload, unpad_payload,
+};
+use crate::format::keyring::Keyring;
+use crate::id::RepositoryId;
+
+/// The keys of one repository, put to use on objects.
+pub struct Sealer {
+    repository: RepositoryId,
+    keyring: Keyring,
+}
+
+/// The header and cipher of an object that is being written or read.
+pub struct ObjectCipher {
+    /// The header, commitment filled in.
+    pub header: Header,
+    /// Seals and unseals the object's frames.
+    pub frames: FrameCipher,
+}
+
+impl Sealer {
+    /// A sealer for the objects of `repository`.
+    pub fn new(repository: RepositoryId, keyring: Keyring) -> Self {
+        Sealer { repository, keyring }
+    }
+
+    /// The secrets.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// The repository whose objects these are.
+    pub fn repository(&self) -> RepositoryId {
+        self.repository
+    }
+
+    /// The epoch that seals what is new.
+    pub fn newest_epoch(&self) -> u32 {
+        self.keyring.epochs.last().map_or(0, |keys| keys.epoch)
+    }
+
+    /// The cipher of the object `name`, whose header has this kind, epoch and salt.
+    pub fn object_cipher(
+        &self,
+        kind: ObjectKind,
+        epoch: u32,
+        salt: [u8; 32],
+        name: &str,
+    ) -> Result<ObjectCipher> {
+        let keys = self.keyring.epochs.iter().find(|keys| keys.epoch == epoch).ok_or_else(|| {
+            RepositoryError::corrupt(name, format!("sealed with key epoch {epoch}, which is not in \
+                the keyring"))
+        })?;
+        let mut header = Header {
+            kind,
+            epoch,
+            repository: self.repository,
+            salt,
+            commitment: [0; 32],
+        };
+        let epoch_key = if kind.uses_data_key() { &keys.data_key } else { &keys.index_key };
+        let mut material = Vec::with_capacity(32 + KEYED_LENGTH + name.len());
+        material.extend_from_slice(epoch_key);
+        material.extend_from_slice(&header.encode()[..KEYED_LENGTH]);
+        material.extend_from_slice(name.as_bytes());
+        let key = derive_key("aumbry v1 object key", &material);
+        zeroize::Zeroize::zeroize(&mut material);
+        header.commitment = derive_key("aumbry v1 key commitment", &key);
+        Ok(ObjectCipher { header, frames: FrameCipher::new(&key) })
+    }
+
+    /// A salt that is fresh even when two copies of one machine draw the same randomness: it depends on
+    /// what is sealed, too.
+    pub fn fresh_salt(randomness: &[u8; 32], content: &[u8]) -> [u8; 32] {
+        let mut material = randomness.to_vec();
+        material.extend_from_slice(blake3::hash(content).as_bytes());
+        derive_key("aumbry v1 salt", &material)
+    }
+
+    /// The whole object `name` that holds `payload`.
+    pub fn seal(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        payload: Vec<u8>,
+        randomness: &[u8; 32],
+    ) -> Result<Vec<u8>> {
+        let salt = Self::fresh_salt(randomness, &payload);
+        let cipher = self.object_cipher(kind, self.newest_epoch(), salt, name)?;
+        let padded = padded_length((payload.len() + TRAILER_LENGTH) as u64) as usize;
+        let plain = pad_payload(payload, padded);
+        let mut object = Vec::with_capacity(HEADER_LENGTH + sealed_length(padded as u64) as usize);
+        object.extend_from_slice(&cipher.header.encode());
+        let frames = plain.chunks(FRAME_LENGTH);
+        let last = frames.len() - 1;
+        for (number, frame) in frames.enumerate() {
+            let start = object.len();
+            object.extend_from_slice(frame);
+            let tag = cipher.frames.seal_frame(number as u64, number == last, &mut object[start..]);
+            object.extend_from_slice(&tag);
+        }
+        Ok(object)
+    }
+
+    /// The payload of the object `name`, which must be of this kind.
+    pub fn unseal(&self, kind: ObjectKind, name: &str, object: Vec<u8>) -> Result<Vec<u8>> {
+        let plain = self.unseal_stream(&[kind], name, object)?.1;
+        unpad_payload(plain).named(name)
+    }
+
+    /// The header and the whole plaintext of the object `name`, which must be of one of these kinds.
+    pub fn unseal_stream(
+        &self,
+        kinds: &[ObjectKind],
+        name: &str,
+        mut object: Vec<u8>,
+    ) -> Result<(Header, Vec<u8>)> {
+        let header = self.check_header(kinds, name, &object)?;
+        let cipher = self.object_cipher(header.kind, header.epoch, header.salt, name)?;
+        let sealed = (object.len() - HEADER_LENGTH) as u64;
+        let length = plain_length(sealed).ok_or_else(|| {
+            RepositoryError::corrupt(name, format!("{sealed} bytes are not whole frames"))
+        })?;
+        let frames = sealed.div_ceil(SEALED_FRAME_LENGTH as u64);
+        let mut plain = Vec::with_capacity(length as usize);
+        for (number, frame) in object[HEADER_LENGTH..].chunks_mut(SEALED_FRAME_LENGTH).enumerate() {
+            let last = number as u64 + 1 == frames;
+            let frame = cipher.frames.unseal_frame(number as u64, last, frame).map_err(|error| {
+                let offset = HEADER_LENGTH + number * SEALED_FRAME_LENGTH;
+                RepositoryError::corrupt(name, format!("frame at byte {offset}: {error}"))
+            })?;
+            plain.extend_from_slice(frame);
+        }
+        Ok((header, plain))
+    }
+
+    /// The header of the object `name`, its key proven by the commitment.
+    pub fn check_header(&self, kinds: &[ObjectKind], name: &str, object: &[u8]) -> Result<Header> {
+        let header = Header::decode(object).named(name)?;
+        if header.repository != self.repository {
+            return Err(RepositoryError::corrupt(
+                name,
+                format!("belongs to repository {}", header.repository.short()),
+            ));
+        }
+        if !kinds.contains(&header.kind) {
+            return Err(RepositoryError::corrupt(name, format!("is a {}", header.kind.name())));
+        }
+        let cipher = self.object_cipher(header.kind, header.epoch, header.salt, name)?;
+        if cipher.header.commitment != header.commitment {
+            return Err(RepositoryError::corrupt(
+                name,
+                "its header is damaged, or it was moved here from another name",
+            ));
+        }
+        Ok(header)
+    }
+}
+
+/// Which bytes of an object hold the plaintext `offset..offset + length`, and the number of the first
+/// frame in them. `plain_total` is the length of the whole plaintext.
+pub fn frames_covering(
+    offset: u64,
+    length: u64,
+    plain_total: u64,
+) -> (std::ops::Range<u64>, u64) {
+    let frame = FRAME_LENGTH as u64;
+    let first = offset / frame;
+    let last = (offset + length.max(1) - 1) / frame;
+    let start = HEADER_LENGTH as u64 + first * SEALED_FRAME_LENGTH as u64;
+    let end = HEADER_LENGTH as u64 + last * SEALED_FRAME_LENGTH as u64
+        + (plain_total - last * frame).min(frame)
+        + TAG_LENGTH as u64;
+    (start..end, first)
+}
+
+/// Unseals `sealed`, which begins with frame `first`, and returns the plaintext from `offset` on that is
+/// `length` bytes long.
+pub fn unseal_range(
+    cipher: &ObjectCipher,
+    name: &str,
+    sealed: &mut [u8],
+    first: u64,
+    offset: u64,
+    length: usize,
+    plain_total: u64,
+) -> Result<Vec<u8>> {
+    let last_frame = (plain_total - 1) / FRAME_LENGTH as u64;
+    let mut skip = (offset - first * FRAME_LENGTH as u64) as usize;
+    let mut plain = Vec::with_capacity(length);
+    for (index, frame) in sealed.chunks_mut(SEALED_FRAME_LENGTH).enumerate() {
+        let number = first + index as u64;
+        let last = number == last_frame;
+        let frame = cipher.frames.unseal_frame(number, last, frame).map_err(|error| {
+            let at = HEADER_LENGTH as u64 + number * SEALED_FRAME_LENGTH as u64;
+            RepositoryError::corrupt(name, format!("frame at byte {at}: {error}"))
+        })?;
+        let from = skip.min(frame.len());
+        let to = frame.len().min(from + length - plain.len());
+        plain.extend_from_slice(&frame[from..to]);
+        skip = 0;
+    }
+    if plain.len() != length {
+        return Err(RepositoryError::corrupt(name, format!("ends within bytes {offset} + {length}")));
+    }
+    Ok(plain)
+}
