@@ -1,1 +1,403 @@
-//! store/mod
+//! Named bytes somewhere: create-if-absent, read, list, delete, and nothing else. This room knows
+//! neither packs nor keys, only names and bytes that mean nothing to it.
+
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod conformance;
+mod error;
+mod faulty;
+pub mod layout;
+mod local;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use opendal::layers::{RetryLayer, TimeoutLayer};
+use opendal::options::{ListOptions, ReadOptions, WriteOptions};
+use opendal::{Buffer, ErrorKind, OperationContext, Operator};
+use tokio::runtime::Runtime;
+
+pub use self::error::{Kind, StoreError};
+use self::faulty::{Call, Verdict};
+pub use self::faulty::{Effect, FaultControl};
+use self::local::LocalService;
+
+/// Whether [`Store::local`] makes its directory or expects it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalMode {
+    /// Make the directory, and those above it, where they are missing.
+    Create,
+    /// The directory must be there.
+    Open,
+}
+
+/// What [`Store::create`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The object holds the bytes that were given.
+    New,
+    /// The name was taken by other bytes, which stay as they are.
+    AlreadyThere,
+}
+
+/// One object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// The whole name, folder included.
+    pub name: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// Named bytes somewhere. Clones share one connection.
+///
+/// Every method waits until it is done and may be called from any plain thread or rayon worker, but
+/// not from inside an async runtime. Names are folders and a last part joined by `/`, each of
+/// letters, digits, `.`, `-` and `_`; see [`layout`]. No object is ever changed: it is created
+/// once, read, and perhaps deleted.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+    faults: Option<FaultControl>,
+}
+
+struct Inner {
+    operator: Operator,
+    location: String,
+    // Started by the first call, so that a store which is only opened costs no threads.
+    runtime: OnceLock<Runtime>,
+}
+
+impl Store {
+    /// A directory of this machine. What is promised on which file system stands at the head of
+    /// `store/local.rs`. Left-overs of writers that died are removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NotFound`] when the directory is absent and `mode` is [`LocalMode::Open`];
+    /// [`Kind::Invalid`] when something that is not a directory stands there.
+    pub fn local(path: &Path, mode: LocalMode) -> Result<Store, StoreError> {
+        let location = path.display().to_string();
+        let service = LocalService::open(path, mode)
+            .map_err(|error| StoreError::from_opendal(&location, &error))?;
+        Ok(Store::over_local(service, location))
+    }
+
+    fn over_local(service: LocalService, location: String) -> Store {
+        // Only what passes by itself is marked temporary (see `local::is_passing`), and that is
+        // gone in milliseconds or stays.
+        let retry = RetryLayer::new()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(20))
+            .with_max_times(3);
+        let operator = Operator::from_parts(OperationContext::default(), Arc::new(service));
+        Store::over(operator.layer(retry), location)
+    }
+
+    /// A store in memory, empty, gone with its last clone.
+    pub fn memory() -> Store {
+        let operator = Operator::new(opendal::services::Memory::default())
+            .expect("the memory service has no option that could be wrong");
+        Store::over(operator, "memory".to_string())
+    }
+
+    /// A store that OpenDAL reaches over a network: calls are given up after a time and tried
+    /// again. `location` is for people. The service must know how to create if absent.
+    pub fn remote(operator: Operator, location: impl Into<String>) -> Store {
+        // The time-out is the inner one: around the retries it would cut them short and lose the
+        // writer's state. A call that carries bytes may take long on a slow line (64 MiB at
+        // 1 Mbit/s: 9 minutes).
+        let timeout = TimeoutLayer::new()
+            .with_timeout(Duration::from_secs(60))
+            .with_io_timeout(Duration::from_secs(15 * 60));
+        let retry = RetryLayer::new().with_jitter().with_max_times(5);
+        Store::over(operator.layer(timeout).layer(retry), location.into())
+    }
+
+    fn over(operator: Operator, location: String) -> Store {
+        let inner = Inner { operator, location, runtime: OnceLock::new() };
+        Store { inner: Arc::new(inner), faults: None }
+    }
+
+    /// The same store, with every call asked of `control` first: for tests.
+    pub fn with_faults(self, control: FaultControl) -> Store {
+        Store { faults: Some(control), ..self }
+    }
+
+    /// Where this is, for people.
+    pub fn location(&self) -> &str {
+        &self.inner.location
+    }
+
+    /// The whole object.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NotFound`] when there is none.
+    pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        check_name(name)?;
+        self.call(name, Call::Other, || {
+            let operator = &self.inner.operator;
+            Ok(into_vec(self.run(name, operator.read_options(name, ReadOptions::default()))?))
+        })
+    }
+
+    /// Exactly the bytes of `range`.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NotFound`] when there is no such object, [`Kind::Truncated`] when it ends before the
+    /// range does (an empty range, too, must lie inside).
+    pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
+        check_name(name)?;
+        if range.start > range.end {
+            let reason = format!("the range {}..{} runs backwards", range.start, range.end);
+            return Err(StoreError::new(Kind::Invalid, name, reason));
+        }
+        self.call(name, Call::Other, || {
+            if range.is_empty() {
+                // OpenDAL answers an empty range without asking whether the object is there.
+                return match self.stat(name)? {
+                    Some(size) if range.end <= size => Ok(Vec::new()),
+                    Some(size) => Err(StoreError::truncated(name, size, range.end)),
+                    None => Err(StoreError::not_found(name)),
+                };
+            }
+            let options = ReadOptions { range: range.clone().into(), ..ReadOptions::default() };
+            let reply = self.block_on(name, self.inner.operator.read_options(name, options))?;
+            let complaint = match reply {
+                Ok(buffer) if buffer.len() as u64 == range.end - range.start => {
+                    return Ok(into_vec(buffer));
+                }
+                Ok(buffer) => StoreError::new(
+                    Kind::Unavailable,
+                    name,
+                    format!("{} bytes came for the range {range:?}", buffer.len()),
+                ),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Err(StoreError::not_found(name));
+                }
+                Err(error) => StoreError::from_opendal(name, &error),
+            };
+            // Services tell of a range beyond the end in many ways, or answer with less: the
+            // object's size decides what it was.
+            match self.stat(name) {
+                Ok(Some(size)) if size < range.end => {
+                    Err(StoreError::truncated(name, size, range.end))
+                }
+                _ => Err(complaint),
+            }
+        })
+    }
+
+    /// Makes an object, unless the name is taken. It appears whole or not at all, and is durable
+    /// when this returns. One of any number of racing calls gets [`Created::New`]; so does every
+    /// call whose bytes are the very same, because a repeated request whose first reply was lost
+    /// cannot be told from those.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Full`], [`Kind::Denied`]; after [`Kind::Unavailable`] the object may or may not be
+    /// there.
+    pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
+        check_name(name)?;
+        let buffer = Buffer::from(bytes);
+        self.call(name, Call::Create { bytes: buffer.len() as u64 }, || {
+            if self.create_once(name, buffer.clone())? || self.holds(name, &buffer)? {
+                Ok(Created::New)
+            } else {
+                Ok(Created::AlreadyThere)
+            }
+        })
+    }
+
+    /// All objects whose names begin with `prefix`, at any depth, sorted by name. A prefix is a
+    /// folder (`packs/`) or the beginning of names in a folder (`packs/3f/00000000-ab`). Nothing
+    /// there is an empty list; a listing that breaks off is an error, never a short list.
+    ///
+    /// Costs memory by the number of objects, about 150 bytes each.
+    pub fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        if !layout::is_prefix(prefix) {
+            return Err(StoreError::new(Kind::Invalid, prefix, "no folder can have this name"));
+        }
+        self.call(prefix, Call::Other, || {
+            let options = ListOptions { recursive: true, ..ListOptions::default() };
+            let entries = self.run(prefix, self.inner.operator.list_options(prefix, options))?;
+            let mut objects: Vec<ObjectInfo> = entries
+                .iter()
+                .filter(|entry| entry.metadata().is_file() && entry.path().starts_with(prefix))
+                .map(|entry| ObjectInfo {
+                    name: entry.path().to_string(),
+                    size: entry.metadata().content_length(),
+                })
+                .collect();
+            objects.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+            Ok(objects)
+        })
+    }
+
+    /// An object's length in bytes, or `None` when there is no such object.
+    pub fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        check_name(name)?;
+        self.call(name, Call::Other, || self.stat(name))
+    }
+
+    /// Removes an object. That it is not there is fine.
+    pub fn delete(&self, name: &str) -> Result<(), StoreError> {
+        check_name(name)?;
+        self.call(name, Call::Other, || self.run(name, self.inner.operator.delete(name)))
+    }
+
+    /// Tries once (and the layers below perhaps again): `true` when the object was made, `false`
+    /// when the name was taken.
+    fn create_once(&self, name: &str, buffer: Buffer) -> Result<bool, StoreError> {
+        let options = WriteOptions { if_not_exists: true, ..WriteOptions::default() };
+        let write = self.inner.operator.write_options(name, buffer, options);
+        match self.block_on(name, write)? {
+            Ok(_) => Ok(true),
+            Err(error) if is_taken(error.kind()) => Ok(false),
+            Err(error) => Err(StoreError::from_opendal(name, &error)),
+        }
+    }
+
+    /// Whether the object holds these bytes: then "already there" was our own doing. An object that
+    /// is gone again was not ours.
+    fn holds(&self, name: &str, buffer: &Buffer) -> Result<bool, StoreError> {
+        if self.stat(name)? != Some(buffer.len() as u64) {
+            return Ok(false);
+        }
+        match self.run(name, self.inner.operator.read_options(name, ReadOptions::default())) {
+            Ok(there) => Ok(there.to_bytes() == buffer.to_bytes()),
+            Err(error) if error.kind == Kind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        match self.run(name, self.inner.operator.stat(name)) {
+            Ok(metadata) => Ok(Some(metadata.content_length())),
+            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Does `effect`, or what the faults say instead.
+    fn call<T>(
+        &self,
+        name: &str,
+        call: Call,
+        effect: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let Some(faults) = &self.faults else { return effect() };
+        match faults.judge(name, call) {
+            Verdict::Pass => effect(),
+            Verdict::Refuse(error) => Err(error),
+            Verdict::StopAfter(error) => effect().and(Err(error)),
+            // What a retry does when the first reply never came.
+            Verdict::LoseReply => effect().and_then(|_| effect()),
+        }
+    }
+
+    fn run<T>(
+        &self,
+        name: &str,
+        work: impl Future<Output = opendal::Result<T>>,
+    ) -> Result<T, StoreError> {
+        self.block_on(name, work)?.map_err(|error| StoreError::from_opendal(name, &error))
+    }
+
+    /// Runs `work` on the calling thread; the runtime's own threads only keep time and sockets. So
+    /// a local store's system calls block the caller and nobody else.
+    fn block_on<T>(&self, name: &str, work: impl Future<Output = T>) -> Result<T, StoreError> {
+        let runtime = match self.inner.runtime.get() {
+            Some(runtime) => runtime,
+            None => {
+                let built = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .thread_name("store")
+                    .enable_all()
+                    .build()
+                    .map_err(|error| {
+                        let reason = format!("cannot start the store's threads: {error}");
+                        StoreError::new(Kind::Unavailable, name, reason)
+                    })?;
+                self.inner.runtime.get_or_init(|| built)
+            }
+        };
+        Ok(runtime.block_on(work))
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.location())
+    }
+}
+
+/// The ways in which services say that a create found the name taken.
+fn is_taken(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists)
+}
+
+fn check_name(name: &str) -> Result<(), StoreError> {
+    if layout::is_name(name) {
+        Ok(())
+    } else {
+        Err(StoreError::new(Kind::Invalid, name, "no object can have this name"))
+    }
+}
+
+/// The buffer's bytes: taken over where nobody else holds them, else copied once.
+fn into_vec(buffer: Buffer) -> Vec<u8> {
+    let bytes = buffer.to_bytes();
+    // The last other owner has to go first, or the conversion would have to copy.
+    drop(buffer);
+    bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_store_conforms() {
+        conformance::check(&Store::memory());
+    }
+
+    #[test]
+    fn remote_store_conforms() {
+        let operator = Operator::new(opendal::services::Memory::default()).unwrap();
+        conformance::check(&Store::remote(operator, "memory, as if far away"));
+    }
+
+    #[test]
+    fn clones_share_their_content() {
+        let store = Store::memory();
+        store.clone().create("config", b"one".to_vec()).unwrap();
+        assert_eq!(store.get("config").unwrap(), b"one");
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        let store = Store::memory();
+        for name in ["", "/config", "../config", "keys/../config", "keys//a", "keys/", ".a", "a b"]
+        {
+            assert_eq!(store.get(name).unwrap_err().kind, Kind::Invalid, "{name:?}");
+            assert_eq!(store.create(name, vec![1]).unwrap_err().kind, Kind::Invalid, "{name:?}");
+        }
+        for prefix in ["/", "..", "../", "packs/../", "packs//"] {
+            assert_eq!(store.list(prefix).unwrap_err().kind, Kind::Invalid, "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn reading_takes_the_bytes_over_without_a_copy() {
+        let bytes = vec![7; 1 << 20];
+        let address = bytes.as_ptr();
+        let bytes = into_vec(Buffer::from(bytes));
+        assert_eq!(bytes.as_ptr(), address);
+    }
+}

@@ -1,0 +1,190 @@
+//! A store that fails when it is told to, for tests: the same calls, the same faults.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::error::{Kind, StoreError};
+
+/// On which side of its effect a call is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The call did nothing.
+    Before,
+    /// The call did everything, and its answer was lost.
+    After,
+}
+
+/// Counts a store's calls and says which of them fail. Clones share their counts; a store is given
+/// one by [`super::Store::with_faults`]. Calls are numbered from 0 in the order in which they
+/// begin, so one thread meets the same faults every time.
+#[derive(Clone, Default)]
+pub struct FaultControl {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    calls: u64,
+    creates: u64,
+    stop_at: Option<(u64, Effect)>,
+    full_at_create: Option<u64>,
+    lose_reply_of_create: Option<u64>,
+    bytes_left: Option<u64>,
+}
+
+/// What a call is, as far as faults tell calls apart.
+pub(super) enum Call {
+    /// Makes an object of so many bytes.
+    Create { bytes: u64 },
+    /// Anything else.
+    Other,
+}
+
+/// What becomes of a call.
+pub(super) enum Verdict {
+    Pass,
+    Refuse(StoreError),
+    StopAfter(StoreError),
+    LoseReply,
+}
+
+impl FaultControl {
+    /// No faults yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many calls began.
+    pub fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    /// How many of them were creates.
+    pub fn creates(&self) -> u64 {
+        self.state().creates
+    }
+
+    /// The process is stopped at call number `call`: that call fails on the given side of its
+    /// effect, and every later one fails without any, until [`FaultControl::resume`].
+    pub fn stop_at(&self, call: u64, effect: Effect) {
+        self.state().stop_at = Some((call, effect));
+    }
+
+    /// Calls pass again (as after a restart); the counts go on.
+    pub fn resume(&self) {
+        self.state().stop_at = None;
+    }
+
+    /// Create number `create` finds the store full; the next one does not.
+    pub fn fail_create_with_full(&self, create: u64) {
+        self.state().full_at_create = Some(create);
+    }
+
+    /// The reply to create number `create` is lost, and the request is repeated.
+    pub fn lose_reply_of_create(&self, create: u64) {
+        self.state().lose_reply_of_create = Some(create);
+    }
+
+    /// From now on the store takes so many bytes more in all; deleting gives none back. `None` is
+    /// no limit.
+    pub fn limit_bytes(&self, bytes: Option<u64>) {
+        self.state().bytes_left = bytes;
+    }
+
+    pub(super) fn judge(&self, name: &str, call: Call) -> Verdict {
+        let mut state = self.state();
+        let number = state.calls;
+        state.calls += 1;
+        let stopped = || StoreError::new(Kind::Unavailable, name, "the process has been stopped");
+        let stops_after = match state.stop_at {
+            Some((at, _)) if number > at => return Verdict::Refuse(stopped()),
+            Some((at, Effect::Before)) if number == at => return Verdict::Refuse(stopped()),
+            Some((at, Effect::After)) => number == at,
+            _ => false,
+        };
+        if let Call::Create { bytes } = call {
+            let create = state.creates;
+            state.creates += 1;
+            if state.full_at_create == Some(create) {
+                return Verdict::Refuse(StoreError::full(name));
+            }
+            if let Some(left) = state.bytes_left {
+                match left.checked_sub(bytes) {
+                    Some(left) => state.bytes_left = Some(left),
+                    None => return Verdict::Refuse(StoreError::full(name)),
+                }
+            }
+            if state.lose_reply_of_create == Some(create) && !stops_after {
+                return Verdict::LoseReply;
+            }
+        }
+        if stops_after { Verdict::StopAfter(stopped()) } else { Verdict::Pass }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for FaultControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FaultControl({} calls)", self.calls())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Created, Store};
+
+    fn faulty() -> (Store, FaultControl) {
+        let control = FaultControl::new();
+        (Store::memory().with_faults(control.clone()), control)
+    }
+
+    #[test]
+    fn a_stop_before_the_effect_leaves_nothing() {
+        let (store, control) = faulty();
+        control.stop_at(1, Effect::Before);
+        store.create("a", vec![1]).unwrap();
+        assert_eq!(store.create("b", vec![2]).unwrap_err().kind, Kind::Unavailable);
+        assert_eq!(store.get("a").unwrap_err().message, "the process has been stopped");
+        control.resume();
+        assert_eq!(store.size("a").unwrap(), Some(1));
+        assert_eq!(store.size("b").unwrap(), None);
+        assert_eq!(control.calls(), 5);
+    }
+
+    #[test]
+    fn a_stop_after_the_effect_leaves_all_of_it() {
+        let (store, control) = faulty();
+        control.stop_at(0, Effect::After);
+        assert_eq!(store.create("a", vec![1]).unwrap_err().kind, Kind::Unavailable);
+        assert_eq!(store.delete("a").unwrap_err().kind, Kind::Unavailable);
+        control.resume();
+        assert_eq!(store.get("a").unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_full_store_takes_what_still_fits() {
+        let (store, control) = faulty();
+        control.fail_create_with_full(0);
+        assert_eq!(store.create("a", vec![0; 4]).unwrap_err().kind, Kind::Full);
+        control.limit_bytes(Some(10));
+        store.create("a", vec![0; 4]).unwrap();
+        assert_eq!(store.create("b", vec![0; 7]).unwrap_err().kind, Kind::Full);
+        store.create("b", vec![0; 6]).unwrap();
+        assert_eq!(store.create("c", vec![0; 1]).unwrap_err().kind, Kind::Full);
+        assert_eq!(control.creates(), 5);
+    }
+
+    #[test]
+    fn a_lost_reply_is_known_as_our_own() {
+        let (store, control) = faulty();
+        control.lose_reply_of_create(0);
+        assert_eq!(store.create("a", vec![1]).unwrap(), Created::New);
+        control.lose_reply_of_create(1);
+        assert_eq!(store.create("a", vec![2]).unwrap(), Created::AlreadyThere);
+        assert_eq!(store.get("a").unwrap(), [1]);
+    }
+}

@@ -1,0 +1,211 @@
+//! What the objects of a repository are called in a store: pure functions between ids and names.
+
+use std::str::FromStr;
+
+use crate::id::{IndexId, KeySlotId, PackId, SessionId};
+
+/// The object that says what the repository is.
+pub const CONFIG: &str = "config";
+/// The folder of key slots.
+pub const KEYS: &str = "keys/";
+/// The folder of registered writers and readers.
+pub const SESSIONS: &str = "sessions/";
+/// The folder of packs; below it one folder for each first byte of the session's random part, so
+/// that no directory grows beyond a 256th of all packs and a session's own stand together.
+pub const PACKS: &str = "packs/";
+/// The folder of index objects.
+pub const INDEX: &str = "index/";
+/// The folder of the sessions' slots: a snapshot or an abort, decided once.
+pub const SNAPSHOTS: &str = "snapshots/";
+/// The folder of what was forgotten.
+pub const TOMBS: &str = "tombs/";
+/// The folder of the generations of garbage collection.
+pub const GC: &str = "gc/";
+
+const CONDEMNED: &str = ".condemned";
+const SWEEP: &str = ".sweep";
+
+/// A key slot's name.
+pub fn key(slot: KeySlotId) -> String {
+    format!("{KEYS}{slot}")
+}
+
+/// The name under which a session is registered.
+pub fn session(session: SessionId) -> String {
+    format!("{SESSIONS}{session}")
+}
+
+/// A pack's name.
+pub fn pack(pack: PackId) -> String {
+    format!("{PACKS}{:02x}/{pack}", pack.session.random[0])
+}
+
+/// The prefix of all packs of one session, and of no other.
+pub fn session_packs(session: SessionId) -> String {
+    format!("{PACKS}{:02x}/{session}-", session.random[0])
+}
+
+/// An index object's name.
+pub fn index(index: IndexId) -> String {
+    format!("{INDEX}{index}")
+}
+
+/// The prefix of all index objects of one session, and of no other.
+pub fn session_indexes(session: SessionId) -> String {
+    format!("{INDEX}{session}-")
+}
+
+/// The name of a session's slot: a snapshot or an abort.
+pub fn snapshot(session: SessionId) -> String {
+    format!("{SNAPSHOTS}{session}")
+}
+
+/// The name that says that a session's snapshot is forgotten.
+pub fn tomb(session: SessionId) -> String {
+    format!("{TOMBS}{session}")
+}
+
+/// The name of the packs that a generation means to delete.
+pub fn condemned(generation: u32) -> String {
+    format!("{GC}{generation:08x}{CONDEMNED}")
+}
+
+/// The name of the packs that a generation does delete.
+pub fn sweep(generation: u32) -> String {
+    format!("{GC}{generation:08x}{SWEEP}")
+}
+
+/// The key slot with this name.
+pub fn parse_key(name: &str) -> Option<KeySlotId> {
+    parse(name, KEYS, key)
+}
+
+/// The session registered under this name.
+pub fn parse_session(name: &str) -> Option<SessionId> {
+    parse(name, SESSIONS, session)
+}
+
+/// The pack with this name.
+pub fn parse_pack(name: &str) -> Option<PackId> {
+    parse(name, name.get(..PACKS.len() + 3)?, pack)
+}
+
+/// The index object with this name.
+pub fn parse_index(name: &str) -> Option<IndexId> {
+    parse(name, INDEX, index)
+}
+
+/// The session whose slot has this name.
+pub fn parse_snapshot(name: &str) -> Option<SessionId> {
+    parse(name, SNAPSHOTS, snapshot)
+}
+
+/// The session whose snapshot is forgotten by this name.
+pub fn parse_tomb(name: &str) -> Option<SessionId> {
+    parse(name, TOMBS, tomb)
+}
+
+/// The generation whose condemned packs stand under this name.
+pub fn parse_condemned(name: &str) -> Option<u32> {
+    parse_generation(name, CONDEMNED, condemned)
+}
+
+/// The generation whose sweep stands under this name.
+pub fn parse_sweep(name: &str) -> Option<u32> {
+    parse_generation(name, SWEEP, sweep)
+}
+
+/// What stands in `folder` under `name`, if writing it gives that very name: so two names never
+/// mean one thing, and a pack in the wrong folder is none.
+fn parse<T: FromStr + Copy>(name: &str, folder: &str, write: fn(T) -> String) -> Option<T> {
+    let id = name.strip_prefix(folder)?.parse().ok()?;
+    (write(id) == name).then_some(id)
+}
+
+fn parse_generation(name: &str, ending: &str, write: fn(u32) -> String) -> Option<u32> {
+    let digits = name.strip_prefix(GC)?.strip_suffix(ending)?;
+    let generation = u32::from_str_radix(digits, 16).ok()?;
+    (write(generation) == name).then_some(generation)
+}
+
+/// Whether an object may have this name: parts joined by `/`, each of ASCII letters, digits, `.`,
+/// `-` and `_`, none empty and none beginning with a dot. Every store takes such names as they
+/// are, and none leads out of its folder.
+pub fn is_name(name: &str) -> bool {
+    name.split('/').all(is_part)
+}
+
+/// Whether names may begin so: whole parts, each followed by `/`, then perhaps the beginning of
+/// one more.
+pub fn is_prefix(prefix: &str) -> bool {
+    match prefix.rsplit_once('/') {
+        Some((folder, rest)) => is_name(folder) && (rest.is_empty() || is_part(rest)),
+        None => prefix.is_empty() || is_part(prefix),
+    }
+}
+
+/// Whether a name may have this part.
+pub(super) fn is_part(part: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    !part.is_empty() && !part.starts_with('.') && part.bytes().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> SessionId {
+        let mut random = [0x5c; 16];
+        random[0] = 0x3f;
+        SessionId { generation: 0xab, random }
+    }
+
+    #[test]
+    fn names_are_what_the_design_says() {
+        let digits = format!("000000ab-3f{}", "5c".repeat(15));
+        let id = PackId { session: example(), number: 7 };
+        assert_eq!(pack(id), format!("packs/3f/{digits}-00000007"));
+        assert_eq!(session_packs(example()), format!("packs/3f/{digits}-"));
+        assert_eq!(snapshot(example()), format!("snapshots/{digits}"));
+        assert_eq!(key(KeySlotId([0xe7; 16])), format!("keys/{}", "e7".repeat(16)));
+        assert_eq!(condemned(0x1f), "gc/0000001f.condemned");
+        assert_eq!(sweep(0x1f), "gc/0000001f.sweep");
+        assert!(pack(id).starts_with(&session_packs(example())));
+    }
+
+    #[test]
+    fn every_name_is_read_back() {
+        let pack_id = PackId { session: example(), number: u32::MAX };
+        let index_id = IndexId { session: example(), number: 0 };
+        let slot = KeySlotId([9; 16]);
+        assert_eq!(parse_pack(&pack(pack_id)), Some(pack_id));
+        assert_eq!(parse_index(&index(index_id)), Some(index_id));
+        assert!(index(index_id).starts_with(&session_indexes(example())));
+        assert_eq!(parse_key(&key(slot)), Some(slot));
+        assert_eq!(parse_session(&session(example())), Some(example()));
+        assert_eq!(parse_snapshot(&snapshot(example())), Some(example()));
+        assert_eq!(parse_tomb(&tomb(example())), Some(example()));
+        assert_eq!(parse_condemned(&condemned(u32::MAX)), Some(u32::MAX));
+        assert_eq!(parse_sweep(&sweep(0)), Some(0));
+        for name in [pack(pack_id), index(index_id), key(slot), condemned(1), CONFIG.to_string()] {
+            assert!(is_name(&name));
+        }
+        for folder in [KEYS, SESSIONS, PACKS, INDEX, SNAPSHOTS, TOMBS, GC] {
+            assert!(is_prefix(folder) && !is_name(folder));
+        }
+    }
+
+    #[test]
+    fn names_of_others_mean_nothing() {
+        let name = pack(PackId { session: example(), number: 7 });
+        assert_eq!(parse_pack(&name.replace("packs/3f", "packs/40")), None);
+        assert_eq!(parse_pack(&name.replace("5c", "5C")), None);
+        assert_eq!(parse_pack(&format!("{name}.part")), None);
+        for name in ["", "packs/", "packs/é", "packs/3f/", "gc/1.sweep", "gc/+0000001.sweep"] {
+            assert_eq!(parse_pack(name), None);
+            assert_eq!(parse_sweep(name), None);
+        }
+        assert_eq!(parse_session(&snapshot(example())), None);
+        assert_eq!(parse_sweep(&condemned(3)), None);
+    }
+}
