@@ -61,6 +61,7 @@ impl From<store::StoreError> for RepositoryError {
     fn from(error: store::StoreError) -> Self {
         let kind = match error.kind {
             store::Kind::NotFound => Kind::NotFound,
+            store::Kind::Truncated => Kind::Corrupt,
             store::Kind::Full => Kind::Full,
             store::Kind::Denied => Kind::Denied,
             store::Kind::Unavailable => Kind::Unavailable,

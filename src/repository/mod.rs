@@ -1,1 +1,373 @@
-//! repository/mod
+//! Blobs and snapshots in, blobs and snapshots out.
+//!
+//! A [`Repository`] is a store, the keys to it and a local cache. It has no verbs: those are in `ops`.
+
+pub mod chance;
+pub mod error;
+pub mod index;
+pub mod keys;
+pub mod packer;
+pub mod reader;
+pub mod seal;
+pub mod session;
+pub mod snapshots;
+pub mod writer;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::codec::chunker::ChunkerParams;
+use crate::codec::digest::NamingKeys;
+use crate::codec::kdf::Argon2Cost;
+use crate::format::config::Settings;
+use crate::format::header::{Header, ObjectKind};
+use crate::format::keyring::{EpochKeys, Keyring};
+use crate::format::slot::SlotLabel;
+use crate::id::{KeySlotId, PackId, RepositoryId};
+use crate::store::{Created, Store, layout};
+use chance::Chance;
+use error::{Kind, Named, RepositoryError, Result};
+use index::PackInfo;
+use index::cache::IndexCache;
+use keys::Credential;
+use seal::Sealer;
+
+/// What a repository needs of the machine it is used on.
+pub struct Environment {
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where randomness comes from.
+    pub chance: Chance,
+    /// Folder for caches, one below it for each repository; `None`: everything in memory.
+    pub cache_folder: Option<PathBuf>,
+    /// The host's name, for sessions, slots and snapshots.
+    pub host: String,
+    /// The user's name, for the same.
+    pub user: String,
+}
+
+/// How a repository is made.
+pub struct CreateOptions {
+    /// Its settings; the time of creation is filled in.
+    pub settings: Settings,
+    /// Cost of deriving a key from the passphrase; `None`: what 0.1 to 0.2 seconds buy.
+    pub cost: Option<Argon2Cost>,
+    /// What to call the first key slot.
+    pub label: String,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        CreateOptions { settings: Settings::DEFAULT, cost: None, label: String::new() }
+    }
+}
+
+/// An open repository.
+pub struct Repository {
+    store: Store,
+    id: RepositoryId,
+    settings: Settings,
+    slot: KeySlotId,
+    sealer: Sealer,
+    naming: NamingKeys,
+    cache: IndexCache,
+    cache_folder: Option<PathBuf>,
+    environment: Environment,
+    adopted: Mutex<bool>,
+}
+
+impl Repository {
+    /// Makes a repository in an empty store, with one key slot.
+    pub fn create(
+        store: Store,
+        options: &CreateOptions,
+        credential: &Credential,
+        environment: Environment,
+    ) -> Result<Self> {
+        if store.size(layout::CONFIG)?.is_some() {
+            return Err(RepositoryError::new(
+                Kind::Conflict,
+                store.location(),
+                "is a repository already",
+            ));
+        }
+        let id = RepositoryId(environment.chance.bytes()?);
+        let settings = Settings { created: environment.clock.now(), ..options.settings };
+        let keyring = Keyring {
+            id_key: environment.chance.bytes()?,
+            chunker_secret: environment.chance.bytes()?,
+            repository_seed: environment.chance.bytes()?,
+            admin_seed: environment.chance.bytes()?,
+            epochs: vec![EpochKeys {
+                epoch: 1,
+                data_key: environment.chance.bytes()?,
+                index_key: environment.chance.bytes()?,
+            }],
+            settings: settings.encode(),
+        };
+        let cost = options.cost.unwrap_or_else(|| keys::calibrate(environment.clock.as_ref()));
+        let label = slot_label(&environment, &options.label);
+        let slot = keys::add(&store, id, &keyring, credential, cost, &label, &environment.chance)?;
+        // The config comes last: a repository without one was never finished, and can be made again.
+        let sealer = Sealer::new(id, keyring);
+        let randomness = environment.chance.bytes()?;
+        let config =
+            sealer.seal(ObjectKind::Config, layout::CONFIG, settings.encode(), &randomness)?;
+        if store.create(layout::CONFIG, config)? == Created::AlreadyThere {
+            store.delete(&layout::key(slot))?;
+            return Err(RepositoryError::new(
+                Kind::Conflict,
+                store.location(),
+                "was made a repository by somebody else at the same time",
+            ));
+        }
+        Self::assemble(store, settings, slot, sealer, environment)
+    }
+
+    /// The id of the repository in a store, from the clear part of its config: no key is needed.
+    pub fn identify(store: &Store) -> Result<RepositoryId> {
+        Self::read_config(store).map(|(header, _)| header.repository)
+    }
+
+    fn read_config(store: &Store) -> Result<(Header, Vec<u8>)> {
+        let object = store.get(layout::CONFIG).map_err(RepositoryError::from).map_err(|error| {
+            if error.kind == Kind::NotFound {
+                RepositoryError::new(Kind::NotFound, store.location(), "is not a repository")
+            } else {
+                error
+            }
+        })?;
+        let header = Header::decode(&object).named(layout::CONFIG)?;
+        Ok((header, object))
+    }
+
+    /// Opens a repository.
+    pub fn open(store: Store, credential: &Credential, environment: Environment) -> Result<Self> {
+        let (header, object) = Self::read_config(&store)?;
+        let (slot, keyring) = keys::open(&store, header.repository, credential)?;
+        let sealer = Sealer::new(header.repository, keyring);
+        let payload = sealer.unseal(ObjectKind::Config, layout::CONFIG, object)?;
+        let settings = Settings::decode(&payload).named(layout::CONFIG)?;
+        Self::assemble(store, settings, slot, sealer, environment)
+    }
+
+    fn assemble(
+        store: Store,
+        settings: Settings,
+        slot: KeySlotId,
+        sealer: Sealer,
+        environment: Environment,
+    ) -> Result<Self> {
+        let id = sealer.repository();
+        if !chunker_params(&settings).is_valid() {
+            return Err(RepositoryError::corrupt(layout::CONFIG, "chunk sizes that cannot be"));
+        }
+        let naming = NamingKeys::new(&sealer.keyring().id_key);
+        let cache_folder =
+            environment.cache_folder.as_ref().map(|folder| folder.join(id.to_string()));
+        let cache_folder = cache_folder.filter(|folder| make_private_folder(folder).is_ok());
+        let path = cache_folder.as_ref().map(|folder| folder.join("index.redb"));
+        let cache = IndexCache::open(path.as_deref(), id)?;
+        Ok(Repository {
+            store,
+            id,
+            settings,
+            slot,
+            sealer,
+            naming,
+            cache,
+            cache_folder,
+            environment,
+            adopted: Mutex::new(false),
+        })
+    }
+
+    /// The repository's id.
+    pub fn id(&self) -> RepositoryId {
+        self.id
+    }
+
+    /// The repository's settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How files are cut.
+    pub fn chunker_params(&self) -> ChunkerParams {
+        chunker_params(&self.settings)
+    }
+
+    /// The secret that the chunker's gear table follows from.
+    pub fn chunker_secret(&self) -> &[u8; 32] {
+        &self.sealer.keyring().chunker_secret
+    }
+
+    /// The keys that name content.
+    pub fn naming(&self) -> &NamingKeys {
+        &self.naming
+    }
+
+    /// Seals and unseals its objects.
+    pub fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    /// Where its objects are.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The local index.
+    pub fn cache(&self) -> &IndexCache {
+        &self.cache
+    }
+
+    /// The folder of its local cache, if it has one.
+    pub fn cache_folder(&self) -> Option<&PathBuf> {
+        self.cache_folder.as_ref()
+    }
+
+    /// What it knows of the machine.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// The slot that opened it.
+    pub fn slot(&self) -> KeySlotId {
+        self.slot
+    }
+
+    /// Seals a small object.
+    pub fn seal(&self, kind: ObjectKind, name: &str, payload: Vec<u8>) -> Result<Vec<u8>> {
+        let randomness = self.environment.chance.bytes()?;
+        self.sealer.seal(kind, name, payload, &randomness)
+    }
+
+    /// All key slots; what is damaged comes as an error.
+    pub fn key_slots(&self) -> Result<Vec<Result<keys::KeySlot>>> {
+        keys::list(&self.store, self.id, self.sealer.keyring())
+    }
+
+    /// Adds a key slot and proves it.
+    pub fn add_key(
+        &self,
+        credential: &Credential,
+        cost: Option<Argon2Cost>,
+        label: &str,
+    ) -> Result<KeySlotId> {
+        let cost = cost.unwrap_or_else(|| keys::calibrate(self.environment.clock.as_ref()));
+        let label = slot_label(&self.environment, label);
+        let chance = &self.environment.chance;
+        keys::add(&self.store, self.id, self.sealer.keyring(), credential, cost, &label, chance)
+    }
+
+    /// A new recovery key, and the slot it opens.
+    pub fn add_recovery_key(&self, label: &str) -> Result<(KeySlotId, Credential)> {
+        let key = zeroize::Zeroizing::new(self.environment.chance.bytes()?);
+        let credential = Credential::Recovery(key);
+        let id = self.add_key(&credential, Some(Argon2Cost::FLOOR), label)?;
+        Ok((id, credential))
+    }
+
+    /// Removes a key slot that is neither in use nor the last.
+    pub fn remove_key(&self, id: KeySlotId) -> Result<()> {
+        keys::remove(&self.store, id, self.slot)
+    }
+
+    /// Replaces the passphrase that opened the repository: the new slot is proven before the old one goes.
+    pub fn change_key(
+        &self,
+        credential: &Credential,
+        cost: Option<Argon2Cost>,
+        label: &str,
+    ) -> Result<KeySlotId> {
+        let new = self.add_key(credential, cost, label)?;
+        self.store.delete(&layout::key(self.slot))?;
+        Ok(new)
+    }
+
+    /// Takes in packs that no index object lists, the first time it is called. Returns whether there is
+    /// anything new to look at.
+    fn adopt_once(&self) -> Result<bool> {
+        let mut adopted = self.adopted.lock();
+        if *adopted {
+            return Ok(false);
+        }
+        *adopted = true;
+        Ok(self.adopt_all_packs()? > 0)
+    }
+
+    /// Keeps a tree pack in the local cache, so that browsing and the next backup read nothing from the
+    /// store. Failing is of no consequence.
+    fn keep_pack(&self, id: &PackId, object: &[u8]) {
+        let Some(folder) = &self.cache_folder else { return };
+        let folder = folder.join("trees");
+        let temporary = folder.join(format!("{id}.new"));
+        let written = make_private_folder(&folder)
+            .and_then(|()| std::fs::write(&temporary, object))
+            .and_then(|()| std::fs::rename(&temporary, folder.join(id.to_string())));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
+    }
+
+    /// Bytes of a pack: of a tree pack from the local cache, which is filled when it lacks the pack; else from
+    /// the store.
+    fn read_pack_range(&self, pack: &PackInfo, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        if pack.kind == ObjectKind::TreePack {
+            if let Some(bytes) = self.read_kept_pack(pack, &range) {
+                return Ok(bytes);
+            }
+            if self.cache_folder.is_some() && pack.object_length <= 64 << 20 {
+                let object = self.store.get(name)?;
+                if object.len() as u64 == pack.object_length {
+                    self.keep_pack(&pack.id, &object);
+                }
+                let cut = object.get(range.start as usize..range.end as usize);
+                return cut.map(<[u8]>::to_vec).ok_or_else(|| {
+                    RepositoryError::corrupt(name, format!("is cut short at {}", object.len()))
+                });
+            }
+        }
+        Ok(self.store.get_range(name, range)?)
+    }
+
+    fn read_kept_pack(&self, pack: &PackInfo, range: &Range<u64>) -> Option<Vec<u8>> {
+        use std::os::unix::fs::FileExt;
+        let path = self.cache_folder.as_ref()?.join("trees").join(pack.id.to_string());
+        let file = std::fs::File::open(path).ok()?;
+        if file.metadata().ok()?.len() != pack.object_length {
+            return None;
+        }
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        file.read_exact_at(&mut bytes, range.start).ok()?;
+        Some(bytes)
+    }
+}
+
+fn chunker_params(settings: &Settings) -> ChunkerParams {
+    ChunkerParams {
+        minimum: settings.chunk_minimum,
+        average: settings.chunk_average,
+        maximum: settings.chunk_maximum,
+    }
+}
+
+fn slot_label(environment: &Environment, label: &str) -> SlotLabel {
+    SlotLabel {
+        label: label.to_string(),
+        host: environment.host.clone(),
+        user: environment.user.clone(),
+        created: environment.clock.now(),
+    }
+}
+
+/// Makes a folder, and those above it, that only its owner may enter.
+fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}

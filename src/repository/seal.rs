@@ -59,17 +59,18 @@ impl Sealer {
         salt: [u8; 32],
         name: &str,
     ) -> Result<ObjectCipher> {
-        let keys = self.keyring.epochs.iter().find(|keys| keys.epoch == epoch).ok_or_else(|| {
-            RepositoryError::corrupt(name, format!("sealed with key epoch {epoch}, which is not in \
-                the keyring"))
-        })?;
-        let mut header = Header {
-            kind,
-            epoch,
-            repository: self.repository,
-            salt,
-            commitment: [0; 32],
-        };
+        let keys =
+            self.keyring.epochs.iter().find(|keys| keys.epoch == epoch).ok_or_else(|| {
+                RepositoryError::corrupt(
+                    name,
+                    format!(
+                        "sealed with key epoch {epoch}, which is not in \
+                the keyring"
+                    ),
+                )
+            })?;
+        let mut header =
+            Header { kind, epoch, repository: self.repository, salt, commitment: [0; 32] };
         let epoch_key = if kind.uses_data_key() { &keys.data_key } else { &keys.index_key };
         let mut material = Vec::with_capacity(32 + KEYED_LENGTH + name.len());
         material.extend_from_slice(epoch_key);
@@ -137,10 +138,11 @@ impl Sealer {
         let mut plain = Vec::with_capacity(length as usize);
         for (number, frame) in object[HEADER_LENGTH..].chunks_mut(SEALED_FRAME_LENGTH).enumerate() {
             let last = number as u64 + 1 == frames;
-            let frame = cipher.frames.unseal_frame(number as u64, last, frame).map_err(|error| {
-                let offset = HEADER_LENGTH + number * SEALED_FRAME_LENGTH;
-                RepositoryError::corrupt(name, format!("frame at byte {offset}: {error}"))
-            })?;
+            let frame =
+                cipher.frames.unseal_frame(number as u64, last, frame).map_err(|error| {
+                    let offset = HEADER_LENGTH + number * SEALED_FRAME_LENGTH;
+                    RepositoryError::corrupt(name, format!("frame at byte {offset}: {error}"))
+                })?;
             plain.extend_from_slice(frame);
         }
         Ok((header, plain))
@@ -171,16 +173,13 @@ impl Sealer {
 
 /// Which bytes of an object hold the plaintext `offset..offset + length`, and the number of the first
 /// frame in them. `plain_total` is the length of the whole plaintext.
-pub fn frames_covering(
-    offset: u64,
-    length: u64,
-    plain_total: u64,
-) -> (std::ops::Range<u64>, u64) {
+pub fn frames_covering(offset: u64, length: u64, plain_total: u64) -> (std::ops::Range<u64>, u64) {
     let frame = FRAME_LENGTH as u64;
     let first = offset / frame;
     let last = (offset + length.max(1) - 1) / frame;
     let start = HEADER_LENGTH as u64 + first * SEALED_FRAME_LENGTH as u64;
-    let end = HEADER_LENGTH as u64 + last * SEALED_FRAME_LENGTH as u64
+    let end = HEADER_LENGTH as u64
+        + last * SEALED_FRAME_LENGTH as u64
         + (plain_total - last * frame).min(frame)
         + TAG_LENGTH as u64;
     (start..end, first)
@@ -213,7 +212,10 @@ pub fn unseal_range(
         skip = 0;
     }
     if plain.len() != length {
-        return Err(RepositoryError::corrupt(name, format!("ends within bytes {offset} + {length}")));
+        return Err(RepositoryError::corrupt(
+            name,
+            format!("ends within bytes {offset} + {length}"),
+        ));
     }
     Ok(plain)
 }

@@ -1,0 +1,77 @@
+//! Where every blob is: runs of sorted entries in redb, a filter before each.
+//!
+//! A row a blob in redb costs 5 µs to insert and 80 to 216 bytes to keep, which a first backup of a million
+//! small files would feel. So entries are kept 340 to a row, sorted, in immutable runs; a run is written
+//! once and merged with its neighbour when they are of a size, so there are O(log n) of them. Memory: the
+//! filters (12 bits a blob) and redb's page cache, whatever the repository's size.
+//!
+//! The index is a cache: it may be deleted at any moment. The only dangerous error is to say "present"
+//! of what is absent, so a pack enters it from an index object, or from its own directory, and from
+//! nowhere else.
+
+pub mod cache;
+pub mod filter;
+pub mod objects;
+mod run;
+
+use crate::format::header::ObjectKind;
+use crate::format::pack::{Encoding, PackDirectory};
+use crate::id::{BlobId, PackId};
+
+/// Where a blob is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The cache's own number for the pack.
+    pub pack: u32,
+    /// Which of the pack's segments, from 0.
+    pub segment: u32,
+    /// Where in the segment's plaintext, in bytes.
+    pub offset: u32,
+    /// Length in bytes.
+    pub length: u32,
+}
+
+/// A segment, as far as reading needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Where it begins in the pack's plaintext, in bytes.
+    pub offset: u64,
+    /// How many bytes of the pack's plaintext it takes.
+    pub stored_length: u32,
+    /// Length of its own plaintext in bytes.
+    pub plain_length: u32,
+    /// How it is stored.
+    pub encoding: Encoding,
+}
+
+/// A pack, as far as reading needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackInfo {
+    /// Its name.
+    pub id: PackId,
+    /// Data pack or tree pack.
+    pub kind: ObjectKind,
+    /// Which epoch's key sealed it.
+    pub epoch: u32,
+    /// The salt in its header.
+    pub salt: [u8; 32],
+    /// Length of the object in bytes.
+    pub object_length: u64,
+    /// Its segments, in order.
+    pub segments: Vec<SegmentInfo>,
+}
+
+/// The places of a pack's blobs, one after another.
+fn locations(
+    pack: u32,
+    directory: &PackDirectory,
+) -> impl Iterator<Item = (BlobId, Location)> + '_ {
+    directory.segments.iter().enumerate().flat_map(move |(number, segment)| {
+        let mut offset = 0;
+        segment.blobs.iter().map(move |blob| {
+            let location = Location { pack, segment: number as u32, offset, length: blob.length };
+            offset += blob.length;
+            (blob.id, location)
+        })
+    })
+}

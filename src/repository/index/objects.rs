@@ -1,0 +1,149 @@
+//! Brings index objects, and the packs that no index object lists, into the cache.
+
+use std::collections::BTreeSet;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
+use super::super::Repository;
+use super::super::error::{Named, RepositoryError, Result};
+use super::super::seal::{frames_covering, unseal_range};
+use crate::codec::cipher::plain_length;
+use crate::format::bytes::Reader;
+use crate::format::header::{HEADER_LENGTH, ObjectKind};
+use crate::format::index::{Index, PackRecord};
+use crate::format::pack::{PACK_TRAILER_LENGTH, PackDirectory, locate_directory};
+use crate::id::{IndexId, PackId, SessionId};
+use crate::monitor::{Monitor, Phase};
+use crate::store::{ObjectInfo, layout};
+
+/// Index objects read at a time: they are decoded in parallel and taken in together, which keeps runs
+/// large and memory bounded (an index object lists at most half a million blobs).
+const BATCH: usize = 4;
+/// How much of a pack's end is read at first to find its directory.
+const TAIL: u64 = 256 << 10;
+
+/// What bringing the cache up to date found.
+#[derive(Debug, Default)]
+pub struct IndexReport {
+    /// Index objects that cannot be read.
+    pub damaged: Vec<RepositoryError>,
+}
+
+impl Repository {
+    /// Takes in the index objects that the cache has not seen. A damaged one is passed over: what only it
+    /// lists counts as absent, and is stored again by the next backup that meets it.
+    pub fn refresh_index(&self, monitor: &dyn Monitor) -> Result<IndexReport> {
+        monitor.phase(Phase::LoadIndex);
+        let listed: BTreeSet<IndexId> = self
+            .store
+            .list(layout::INDEX)?
+            .iter()
+            .filter_map(|object| layout::parse_index(&object.name))
+            .collect();
+        let mut known = self.cache.indexes()?;
+        if !known.is_subset(&listed) {
+            // What an index object listed may be gone with it: start over.
+            self.cache.clear()?;
+            known.clear();
+        }
+        let new: Vec<IndexId> = listed.difference(&known).copied().collect();
+        let mut report = IndexReport::default();
+        for batch in new.chunks(BATCH) {
+            let read: Vec<_> = batch.par_iter().map(|id| (*id, self.read_index(*id))).collect();
+            let mut ids = Vec::new();
+            let mut packs = Vec::new();
+            for (id, index) in read {
+                match index {
+                    Ok(index) => {
+                        ids.push(id);
+                        packs.extend(index.packs);
+                    }
+                    Err(error) if error.kind == super::super::error::Kind::Corrupt => {
+                        report.damaged.push(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            self.cache.add(&ids, &packs)?;
+        }
+        Ok(report)
+    }
+
+    /// Reads one index object.
+    pub fn read_index(&self, id: IndexId) -> Result<Index> {
+        let name = layout::index(id);
+        let object = self.store.get(&name)?;
+        let payload = self.sealer.unseal(ObjectKind::Index, &name, object)?;
+        Index::decode(&payload).named(name)
+    }
+
+    /// Takes in the packs of these sessions that no index object lists: those of writers that were stopped.
+    /// Returns how many there were. Packs that cannot be read are passed over.
+    pub fn adopt_packs(&self, sessions: &[SessionId]) -> Result<u64> {
+        let mut objects = Vec::new();
+        for session in sessions {
+            objects.extend(self.store.list(&layout::session_packs(*session))?);
+        }
+        self.adopt(objects)
+    }
+
+    /// Takes in every pack of the store that no index object lists.
+    pub fn adopt_all_packs(&self) -> Result<u64> {
+        self.adopt(self.store.list(layout::PACKS)?)
+    }
+
+    fn adopt(&self, objects: Vec<ObjectInfo>) -> Result<u64> {
+        let known: BTreeSet<PackId> =
+            self.cache.packs()?.into_iter().map(|(_, pack)| pack.id).collect();
+        let new: Vec<(PackId, u64)> = objects
+            .iter()
+            .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
+            .filter(|(id, _)| !known.contains(id))
+            .collect();
+        let mut adopted = 0;
+        for batch in new.chunks(64) {
+            let packs: Vec<PackRecord> = batch
+                .par_iter()
+                .filter_map(|(id, size)| self.read_pack_directory(*id, *size).ok())
+                .collect();
+            adopted += packs.len() as u64;
+            self.cache.add(&[], &packs)?;
+        }
+        Ok(adopted)
+    }
+
+    /// What a pack of `object_length` bytes says of itself, from its header and its end.
+    pub fn read_pack_directory(&self, id: PackId, object_length: u64) -> Result<PackRecord> {
+        let name = layout::pack(id);
+        let corrupt = |message: &str| RepositoryError::corrupt(&name, message);
+        let total = object_length
+            .checked_sub(HEADER_LENGTH as u64)
+            .and_then(plain_length)
+            .ok_or_else(|| corrupt("is cut short"))?;
+        let head = self.store.get_range(&name, 0..HEADER_LENGTH as u64)?;
+        let kinds = [ObjectKind::DataPack, ObjectKind::TreePack];
+        let header = self.sealer.check_header(&kinds, &name, &head)?;
+        let cipher = self.sealer.object_cipher(header.kind, header.epoch, header.salt, &name)?;
+        let read = |offset: u64, length: usize| -> Result<Vec<u8>> {
+            let (range, first) = frames_covering(offset, length as u64, total);
+            let mut sealed = self.store.get_range(&name, range)?;
+            unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)
+        };
+        let tail_length = total.min(TAIL);
+        let tail_offset = total - tail_length;
+        let tail = read(tail_offset, tail_length as usize)?;
+        let (offset, length) = locate_directory(total, &tail).named(&name)?;
+        let bytes = match offset.checked_sub(tail_offset) {
+            Some(start) => tail[start as usize..start as usize + length].to_vec(),
+            None => read(offset, length)?,
+        };
+        let mut reader = Reader::new(&bytes);
+        let directory = PackDirectory::decode(&mut reader).named(&name)?;
+        reader.finish().named(&name)?;
+        if directory.body_length() + length as u64 + PACK_TRAILER_LENGTH as u64 > total {
+            return Err(corrupt("its segments reach into its directory"));
+        }
+        let (kind, epoch, salt) = (header.kind, header.epoch, header.salt);
+        Ok(PackRecord { id, kind, epoch, salt, object_length, directory })
+    }
+}

@@ -1,0 +1,284 @@
+//! Key slots: ways to the keyring. Adding, opening, listing, removing.
+
+use zeroize::Zeroizing;
+
+use super::chance::Chance;
+use super::error::{Kind, Named, RepositoryError, Result};
+use crate::clock::Clock;
+use crate::codec::cipher::{TAG_LENGTH, seal_message, unseal_message};
+use crate::codec::digest::derive_key;
+use crate::codec::kdf::{Argon2Cost, stretch_passphrase};
+use crate::format::keyring::Keyring;
+use crate::format::slot::{SLOT_HEADER_LENGTH, SlotHeader, SlotLabel, Way};
+use crate::id::{KeySlotId, RepositoryId};
+use crate::store::layout;
+use crate::store::{Created, Store};
+
+/// What a person has to open a repository with.
+pub enum Credential {
+    /// A passphrase.
+    Passphrase(Zeroizing<String>),
+    /// A recovery key: 24 words, or the 256 bits they stand for.
+    Recovery(Zeroizing<[u8; 32]>),
+}
+
+impl Credential {
+    /// The recovery key that these 24 words stand for.
+    pub fn from_words(words: &str) -> Result<Self> {
+        let mnemonic = bip39::Mnemonic::parse_in_normalized(bip39::Language::English, words.trim())
+            .map_err(|error| {
+                RepositoryError::new(
+                    Kind::Invalid,
+                    "recovery key",
+                    format!("{error}; it is 24 words, as they were shown when it was made"),
+                )
+            })?;
+        let (entropy, length) = mnemonic.to_entropy_array();
+        if length != 32 {
+            return Err(RepositoryError::new(
+                Kind::Invalid,
+                "recovery key",
+                "is not 24 words long",
+            ));
+        }
+        let mut key = Zeroizing::new([0; 32]);
+        key.copy_from_slice(&entropy[..32]);
+        Ok(Credential::Recovery(key))
+    }
+
+    /// The 24 words of a recovery key; `None` for a passphrase.
+    pub fn words(&self) -> Option<String> {
+        match self {
+            Credential::Passphrase(_) => None,
+            Credential::Recovery(key) => {
+                Some(bip39::Mnemonic::from_entropy(key.as_slice()).ok()?.to_string())
+            }
+        }
+    }
+
+    /// The slot's stretched key, when the slot is one that this opens.
+    fn stretch(&self, header: &SlotHeader) -> Result<Option<Zeroizing<[u8; 32]>>> {
+        match (self, header.way) {
+            (Credential::Passphrase(passphrase), Way::Passphrase { memory_kib, passes, lanes }) => {
+                let cost = Argon2Cost { memory_kib, passes, lanes };
+                if !cost.is_valid() {
+                    return Err(RepositoryError::corrupt(
+                        layout::key(header.id),
+                        format!("asks for a derivation out of bounds: {cost:?}"),
+                    ));
+                }
+                let stretched = stretch_passphrase(passphrase.as_bytes(), &header.salt, cost);
+                stretched.map(Some).ok_or_else(|| {
+                    RepositoryError::new(
+                        Kind::Unavailable,
+                        layout::key(header.id),
+                        format!("deriving the key needs {} MiB of memory", memory_kib >> 10),
+                    )
+                })
+            }
+            (Credential::Recovery(key), Way::Recovery) => {
+                let material = Zeroizing::new([key.as_slice(), &header.salt].concat());
+                Ok(Some(Zeroizing::new(derive_key("aumbry v1 recovery key", &material))))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn wrapping_key(stretched: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(derive_key("aumbry v1 slot wrapping key", stretched))
+}
+
+fn commitment(stretched: &[u8; 32]) -> [u8; 32] {
+    derive_key("aumbry v1 slot commitment", stretched)
+}
+
+fn label_key(keyring: &Keyring) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(derive_key("aumbry v1 slot label", &keyring.id_key))
+}
+
+/// A slot as a list shows it.
+#[derive(Debug, Clone)]
+pub struct KeySlot {
+    /// Its name.
+    pub id: KeySlotId,
+    /// How it is opened.
+    pub way: Way,
+    /// What its maker said of it.
+    pub label: SlotLabel,
+}
+
+/// The cost that 0.1 to 0.2 seconds buy on this machine: the floor's memory, which keeps the peak memory of
+/// every later command low, and as many passes as fit into 0.15 seconds.
+pub fn calibrate(clock: &dyn Clock) -> Argon2Cost {
+    const WANTED_SECONDS: f64 = 0.15;
+    let floor = Argon2Cost::FLOOR;
+    let start = clock.elapsed();
+    let _ = stretch_passphrase(b"calibration", &[0; 32], floor);
+    let seconds = (clock.elapsed() - start).as_secs_f64().max(0.001);
+    let passes = (f64::from(floor.passes) * WANTED_SECONDS / seconds) as u32;
+    Argon2Cost { passes: passes.clamp(floor.passes, 64), ..floor }
+}
+
+/// Makes a slot that opens with `credential`, and proves it by opening it again from the store.
+pub fn add(
+    store: &Store,
+    repository: RepositoryId,
+    keyring: &Keyring,
+    credential: &Credential,
+    cost: Argon2Cost,
+    label: &SlotLabel,
+    chance: &Chance,
+) -> Result<KeySlotId> {
+    let way = match credential {
+        Credential::Passphrase(_) => {
+            Way::Passphrase { memory_kib: cost.memory_kib, passes: cost.passes, lanes: cost.lanes }
+        }
+        Credential::Recovery(_) => Way::Recovery,
+    };
+    let plain = Zeroizing::new(keyring.encode());
+    let mut header = SlotHeader {
+        way,
+        repository,
+        id: KeySlotId(chance.bytes()?),
+        salt: chance.bytes()?,
+        commitment: [0; 32],
+        keyring_nonce: chance.bytes()?,
+        label_nonce: chance.bytes()?,
+        wrapped_length: (plain.len() + TAG_LENGTH) as u32,
+    };
+    let name = layout::key(header.id);
+    let stretched = credential
+        .stretch(&header)?
+        .ok_or_else(|| RepositoryError::new(Kind::Invalid, &name, "does not fit its way"))?;
+    header.commitment = commitment(&stretched);
+    let mut object = header.encode().to_vec();
+    let key = wrapping_key(&stretched);
+    let wrapped = seal_message(&key, &header.keyring_nonce, &object, &plain);
+    object.extend_from_slice(&wrapped);
+    let sealed = seal_message(&label_key(keyring), &header.label_nonce, &object, &label.encode());
+    object.extend_from_slice(&sealed);
+    if store.create(&name, object)? == Created::AlreadyThere {
+        return Err(RepositoryError::new(Kind::Conflict, name, "is already there"));
+    }
+    // A slot that was written wrongly must be found now, while the old ones are still there.
+    let object = store.get(&name)?;
+    let proven = open_slot(&name, &object, repository, credential)?;
+    if proven.as_ref() != Some(keyring) {
+        return Err(RepositoryError::corrupt(name, "does not give back the keys that were put in"));
+    }
+    Ok(header.id)
+}
+
+/// The keyring, if `credential` opens this slot.
+fn open_slot(
+    name: &str,
+    object: &[u8],
+    repository: RepositoryId,
+    credential: &Credential,
+) -> Result<Option<Keyring>> {
+    let header = SlotHeader::decode(object).named(name)?;
+    if header.repository != repository {
+        return Ok(None);
+    }
+    let Some(stretched) = credential.stretch(&header)? else { return Ok(None) };
+    if commitment(&stretched) != header.commitment {
+        return Ok(None);
+    }
+    let end = SLOT_HEADER_LENGTH + header.wrapped_length as usize;
+    let wrapped = object
+        .get(SLOT_HEADER_LENGTH..end)
+        .ok_or_else(|| RepositoryError::corrupt(name, "is cut short"))?;
+    let plain = unseal_message(
+        &wrapping_key(&stretched),
+        &header.keyring_nonce,
+        &object[..SLOT_HEADER_LENGTH],
+        wrapped,
+    )
+    .named(name)?;
+    let plain = Zeroizing::new(plain);
+    Keyring::decode(&plain).named(name).map(Some)
+}
+
+/// Finds the slot that `credential` opens. A slot that is damaged is passed over while another opens.
+pub fn open(
+    store: &Store,
+    repository: RepositoryId,
+    credential: &Credential,
+) -> Result<(KeySlotId, Keyring)> {
+    let mut damage = None;
+    let mut slots = 0;
+    for object in store.list(layout::KEYS)? {
+        let Some(id) = layout::parse_key(&object.name) else { continue };
+        slots += 1;
+        let opened = store
+            .get(&object.name)
+            .map_err(RepositoryError::from)
+            .and_then(|bytes| open_slot(&object.name, &bytes, repository, credential));
+        match opened {
+            Ok(Some(keyring)) => return Ok((id, keyring)),
+            Ok(None) => {}
+            Err(error) => damage = Some(error),
+        }
+    }
+    match damage {
+        Some(error) => Err(error),
+        None if slots == 0 => Err(RepositoryError::corrupt(
+            store.location(),
+            "has no key slot left: nothing can open it; restore the keys/ folder from a copy",
+        )),
+        None => Err(RepositoryError::new(
+            Kind::WrongKey,
+            store.location(),
+            match credential {
+                Credential::Passphrase(_) => "wrong passphrase",
+                Credential::Recovery(_) => "wrong recovery key",
+            },
+        )),
+    }
+}
+
+/// All slots of this repository, each proven undamaged; what is damaged comes as an error.
+pub fn list(
+    store: &Store,
+    repository: RepositoryId,
+    keyring: &Keyring,
+) -> Result<Vec<Result<KeySlot>>> {
+    let mut slots = Vec::new();
+    for object in store.list(layout::KEYS)? {
+        let Some(id) = layout::parse_key(&object.name) else { continue };
+        let slot = store.get(&object.name).map_err(RepositoryError::from).and_then(|bytes| {
+            let header = SlotHeader::decode(&bytes).named(&object.name)?;
+            if header.repository != repository || header.id != id {
+                return Err(RepositoryError::corrupt(
+                    &object.name,
+                    "belongs to another repository or bears another name",
+                ));
+            }
+            let start = SLOT_HEADER_LENGTH + header.wrapped_length as usize;
+            let sealed = bytes
+                .get(start..)
+                .ok_or_else(|| RepositoryError::corrupt(&object.name, "is cut short"))?;
+            let label =
+                unseal_message(&label_key(keyring), &header.label_nonce, &bytes[..start], sealed)
+                    .named(&object.name)?;
+            let label = SlotLabel::decode(&label).named(&object.name)?;
+            Ok(KeySlot { id, way: header.way, label })
+        });
+        slots.push(slot);
+    }
+    Ok(slots)
+}
+
+/// Removes a slot. Refuses the slot in use and the last one.
+pub fn remove(store: &Store, id: KeySlotId, in_use: KeySlotId) -> Result<()> {
+    if id == in_use {
+        return Err(RepositoryError::new(
+            Kind::Invalid,
+            layout::key(id),
+            "is the key that opened the repository just now; open it with another one to remove it",
+        ));
+    }
+    store.delete(&layout::key(id))?;
+    Ok(())
+}

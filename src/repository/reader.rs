@@ -1,0 +1,242 @@
+//! Blobs out: id → place → segment → bytes, checked against the id.
+//!
+//! A segment is fetched, unsealed and decompressed once and kept while memory allows; whoever asks for a
+//! segment that another thread is fetching waits for that thread.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::Repository;
+use super::error::{Kind, Named, RepositoryError, Result};
+use super::index::{Location, PackInfo};
+use super::seal::{frames_covering, unseal_range};
+use crate::codec::cipher::plain_length;
+use crate::codec::compress::Decompressor;
+use crate::format::header::{HEADER_LENGTH, ObjectKind};
+use crate::format::pack::{Encoding, SEGMENT_LENGTH_MAX};
+use crate::id::BlobId;
+use crate::store::layout;
+
+/// A blob's plaintext: a part of a segment that is shared with the blobs beside it.
+#[derive(Clone)]
+pub struct Blob {
+    segment: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl std::ops::Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.segment[self.range.clone()]
+    }
+}
+
+/// A segment that is being fetched or was.
+type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
+
+struct CachedSegments {
+    slots: HashMap<(u32, u32), (Slot, u64)>,
+    bytes: u64,
+    turn: u64,
+}
+
+/// Reads blobs of one repository. Shared by threads.
+pub struct BlobReader<'a> {
+    repository: &'a Repository,
+    segments: Mutex<CachedSegments>,
+    decompressors: Mutex<Vec<Decompressor>>,
+    budget: u64,
+}
+
+impl<'a> BlobReader<'a> {
+    /// A reader that keeps up to `budget` bytes of opened segments.
+    pub fn new(repository: &'a Repository, budget: u64) -> Self {
+        let segments = CachedSegments { slots: HashMap::new(), bytes: 0, turn: 0 };
+        BlobReader {
+            repository,
+            segments: Mutex::new(segments),
+            decompressors: Mutex::default(),
+            budget,
+        }
+    }
+
+    /// The repository that is read.
+    pub fn repository(&self) -> &'a Repository {
+        self.repository
+    }
+
+    /// Where the blob is. A blob that the index does not know is looked for in the packs that no index
+    /// object lists, once.
+    pub fn locate(&self, id: &BlobId) -> Result<Location> {
+        if let Some(location) = self.repository.cache.lookup(id)? {
+            return Ok(location);
+        }
+        if self.repository.adopt_once()? {
+            if let Some(location) = self.repository.cache.lookup(id)? {
+                return Ok(location);
+            }
+        }
+        Err(RepositoryError::new(
+            Kind::NotFound,
+            format!("blob {}", id.short()),
+            "is in no pack that the repository has",
+        ))
+    }
+
+    /// A chunk of a file.
+    pub fn data(&self, id: &BlobId) -> Result<Blob> {
+        let blob = self.fetch(id, ObjectKind::DataPack)?;
+        self.check(id, self.repository.naming.data_id(&blob), blob)
+    }
+
+    /// A node of a directory or of a chunk list.
+    pub fn tree(&self, id: &BlobId) -> Result<Blob> {
+        let blob = self.fetch(id, ObjectKind::TreePack)?;
+        self.check(id, self.repository.naming.tree_id(&blob), blob)
+    }
+
+    fn check(&self, wanted: &BlobId, found: BlobId, blob: Blob) -> Result<Blob> {
+        if found == *wanted {
+            return Ok(blob);
+        }
+        Err(RepositoryError::corrupt(
+            format!("blob {}", wanted.short()),
+            format!("its place holds another blob, {}", found.short()),
+        ))
+    }
+
+    fn fetch(&self, id: &BlobId, kind: ObjectKind) -> Result<Blob> {
+        let location = self.locate(id)?;
+        let pack = self.repository.cache.pack(location.pack)?;
+        if pack.kind != kind {
+            return Err(RepositoryError::corrupt(
+                format!("blob {}", id.short()),
+                format!("is in a {}", pack.kind.name()),
+            ));
+        }
+        let segment = self.segment(&pack, location.pack, location.segment)?;
+        let start = location.offset as usize;
+        let range = start..start + location.length as usize;
+        if range.end > segment.len() {
+            return Err(RepositoryError::corrupt(
+                format!("blob {}", id.short()),
+                "reaches beyond its segment",
+            ));
+        }
+        Ok(Blob { segment, range })
+    }
+
+    /// The plaintext of a segment.
+    fn segment(&self, pack: &PackInfo, number: u32, segment: u32) -> Result<Arc<Vec<u8>>> {
+        let key = (number, segment);
+        let slot = {
+            let mut cached = self.segments.lock();
+            cached.turn += 1;
+            let turn = cached.turn;
+            let (slot, used) = cached.slots.entry(key).or_default();
+            *used = turn;
+            slot.clone()
+        };
+        let mut content = slot.lock();
+        if let Some(bytes) = content.as_ref() {
+            return Ok(bytes.clone());
+        }
+        match self.load_segment(pack, segment) {
+            Ok(bytes) => {
+                let bytes = Arc::new(bytes);
+                *content = Some(bytes.clone());
+                drop(content);
+                self.make_room(key, bytes.len() as u64);
+                Ok(bytes)
+            }
+            Err(error) => {
+                self.segments.lock().slots.remove(&key);
+                Err(error)
+            }
+        }
+    }
+
+    /// Counts a new segment, and drops those that were used least recently until all fit.
+    fn make_room(&self, new: (u32, u32), length: u64) {
+        let mut cached = self.segments.lock();
+        cached.bytes += length;
+        while cached.bytes > self.budget {
+            let oldest = cached
+                .slots
+                .iter()
+                .filter(|(key, (slot, _))| **key != new && Arc::strong_count(slot) == 1)
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(key, _)| *key);
+            let Some(key) = oldest else { break };
+            if let Some((slot, _)) = cached.slots.remove(&key) {
+                let freed = slot.lock().as_ref().map_or(0, |bytes| bytes.len() as u64);
+                cached.bytes = cached.bytes.saturating_sub(freed);
+            }
+        }
+    }
+
+    fn load_segment(&self, pack: &PackInfo, segment: u32) -> Result<Vec<u8>> {
+        let name = layout::pack(pack.id);
+        let info = pack
+            .segments
+            .get(segment as usize)
+            .ok_or_else(|| RepositoryError::corrupt(&name, format!("has no segment {segment}")))?;
+        let prefix = match &info.encoding {
+            Encoding::Delta(bases) => self.prefix(&name, bases)?,
+            _ => Vec::new(),
+        };
+        let stored = self.read_stored(pack, info.offset, info.stored_length as usize)?;
+        let plain_length = info.plain_length as usize;
+        if info.encoding == Encoding::Stored {
+            return Ok(stored);
+        }
+        let mut decompressor = match self.decompressors.lock().pop() {
+            Some(decompressor) => decompressor,
+            None => Decompressor::new().named(&name)?,
+        };
+        let plain = decompressor
+            .decompress(&stored, &prefix, plain_length)
+            .named(format!("{name}, segment {segment}"))?;
+        self.decompressors.lock().push(decompressor);
+        Ok(plain)
+    }
+
+    /// The plaintexts of a delta's bases, one after another.
+    fn prefix(&self, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
+        let mut prefix = Vec::new();
+        for base in bases {
+            let location = self.locate(base)?;
+            let pack = self.repository.cache.pack(location.pack)?;
+            let segment = pack.segments.get(location.segment as usize);
+            if matches!(segment.map(|segment| &segment.encoding), Some(Encoding::Delta(_))) {
+                return Err(RepositoryError::corrupt(name, "a delta against a delta"));
+            }
+            let blob = self.data(base)?;
+            if (prefix.len() + blob.len()) as u64 > SEGMENT_LENGTH_MAX {
+                return Err(RepositoryError::corrupt(name, "a delta with too long a prefix"));
+            }
+            prefix.extend_from_slice(&blob);
+        }
+        Ok(prefix)
+    }
+
+    /// Bytes of a pack's plaintext.
+    fn read_stored(&self, pack: &PackInfo, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let name = layout::pack(pack.id);
+        let total = pack
+            .object_length
+            .checked_sub(HEADER_LENGTH as u64)
+            .and_then(plain_length)
+            .filter(|total| offset + length as u64 <= *total)
+            .ok_or_else(|| RepositoryError::corrupt(&name, "the index has its length wrong"))?;
+        let sealer = &self.repository.sealer;
+        let cipher = sealer.object_cipher(pack.kind, pack.epoch, pack.salt, &name)?;
+        let (range, first) = frames_covering(offset, length as u64, total);
+        let mut sealed = self.repository.read_pack_range(pack, &name, range)?;
+        unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)
+    }
+}

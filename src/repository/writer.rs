@@ -1,0 +1,458 @@
+//! Blobs in: a write session that dedupes, compresses, seals and uploads, and commits once.
+//!
+//! Each thread that stores blobs owns a [`SegmentWriter`], which gathers them into segments and compresses
+//! them on that thread. Finished segments go into one of at least two open packs, chosen at random, so that the
+//! order of packs tells the store nothing of a file. Memory: a segment and its compressed form for each
+//! thread, the open packs, and two packs on their way to the store.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use super::Repository;
+use super::error::{Kind, Named, RepositoryError, Result};
+use super::packer::PackBuilder;
+use crate::codec::compress::Compressor;
+use crate::format::header::ObjectKind;
+use crate::format::index::{Index, PackRecord};
+use crate::format::pack::{BlobRecord, Encoding};
+use crate::format::session::Purpose;
+use crate::format::snapshot::{Decision, Snapshot};
+use crate::id::{BlobId, IndexId, PackId, SessionId, SnapshotId};
+use crate::store::{Created, Store, layout};
+
+/// Locks that the set of this session's blobs is spread over.
+const SHARDS: usize = 64;
+/// An index object is written when this many blobs wait for one.
+const INDEX_BLOBS: u64 = 500_000;
+/// Packs on their way to the store at a time, and threads that bring them there.
+const UPLOADS: usize = 2;
+
+/// What a session has added so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Added {
+    /// New data blobs.
+    pub data_blobs: u64,
+    /// New tree blobs.
+    pub tree_blobs: u64,
+    /// Plaintext bytes of the new blobs.
+    pub plain_bytes: u64,
+    /// Bytes of the packs and index objects.
+    pub stored_bytes: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    data_blobs: AtomicU64,
+    tree_blobs: AtomicU64,
+    plain_bytes: AtomicU64,
+    stored_bytes: AtomicU64,
+}
+
+/// What waits for an index object.
+#[derive(Default)]
+struct Unindexed {
+    packs: Vec<PackRecord>,
+    blobs: u64,
+}
+
+/// Shared by the writer and its uploading threads.
+struct Uploads {
+    store: Store,
+    unindexed: Mutex<Unindexed>,
+    failure: Mutex<Option<RepositoryError>>,
+}
+
+/// One write session.
+pub struct Writer<'a> {
+    repository: &'a Repository,
+    session: SessionId,
+    dry_run: bool,
+    new_blobs: Vec<Mutex<HashSet<BlobId>>>,
+    open_packs: [Mutex<Vec<PackBuilder>>; 2],
+    pack_count: AtomicU32,
+    index_count: AtomicU32,
+    counters: Counters,
+    uploads: Arc<Uploads>,
+    queue: Mutex<Option<SyncSender<(String, Vec<u8>, PackRecord)>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl<'a> Writer<'a> {
+    /// Registers a session and brings the index up to date, in this order: what is learned about packs after
+    /// registering is what a collector must respect. A dry run registers and uploads nothing.
+    pub fn begin(
+        repository: &'a Repository,
+        dry_run: bool,
+        monitor: &dyn crate::monitor::Monitor,
+    ) -> Result<Self> {
+        let session = if dry_run {
+            SessionId { generation: 0, random: repository.environment.chance.bytes()? }
+        } else {
+            repository.register(Purpose::Write)?
+        };
+        for error in repository.refresh_index(monitor)?.damaged {
+            monitor.problem(crate::monitor::Problem {
+                item: error.item,
+                during: "index",
+                message: format!("{}; what it lists is stored again", error.message),
+            });
+        }
+        let mut undecided = repository.undecided_sessions()?;
+        undecided.retain(|other| *other != session);
+        repository.adopt_packs(&undecided)?;
+
+        let uploads = Arc::new(Uploads {
+            store: repository.store.clone(),
+            unindexed: Mutex::default(),
+            failure: Mutex::default(),
+        });
+        let (sender, receiver) = sync_channel(0);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let threads = (0..UPLOADS)
+            .map(|_| {
+                let (uploads, receiver) = (uploads.clone(), receiver.clone());
+                std::thread::spawn(move || upload(&uploads, &receiver))
+            })
+            .collect();
+        Ok(Writer {
+            repository,
+            session,
+            dry_run,
+            new_blobs: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            open_packs: [Mutex::default(), Mutex::default()],
+            pack_count: AtomicU32::new(0),
+            index_count: AtomicU32::new(0),
+            counters: Counters::default(),
+            uploads,
+            queue: Mutex::new(Some(sender)),
+            threads: Mutex::new(threads),
+        })
+    }
+
+    /// The session's name.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The repository that is written.
+    pub fn repository(&self) -> &'a Repository {
+        self.repository
+    }
+
+    /// What was added so far.
+    pub fn added(&self) -> Added {
+        Added {
+            data_blobs: self.counters.data_blobs.load(Ordering::Relaxed),
+            tree_blobs: self.counters.tree_blobs.load(Ordering::Relaxed),
+            plain_bytes: self.counters.plain_bytes.load(Ordering::Relaxed),
+            stored_bytes: self.counters.stored_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the repository, or this session, has the blob.
+    pub fn has(&self, id: &BlobId) -> Result<bool> {
+        if self.shard(id).lock().contains(id) {
+            return Ok(true);
+        }
+        Ok(self.repository.cache.lookup(id)?.is_some())
+    }
+
+    /// `true`: the blob is new, and the caller, who is the only one to hear so, must store it.
+    pub fn claim(&self, id: &BlobId) -> Result<bool> {
+        if self.repository.cache.lookup(id)?.is_some() {
+            return Ok(false);
+        }
+        Ok(self.shard(id).lock().insert(*id))
+    }
+
+    fn shard(&self, id: &BlobId) -> &Mutex<HashSet<BlobId>> {
+        &self.new_blobs[id.0[0] as usize % SHARDS]
+    }
+
+    /// Something that gathers blobs of one kind into segments. One for each thread.
+    pub fn segments(&self, kind: ObjectKind) -> Result<SegmentWriter<'_>> {
+        let settings = &self.repository.settings;
+        let length = settings.segment_length as usize;
+        Ok(SegmentWriter {
+            writer: self,
+            kind,
+            plain: Vec::with_capacity(length + (length >> 3)),
+            blobs: Vec::new(),
+            stored: Vec::new(),
+            compressor: Compressor::new(settings.compression_level, length).named("zstd")?,
+        })
+    }
+
+    /// Puts a segment into an open pack, and uploads the pack when it is full.
+    fn put_segment(
+        &self,
+        kind: ObjectKind,
+        stored: &[u8],
+        encoding: Encoding,
+        blobs: Vec<BlobRecord>,
+    ) -> Result<()> {
+        self.check_uploads()?;
+        let plain: u64 = blobs.iter().map(|blob| u64::from(blob.length)).sum();
+        self.counters.plain_bytes.fetch_add(plain, Ordering::Relaxed);
+        let counter = match kind {
+            ObjectKind::DataPack => &self.counters.data_blobs,
+            _ => &self.counters.tree_blobs,
+        };
+        counter.fetch_add(blobs.len() as u64, Ordering::Relaxed);
+        let target = self.repository.settings.pack_length as usize;
+        let open = &self.open_packs[usize::from(kind == ObjectKind::TreePack)];
+        let mut pack = {
+            let mut packs = open.lock();
+            let wanted = self.wanted_open_packs(kind);
+            if packs.len() < wanted {
+                PackBuilder::new(target)
+            } else {
+                let [random] = self.repository.environment.chance.bytes()?;
+                let chosen = random as usize % packs.len();
+                packs.swap_remove(chosen)
+            }
+        };
+        pack.push(stored, encoding, blobs);
+        if pack.body_length() >= target {
+            return self.finish_pack(kind, pack);
+        }
+        open.lock().push(pack);
+        Ok(())
+    }
+
+    /// Two data packs at least, so that the store cannot tell which chunks follow one another.
+    fn wanted_open_packs(&self, kind: ObjectKind) -> usize {
+        if kind == ObjectKind::DataPack { 2 } else { 1 }
+    }
+
+    fn finish_pack(&self, kind: ObjectKind, pack: PackBuilder) -> Result<()> {
+        let number = self.pack_count.fetch_add(1, Ordering::Relaxed);
+        let id = PackId { session: self.session, number };
+        let name = layout::pack(id);
+        let randomness = self.repository.environment.chance.bytes()?;
+        let sealer = &self.repository.sealer;
+        let (object, record) = pack.finish(sealer, kind, id, &name, &randomness)?;
+        self.counters.stored_bytes.fetch_add(object.len() as u64, Ordering::Relaxed);
+        if self.dry_run {
+            return Ok(());
+        }
+        if kind == ObjectKind::TreePack {
+            self.repository.keep_pack(&record.id, &object);
+        }
+        let sender = self.queue.lock().clone();
+        let sent = sender.map(|sender| sender.send((name, object, record)));
+        self.check_uploads()?;
+        match sent {
+            Some(Ok(())) => self.write_index_when_due(INDEX_BLOBS),
+            _ => Err(RepositoryError::new(Kind::Unavailable, "upload", "has ended early")),
+        }
+    }
+
+    fn check_uploads(&self) -> Result<()> {
+        self.uploads.failure.lock().clone().map_or(Ok(()), Err)
+    }
+
+    /// Writes an index object for the packs that are in the store, when they hold at least `least` blobs.
+    fn write_index_when_due(&self, least: u64) -> Result<()> {
+        let packs = {
+            let mut unindexed = self.uploads.unindexed.lock();
+            if unindexed.packs.is_empty() || unindexed.blobs < least {
+                return Ok(());
+            }
+            std::mem::take(&mut *unindexed).packs
+        };
+        let number = self.index_count.fetch_add(1, Ordering::Relaxed);
+        let id = IndexId { session: self.session, number };
+        let name = layout::index(id);
+        let index = Index { superseded: Vec::new(), packs };
+        let object = self.repository.seal(ObjectKind::Index, &name, index.encode())?;
+        self.counters.stored_bytes.fetch_add(object.len() as u64, Ordering::Relaxed);
+        if self.repository.store.create(&name, object)? == Created::AlreadyThere {
+            return Err(RepositoryError::new(Kind::Conflict, name, "is already there"));
+        }
+        self.repository.cache.add(&[id], &index.packs)?;
+        for pack in &index.packs {
+            for blob in pack.directory.segments.iter().flat_map(|segment| &segment.blobs) {
+                self.shard(&blob.id).lock().remove(&blob.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Uploads what is open, writes the last index object, and proves that every pack is in the store.
+    /// Every [`SegmentWriter`] must have been finished. Nothing is committed yet.
+    pub fn finish(&self) -> Result<()> {
+        for (kind, open) in
+            [ObjectKind::DataPack, ObjectKind::TreePack].into_iter().zip(&self.open_packs)
+        {
+            let packs = std::mem::take(&mut *open.lock());
+            for pack in packs.into_iter().filter(|pack| !pack.is_empty()) {
+                self.finish_pack(kind, pack)?;
+            }
+        }
+        self.end_uploads()?;
+        if self.dry_run {
+            return Ok(());
+        }
+        self.write_index_when_due(0)?;
+        self.prove_packs()
+    }
+
+    fn end_uploads(&self) -> Result<()> {
+        self.queue.lock().take();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.join().is_err() {
+                return Err(RepositoryError::new(Kind::Unavailable, "upload", "a thread failed"));
+            }
+        }
+        self.check_uploads()
+    }
+
+    /// One listing shows all packs of this session.
+    fn prove_packs(&self) -> Result<()> {
+        let expected = self.pack_count.load(Ordering::Relaxed);
+        if expected == 0 {
+            return Ok(());
+        }
+        let prefix = layout::session_packs(self.session);
+        let listed: HashSet<_> = self
+            .repository
+            .store
+            .list(&prefix)?
+            .iter()
+            .filter_map(|object| layout::parse_pack(&object.name))
+            .collect();
+        let missing = (0..expected)
+            .map(|number| PackId { session: self.session, number })
+            .find(|id| !listed.contains(id));
+        match missing {
+            None => Ok(()),
+            Some(id) => Err(RepositoryError::new(
+                Kind::Unavailable,
+                layout::pack(id),
+                "was uploaded and is not in the store's listing; nothing was committed",
+            )),
+        }
+    }
+
+    /// Commits the snapshot. [`Writer::finish`] has succeeded.
+    pub fn commit(self, snapshot: Snapshot) -> Result<SnapshotId> {
+        self.repository.commit(self.session, &Decision::Snapshot(Box::new(snapshot)))
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        self.queue.lock().take();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A thread that failed has left its reason in `failure`, or the process is ending.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Brings packs to the store until the writer ends or one cannot be stored.
+fn upload(uploads: &Uploads, queue: &Mutex<Receiver<(String, Vec<u8>, PackRecord)>>) {
+    loop {
+        let Ok((name, object, record)) = queue.lock().recv() else { return };
+        if uploads.failure.lock().is_some() {
+            // Go on receiving, so that nobody waits for a queue that nobody empties.
+            continue;
+        }
+        let failure = match uploads.store.create(&name, object) {
+            Ok(Created::New) => {
+                let mut unindexed = uploads.unindexed.lock();
+                unindexed.blobs += record.directory.blob_count() as u64;
+                unindexed.packs.push(record);
+                continue;
+            }
+            Ok(Created::AlreadyThere) => {
+                RepositoryError::new(Kind::Conflict, name, "is already there")
+            }
+            Err(error) => error.into(),
+        };
+        uploads.failure.lock().get_or_insert(failure);
+    }
+}
+
+/// Gathers blobs of one kind into segments.
+pub struct SegmentWriter<'w> {
+    writer: &'w Writer<'w>,
+    kind: ObjectKind,
+    plain: Vec<u8>,
+    blobs: Vec<BlobRecord>,
+    stored: Vec<u8>,
+    compressor: Compressor,
+}
+
+impl<'w> SegmentWriter<'w> {
+    /// The write session.
+    pub fn writer(&self) -> &'w Writer<'w> {
+        self.writer
+    }
+
+    /// Names the blob, and stores it unless the repository has it. Returns its id and whether it was new.
+    pub fn put(&mut self, plain: &[u8]) -> Result<(BlobId, bool)> {
+        let naming = &self.writer.repository.naming;
+        let id = match self.kind {
+            ObjectKind::DataPack => naming.data_id(plain),
+            _ => naming.tree_id(plain),
+        };
+        let new = self.writer.claim(&id)?;
+        if new {
+            self.plain.extend_from_slice(plain);
+            self.added(id, plain.len())?;
+        }
+        Ok((id, new))
+    }
+
+    /// The segment's buffer, to read a blob's bytes into behind what is there. Whatever is appended must be
+    /// handed to [`SegmentWriter::put_tail`] or cut off again.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.plain
+    }
+
+    /// Like [`SegmentWriter::put`] for the bytes that were appended to the buffer from `start` on.
+    pub fn put_tail(&mut self, start: usize) -> Result<(BlobId, bool)> {
+        let tail = &self.plain[start..];
+        let length = tail.len();
+        let naming = &self.writer.repository.naming;
+        let id = match self.kind {
+            ObjectKind::DataPack => naming.data_id(tail),
+            _ => naming.tree_id(tail),
+        };
+        let new = self.writer.claim(&id)?;
+        if new {
+            self.added(id, length)?;
+        } else {
+            self.plain.truncate(start);
+        }
+        Ok((id, new))
+    }
+
+    fn added(&mut self, id: BlobId, length: usize) -> Result<()> {
+        self.blobs.push(BlobRecord { id, length: length as u32 });
+        if self.plain.len() >= self.writer.repository.settings.segment_length as usize {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Closes the segment, if there is anything in it.
+    pub fn flush(&mut self) -> Result<()> {
+        if self.blobs.is_empty() {
+            return Ok(());
+        }
+        self.stored.clear();
+        let compressed = self.compressor.compress(&self.plain, &mut self.stored).named("zstd")?;
+        let encoding = if compressed { Encoding::Zstd } else { Encoding::Stored };
+        let blobs = std::mem::take(&mut self.blobs);
+        self.plain.clear();
+        self.writer.put_segment(self.kind, &self.stored, encoding, blobs)
+    }
+}
