@@ -91,6 +91,11 @@ pub enum Node {
 }
 
 impl Node {
+    /// A directory whose own blobs are not known yet: what a walk says on entering it.
+    pub fn new_directory() -> Self {
+        Node::Directory { root: BlobId([0; BlobId::LENGTH]), height: 0 }
+    }
+
     /// A word for people and JSON: `file`, `dir`, `symlink`, `fifo`, `socket`, `chardev`, `dev`.
     pub fn kind_name(&self) -> &'static str {
         match self {
