@@ -14,10 +14,7 @@ fn berlin() -> TimeZone {
 /// Reads `text` when it is `now` in `zone`, and tells the moment in UTC.
 fn parse_in(zone: &TimeZone, now: &str, text: &str) -> String {
     let now = parse_rfc3339(now).unwrap();
-    match parse_moment(text, now, zone) {
-        Ok(moment) => format_rfc3339(moment, &TimeZone::UTC),
-        Err(error) => panic!("{error}"),
-    }
+    format_rfc3339(parse_moment(text, now, zone).unwrap(), &TimeZone::UTC)
 }
 
 #[test]
