@@ -206,7 +206,7 @@ impl<'a> BlobReader<'a> {
     }
 
     /// The plaintexts of a delta's bases, one after another.
-    fn prefix(&self, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
+    pub(super) fn prefix(&self, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
         let mut prefix = Vec::new();
         for base in bases {
             let location = self.locate(base)?;
@@ -236,7 +236,16 @@ impl<'a> BlobReader<'a> {
         let sealer = &self.repository.sealer;
         let cipher = sealer.object_cipher(pack.kind, pack.epoch, pack.salt, &name)?;
         let (range, first) = frames_covering(offset, length as u64, total);
-        let mut sealed = self.repository.read_pack_range(pack, &name, range)?;
-        unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)
+        let mut sealed = self.repository.read_pack_range(pack, &name, range.clone())?;
+        match unseal_range(&cipher, &name, &mut sealed, first, offset, length, total) {
+            // The damaged copy may be the cache's own, of which no answer may depend.
+            Err(error)
+                if error.kind == Kind::Corrupt && self.repository.drop_kept_pack(&pack.id) =>
+            {
+                let mut sealed = self.repository.store.get_range(&name, range)?;
+                unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)
+            }
+            unsealed => unsealed,
+        }
     }
 }
