@@ -1,1 +1,32 @@
-//! ops/mod
+//! Verbs: one file each, `Options` in and `Summary` out. Verbs do not call one another.
+
+pub mod backup;
+pub mod check;
+pub mod dump;
+pub mod restore;
+pub mod select;
+pub mod stats;
+
+use crate::repository::error::RepositoryError;
+use crate::source::SourceError;
+use crate::target::TargetError;
+
+/// Why a verb could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OpsError {
+    /// The repository or its store.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// The source of a backup.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The target of a restore.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// What was asked for makes no sense, or fits nothing.
+    #[error("{0}")]
+    Invalid(String),
+    /// A person asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
