@@ -211,7 +211,7 @@ pub fn backup(
             parent: parent.map(|(id, _)| *id),
             program: options.program.clone(),
             counts,
-            predecessor: None,
+            predecessor: known.last().map(|(id, _)| repository.slot_hash(*id)).transpose()?,
             signature: None,
         };
         Some(writer.commit(snapshot)?)

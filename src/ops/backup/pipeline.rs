@@ -207,7 +207,10 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         let detection = self.pipeline.detection;
         let is_file = matches!(entry.node, Node::File(_));
         let change = if previous.is_some() { Change::Changed } else { Change::New };
-        if let Some(mut previous) = previous.filter(|it| detection.is_unchanged(it, &entry)) {
+        let previous = previous.filter(|it| detection.is_unchanged(it, &entry));
+        if let Some(mut previous) = previous
+            && (self.pipeline.writer.trusts_parent() || self.is_complete(&previous)?)
+        {
             entry.node = previous.node;
             entry.metadata.attributes = std::mem::take(&mut previous.metadata.attributes);
             return self.unmodified(entry);
@@ -250,22 +253,28 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         path.push(b'/');
         path.extend_from_slice(&entry.name);
         let found = self.pipeline.resumed.find(&path, entry, &self.pipeline.detection);
-        let Some(found) = found else { return Ok(None) };
-        let complete = match &found.node {
-            Node::File(FileContent { content: Content::Inline(_), .. }) => true,
-            Node::File(FileContent { content: Content::Extents(extents), .. }) => {
-                let mut complete = true;
-                for extent in extents {
-                    if let Extent::Data { blob, .. } = extent {
-                        complete = complete && self.pipeline.writer.has(blob)?;
-                    }
-                }
-                complete
-            }
-            // The list's own blobs may be missing: the file is read again.
-            _ => false,
+        match found {
+            Some(found) if self.is_complete(&found)? => Ok(Some(found)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the repository has every blob of this entry. Of a long chunk list that is not asked.
+    fn is_complete(&self, entry: &Entry) -> Result<bool, OpsError> {
+        let Node::File(file) = &entry.node else { return Ok(true) };
+        let extents = match &file.content {
+            Content::Inline(_) => return Ok(true),
+            Content::Extents(extents) => extents,
+            Content::List { .. } => return Ok(false),
         };
-        Ok(complete.then_some(found))
+        for extent in extents {
+            if let Extent::Data { blob, .. } = extent
+                && !self.pipeline.writer.has(blob)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn problem(&self, item: String, during: &'static str, message: String) {
