@@ -15,7 +15,8 @@
 //! | pack that an index object lists | always |
 //! | index object of a session that committed | always: its packs are in no index object |
 //! | index object of a session that did not | by a client whose cache knows it; it cost nothing but time |
-//! | snapshot | by a client that saw it; others cannot tell it from one that was never made |
+//! | snapshot | by a client that saw it; by others when a later one names it as its predecessor and nothing was ever forgotten |
+//! | the newest snapshot | by a client that saw it; others cannot tell it from one that was never made |
 //! | another key slot | never: slots may be removed, and no object says how many there are |
 //! | session | never: a collector removes old ones. Undecided, its backup fails when it commits |
 //! | ABORT in a slot | never: the session is undecided again, and a collector aborts it once more |
@@ -249,10 +250,35 @@ fn prove_small_objects(
             Err(error) => Err(OpsError::from(error)),
         }
     })?;
+    prove_predecessors(repository, inventory, snapshots, findings)?;
     for id in &snapshots.vanished {
         let message = "was seen by this client and is gone, and nobody has forgotten it: the store \
                        lost it, or shows an older state";
         findings.add(Finding::of_snapshot(*id, objects::snapshot(id.0), message.into()));
+    }
+    Ok(())
+}
+
+/// Each snapshot names the one that was the newest before it. Where nothing was ever forgotten, and every slot
+/// can be read, that one must be there.
+fn prove_predecessors(
+    repository: &Repository,
+    inventory: &Inventory,
+    snapshots: &Snapshots,
+    findings: &Findings,
+) -> Result<(), OpsError> {
+    let nothing_forgotten = inventory.tombs.is_empty() && inventory.generations.is_empty();
+    if !nothing_forgotten || !snapshots.damaged.is_empty() {
+        return Ok(());
+    }
+    let hashes = repository.slot_hashes()?;
+    for (id, snapshot) in &snapshots.all {
+        if snapshot.predecessor.is_some_and(|hash| !hashes.contains(&hash)) {
+            let message = "was made after a snapshot that is gone, and nothing was ever forgotten: \
+                           the store lost it, or shows an older state";
+            let item = objects::snapshot(id.0);
+            findings.add(Finding::of_object(item, message.into(), Vec::new()));
+        }
     }
     Ok(())
 }

@@ -362,7 +362,7 @@ fn mark(record: &PackRecord, walk: &Walk<'_, '_>, findings: &Findings) -> bool {
     let mut referenced = false;
     for segment in &record.directory.segments {
         for blob in &segment.blobs {
-            if record.kind == ObjectKind::TreePack {
+            if record.header.kind == ObjectKind::TreePack {
                 referenced |= walk.trees.found(&blob.id).is_some();
                 continue;
             }
