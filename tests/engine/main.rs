@@ -1,4 +1,5 @@
 //! The engine as a library: whole verbs on real folders and faulty stores.
 
 mod backup;
+mod damage;
 mod support;
