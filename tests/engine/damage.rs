@@ -66,12 +66,15 @@ fn two_snapshots(store: &Store) -> Repository {
     repository
 }
 
-/// Uploads a pack of these segments: stored bytes, encoding, plaintexts of the blobs.
+/// Stored bytes, encoding, plaintexts of the blobs.
+type Segment = (Vec<u8>, Encoding, Vec<Vec<u8>>);
+
+/// Uploads a pack of these segments.
 fn put_pack(
     repository: &Repository,
     kind: ObjectKind,
     id: PackId,
-    segments: &[(Vec<u8>, Encoding, Vec<Vec<u8>>)],
+    segments: &[Segment],
 ) -> PackRecord {
     let naming = repository.naming();
     let mut pack = PackBuilder::new(1 << 16);
@@ -152,7 +155,7 @@ fn left_overs(repository: &Repository) {
     let aborted = repository.register(Purpose::Write).unwrap();
     repository.abort(aborted).unwrap();
     let stopped = repository.register(Purpose::Write).unwrap();
-    let plain = noise(3000, 9);
+    let plain = noise(500, 9);
     let segment = (plain.clone(), Encoding::Stored, vec![plain]);
     let pack = PackId { session: stopped, number: 0 };
     put_pack(repository, ObjectKind::DataPack, pack, &[segment]);
@@ -367,7 +370,7 @@ fn flip_bytes(folders: &[&str]) -> u64 {
     let mut cases = 0;
     let chosen = |name: &String| folders.contains(&Fixture::folder(name));
     for (name, bytes) in fixture.objects.iter().filter(|(name, _)| chosen(name)) {
-        let stride = if bytes.len() < 4096 { 1 } else { 211 };
+        let stride = if bytes.len() < 4096 { 1 } else { 1021 };
         let ends = |at: usize| at < HEADER_LENGTH + 8 || at + 24 > bytes.len();
         for at in (0..bytes.len()).filter(|at| at % stride == 0 || ends(*at)) {
             let mut flipped = bytes.clone();
