@@ -1,7 +1,8 @@
 //! The engine as a library: whole verbs on real folders and faulty stores.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![allow(clippy::unwrap_used, reason = "what tests share fails as a test does")]
 
 mod backup;
+mod damage;
 mod restore;
 mod support;
