@@ -166,6 +166,7 @@ impl OpenDirectories {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "the directory is not there"));
             };
             if let Some(descriptor) = &*parent.lock() {
+                parent.was_used.store(true, Ordering::Relaxed);
                 break Arc::clone(descriptor);
             }
             closed.push(parent);
