@@ -235,7 +235,7 @@ fn make_tree(tree: &Path) {
     write("small", &text(20, 3));
     write("noise", &noise(5_000, 1));
     write("chunks", &noise(70_000, 2));
-    write("a long chunk list", &noise(900_000, 3));
+    write("a long chunk list", &noise(300_000, 3));
     write("deep/er/and/deeper/text", &text(4_000, 7));
     write("copy of text", &text(4_000, 7));
     write("with\nnewline", b"a name with a line end");
