@@ -107,7 +107,8 @@ impl Context {
             return self.parse_place(&place);
         }
         if let Some(file) = self.surroundings.variable("AUMBRY_REPOSITORY_FILE") {
-            let text = std::fs::read(&file).map_err(|error| Failure::file(file.as_bytes(), &error))?;
+            let text =
+                std::fs::read(&file).map_err(|error| Failure::file(file.as_bytes(), &error))?;
             let place = OsStr::from_bytes(text.trim_ascii());
             return self.parse_place(place);
         }
@@ -174,11 +175,8 @@ impl Context {
     fn find_store(&self, location: &Location) -> Result<Store, Failure> {
         Store::local(&location.path, LocalMode::Open).map_err(RepositoryError::from).map_err(
             |error| match error.kind {
-                Kind::NotFound if location.is_default => {
-                    Failure::no_repository(&error.item).hint(
-                        "`aumbry backup` makes it; -r or AUMBRY_REPOSITORY names another place",
-                    )
-                }
+                Kind::NotFound if location.is_default => Failure::no_repository(&error.item)
+                    .hint("`aumbry backup` makes it; -r or AUMBRY_REPOSITORY names another place"),
                 _ => Failure::opening(error),
             },
         )

@@ -112,11 +112,6 @@ impl Failure {
             .hint("`aumbry init` makes one there; -r or AUMBRY_REPOSITORY names another place")
     }
 
-    /// What kind of failure it is.
-    pub fn code(&self) -> Code {
-        self.code
-    }
-
     /// The process's exit code.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code as u8)

@@ -52,7 +52,10 @@ pub fn exactly(path: &Path) -> Option<Pattern> {
 fn read_lines(file: &Path) -> Result<Vec<Vec<u8>>, Failure> {
     let text = read(file)?;
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    Ok(lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")).map(<[u8]>::to_vec).collect())
+    Ok(lines
+        .filter(|line| !line.is_empty() && !line.starts_with(b"#"))
+        .map(<[u8]>::to_vec)
+        .collect())
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {

@@ -91,6 +91,11 @@ impl Named {
     pub fn has_name(&self) -> bool {
         self.choice.is_some()
     }
+
+    /// The snapshot, if one was named.
+    pub fn choice(&self) -> Option<&SnapshotChoice> {
+        self.choice.as_ref()
+    }
 }
 
 fn parse_name(name: &[u8]) -> Result<SnapshotChoice, Failure> {

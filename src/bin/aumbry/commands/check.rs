@@ -55,7 +55,9 @@ fn parse_subset(text: &str) -> Result<DataSelection, Failure> {
             (Ok(part), Ok(parts)) if 1 <= part && part <= parts => {
                 Ok(DataSelection::Part { part, parts })
             }
-            _ => Err(Failure::usage(format!("{text:?} is no part: write 3/7 for the third of seven"))),
+            _ => Err(Failure::usage(format!(
+                "{text:?} is no part: write 3/7 for the third of seven"
+            ))),
         };
     }
     if text.trim_end().ends_with('%') {
@@ -127,7 +129,9 @@ fn tell(context: &Context, summary: &CheckSummary, data: DataSelection) -> Resul
     }
     if summary.unreferenced_packs > 0 {
         let packs = count(summary.unreferenced_packs, "pack");
-        output.say(&format!("{packs} left by interrupted backups; the next ones use what they can"))?;
+        output.say(&format!(
+            "{packs} left by interrupted backups; the next ones use what they can"
+        ))?;
     }
     if !summary.damage.is_empty() {
         let damage = match summary.damage.len() {
@@ -139,7 +143,9 @@ fn tell(context: &Context, summary: &CheckSummary, data: DataSelection) -> Resul
     }
     output.say(&style.green("no damage was found"))?;
     if data == DataSelection::None {
-        output.say("That every snapshot is complete was checked; --read-data reads the bytes, too.")?;
+        output.say(
+            "That every snapshot is complete was checked; --read-data reads the bytes, too.",
+        )?;
     }
     Ok(())
 }

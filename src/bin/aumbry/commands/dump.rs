@@ -42,8 +42,10 @@ pub fn run(args: &DumpArgs, context: &Context) -> Result<Outcome, Failure> {
             None => false,
         };
         if is_folder {
-            return Err(Failure::usage(format!("{path} is a folder, and a terminal reads no archives"))
-                .hint("add `| tar -x` to unpack it here, or `> archive.tar` to keep it"));
+            return Err(Failure::usage(format!(
+                "{path} is a folder, and a terminal reads no archives"
+            ))
+            .hint("add `| tar -x` to unpack it here, or `> archive.tar` to keep it"));
         }
     }
     let mut stdout = context.output.stream();

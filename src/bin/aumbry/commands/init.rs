@@ -42,11 +42,7 @@ pub fn run(args: &InitArgs, context: &Context) -> Result<Outcome, Failure> {
 }
 
 /// What a person should know of a new repository.
-pub fn birth_lines(
-    context: &Context,
-    location: &Location,
-    repository: &Repository,
-) -> Vec<String> {
+pub fn birth_lines(context: &Context, location: &Location, repository: &Repository) -> Vec<String> {
     let style = context.output.style();
     let place = printable(location.path.as_os_str().as_bytes());
     let flag = if location.is_default { String::new() } else { format!("-r {place} ") };

@@ -153,7 +153,9 @@ fn passwd(context: &Context, repository: &Repository, new: &NewArgs) -> Result<O
     let current = slots.iter().find(|slot| slot.id == repository.slot());
     if current.is_some_and(|slot| slot.way == Way::Recovery) {
         return Err(Failure::failed("a recovery key opened the repository, not a passphrase")
-            .hint("`aumbry key add` adds a passphrase, `aumbry key remove ID` removes the old one"));
+            .hint(
+                "`aumbry key add` adds a passphrase, `aumbry key remove ID` removes the old one",
+            ));
     }
     let credential = credentials::find_new(context, new.new_password_file.as_deref())?;
     // Unless a new one is given, it keeps its name.
@@ -166,7 +168,10 @@ fn passwd(context: &Context, repository: &Repository, new: &NewArgs) -> Result<O
     if output.is_json() {
         output.json(&json!({"message_type": "passphrase_changed", "id": id.to_string()}))?;
     } else {
-        output.say(&format!("changed the passphrase; it is {} now", output.style().bold(&id.short())))?;
+        output.say(&format!(
+            "changed the passphrase; it is {} now",
+            output.style().bold(&id.short())
+        ))?;
     }
     Ok(Outcome::Done)
 }
@@ -195,14 +200,19 @@ fn remove(context: &Context, repository: &Repository, prefix: &str) -> Result<Ou
     if output.is_json() {
         output.json(&json!({"message_type": "key_removed", "id": slot.id.to_string()}))?;
     } else {
-        output.say(&format!("removed {} {}", way_name(slot.way), output.style().bold(&slot.id.short())))?;
+        output.say(&format!(
+            "removed {} {}",
+            way_name(slot.way),
+            output.style().bold(&slot.id.short())
+        ))?;
     }
     Ok(Outcome::Done)
 }
 
 fn recovery(context: &Context, repository: &Repository, label: &str) -> Result<Outcome, Failure> {
     let (id, credential) = repository.add_recovery_key(label)?;
-    let words = credential.words().ok_or_else(|| Failure::failed("the recovery key has no words"))?;
+    let words =
+        credential.words().ok_or_else(|| Failure::failed("the recovery key has no words"))?;
     let output = &context.output;
     if output.is_json() {
         output.json(&json!({

@@ -40,12 +40,10 @@ pub fn run(args: &SnapshotsArgs, context: &Context) -> Result<Outcome, Failure> 
     if let Some(latest) = args.latest {
         chosen.drain(..chosen.len().saturating_sub(latest));
     }
-    let outcome =
-        if found.damaged.is_empty() { Outcome::Done } else { Outcome::Damaged };
+    let outcome = if found.damaged.is_empty() { Outcome::Done } else { Outcome::Damaged };
     let output = &context.output;
     if output.is_json() {
-        let list: Vec<_> =
-            chosen.iter().map(|snapshot| snapshot_json(context, snapshot)).collect();
+        let list: Vec<_> = chosen.iter().map(|snapshot| snapshot_json(context, snapshot)).collect();
         output.json(&list)?;
         return Ok(outcome);
     }
