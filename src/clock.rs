@@ -42,7 +42,9 @@ impl Clock for SystemClock {
                 Timestamp { seconds: since.as_secs() as i64, nanoseconds: since.subsec_nanos() }
             }
             Err(before) => {
-                Timestamp { seconds: -(before.duration().as_secs() as i64), nanoseconds: 0 }
+                // Downwards, so that the nanoseconds after it stay positive.
+                let seconds = before.duration().as_secs() as i64 + 1;
+                Timestamp { seconds: -seconds, nanoseconds: 0 }
             }
         }
     }

@@ -17,6 +17,7 @@ pub fn derive_key(context: &str, material: &[u8]) -> [u8; 32] {
 pub struct NamingKeys {
     data: [u8; 32],
     tree: [u8; 32],
+    region: [u8; 32],
     file: [u8; 32],
 }
 
@@ -26,6 +27,7 @@ impl NamingKeys {
         NamingKeys {
             data: derive_key("aumbry v1 data blob id", id_key),
             tree: derive_key("aumbry v1 tree blob id", id_key),
+            region: derive_key("aumbry v1 region digest", id_key),
             file: derive_key("aumbry v1 file digest", id_key),
         }
     }
@@ -42,20 +44,20 @@ impl NamingKeys {
 
     /// Digest of one region of a file.
     pub fn region_digest(&self, region: &[u8]) -> [u8; 32] {
-        *blake3::keyed_hash(&self.file, region).as_bytes()
+        *blake3::keyed_hash(&self.region, region).as_bytes()
     }
 
     /// Digests one region piece by piece.
     pub fn region_hasher(&self) -> RegionHasher {
-        RegionHasher(blake3::Hasher::new_keyed(&self.file))
+        RegionHasher(blake3::Hasher::new_keyed(&self.region))
     }
 
     /// Digest of a whole file from the digests of its regions, in order: of one region its own digest,
-    /// of more the keyed hash of all of them, one after another.
+    /// of more the hash of all of them, one after another, under a key of its own.
     pub fn file_digest(&self, regions: &[[u8; 32]]) -> [u8; 32] {
         match regions {
             [single] => *single,
-            many => self.region_digest(many.as_flattened()),
+            many => *blake3::keyed_hash(&self.file, many.as_flattened()).as_bytes(),
         }
     }
 }
@@ -95,6 +97,7 @@ mod tests {
         hasher.update(b"c");
         assert_eq!(hasher.finish(), keys.region_digest(b"abc"));
         let two = keys.file_digest(&[[1; 32], [2; 32]]);
-        assert_eq!(two, keys.region_digest(&[[1; 32], [2; 32]].concat()));
+        assert_ne!(two, keys.region_digest(&[[1; 32], [2; 32]].concat()));
+        assert_eq!(keys.file_digest(&[[1; 32]]), [1; 32]);
     }
 }

@@ -17,14 +17,16 @@ pub struct Argon2Cost {
 impl Argon2Cost {
     /// RFC 9106 section 4, second recommended option: 64 MiB, 3 passes, 4 lanes. Less is refused.
     pub const FLOOR: Argon2Cost = Argon2Cost { memory_kib: 64 << 10, passes: 3, lanes: 4 };
-    /// More than 4 GiB or 4096 passes is refused: a planted slot could stop us for hours.
-    pub const CEILING: Argon2Cost = Argon2Cost { memory_kib: 4 << 20, passes: 4096, lanes: 64 };
+    /// More is refused, and so is more than 64 GiB of memory times passes: a planted slot could keep us
+    /// busy for hours.
+    pub const CEILING: Argon2Cost = Argon2Cost { memory_kib: 4 << 20, passes: 1024, lanes: 64 };
 
     /// Whether the cost is neither too cheap to be safe nor too dear to be honest.
     pub fn is_valid(&self) -> bool {
         (Self::FLOOR.memory_kib..=Self::CEILING.memory_kib).contains(&self.memory_kib)
             && (Self::FLOOR.passes..=Self::CEILING.passes).contains(&self.passes)
             && (1..=Self::CEILING.lanes).contains(&self.lanes)
+            && u64::from(self.memory_kib) * u64::from(self.passes) <= 64 << 20
     }
 }
 
@@ -51,7 +53,7 @@ mod tests {
 
     #[test]
     fn cheap_and_absurd_costs_are_refused() {
-        assert!(Argon2Cost::FLOOR.is_valid() && Argon2Cost::CEILING.is_valid());
+        assert!(Argon2Cost::FLOOR.is_valid() && !Argon2Cost::CEILING.is_valid());
         for cost in [
             Argon2Cost { memory_kib: 1024, ..Argon2Cost::FLOOR },
             Argon2Cost { passes: 1, ..Argon2Cost::FLOOR },

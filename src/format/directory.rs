@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use super::FormatError;
 use super::bytes::{Reader, put_bytes, put_time, put_varint};
-use super::list::{put_extent, read_extent};
+use super::list::{LIST_BRANCH, LIST_LEAF, put_extent, read_extent};
+use super::snapshot::skip_field;
 use crate::id::BlobId;
 use crate::tree::entry::{Content, Entry, ExtendedAttribute, FileContent, Metadata, Node, Owner};
 
 /// First byte of a tree blob that holds entries.
-const DIRECTORY_LEAF: u8 = 1;
+pub(super) const DIRECTORY_LEAF: u8 = 1;
 /// First byte of a tree blob that holds children of a large directory.
-const DIRECTORY_BRANCH: u8 = 2;
+pub(super) const DIRECTORY_BRANCH: u8 = 2;
 
 const KIND_FILE: u8 = 0;
 const KIND_DIRECTORY: u8 = 1;
@@ -242,7 +243,10 @@ fn read_entry(reader: &mut Reader<'_>, owners: &[Arc<Owner>]) -> Result<Entry, F
         other => return Err(FormatError::newer(format!("an entry of unknown kind {other}"))),
     };
     if flags & HAS_FIELDS != 0 {
-        reader.bytes()?;
+        let mut fields = Reader::new(reader.bytes()?);
+        while let Some((number, _)) = fields.field()? {
+            skip_field(number)?;
+        }
     }
     Ok(Entry { name: name.into(), node, metadata })
 }
@@ -337,10 +341,11 @@ impl DirectoryNode {
                 }
                 DirectoryNode::Branch(children)
             }
+            LIST_LEAF | LIST_BRANCH => {
+                return Err(FormatError::corrupt("a chunk list, not a directory"));
+            }
             other => {
-                return Err(FormatError::corrupt(format!(
-                    "a tree blob of type {other}, not a directory"
-                )));
+                return Err(FormatError::newer(format!("a tree blob of unknown type {other}")));
             }
         };
         reader.finish()?;

@@ -92,6 +92,8 @@ impl ObjectKind {
 /// The header of a sealed object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
+    /// Format version of the writer: part of what the object's key is derived from.
+    pub version: u16,
     /// What the object is.
     pub kind: ObjectKind,
     /// Which epoch's key sealed it.
@@ -110,7 +112,7 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {
         let mut bytes = [0; HEADER_LENGTH];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.version.to_le_bytes());
         bytes[10] = self.kind as u8;
         bytes[11] = SUITE_CHACHA20_POLY1305;
         bytes[12..16].copy_from_slice(&self.epoch.to_le_bytes());
@@ -124,7 +126,7 @@ impl Header {
     /// The header that `object` begins with.
     pub fn decode(object: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(object);
-        let kind = decode_start(&mut reader)?;
+        let (version, kind) = decode_start(&mut reader)?;
         let suite = reader.u8()?;
         let epoch = reader.u32()?;
         let repository = RepositoryId(reader.array()?);
@@ -146,12 +148,13 @@ impl Header {
         if reader.array::<24>()? != [0; 24] {
             return Err(FormatError::corrupt("reserved header bytes are not zero"));
         }
-        Ok(Header { kind, epoch, repository, salt: reader.array()?, commitment: reader.array()? })
+        let (salt, commitment) = (reader.array()?, reader.array()?);
+        Ok(Header { version, kind, epoch, repository, salt, commitment })
     }
 }
 
 /// Reads magic, version and kind, which all objects have in common.
-pub(super) fn decode_start(reader: &mut Reader<'_>) -> Result<ObjectKind, FormatError> {
+pub(super) fn decode_start(reader: &mut Reader<'_>) -> Result<(u16, ObjectKind), FormatError> {
     if reader.array::<8>()? != MAGIC {
         return Err(FormatError::corrupt("does not begin like an object of Aumbry"));
     }
@@ -165,8 +168,9 @@ pub(super) fn decode_start(reader: &mut Reader<'_>) -> Result<ObjectKind, Format
         )));
     }
     let kind = reader.u8()?;
-    ObjectKind::from_number(kind)
-        .ok_or_else(|| FormatError::newer(format!("unknown kind of object {kind}")))
+    let kind = ObjectKind::from_number(kind)
+        .ok_or_else(|| FormatError::newer(format!("unknown kind of object {kind}")))?;
+    Ok((version, kind))
 }
 
 /// Length of the trailer of every sealed object but packs: the payload's length, as 8 bytes.
@@ -205,6 +209,7 @@ mod tests {
 
     fn header() -> Header {
         Header {
+            version: VERSION,
             kind: ObjectKind::TreePack,
             epoch: 5,
             repository: RepositoryId([1; 16]),

@@ -2,9 +2,10 @@
 //! themselves, so that nobody has to read them all.
 
 use super::FormatError;
-use super::bytes::{Reader, put_bytes, put_varint};
-use super::header::ObjectKind;
+use super::bytes::{Reader, put_field, put_varint};
+use super::header::{HEADER_LENGTH, Header};
 use super::pack::PackDirectory;
+use super::snapshot::skip_field;
 use crate::id::{IndexId, PackId, SessionId};
 
 /// One pack as an index lists it.
@@ -12,12 +13,8 @@ use crate::id::{IndexId, PackId, SessionId};
 pub struct PackRecord {
     /// Its name.
     pub id: PackId,
-    /// Data pack or tree pack.
-    pub kind: ObjectKind,
-    /// Which epoch's key sealed it.
-    pub epoch: u32,
-    /// The salt in its header: with it, a segment is read without reading the header first.
-    pub salt: [u8; 32],
+    /// Its header: with it, a segment is read without reading the header first.
+    pub header: Header,
     /// Length of the object in the store, in bytes.
     pub object_length: u64,
     /// Its segments.
@@ -46,21 +43,19 @@ impl Index {
     /// The payload's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut output = Vec::new();
-        put_varint(&mut output, self.superseded.len() as u64);
+        let mut value = Vec::new();
         for id in &self.superseded {
-            put_name(&mut output, id.session, id.number);
+            value.clear();
+            put_name(&mut value, id.session, id.number);
+            put_field(&mut output, 1, &value);
         }
-        put_varint(&mut output, self.packs.len() as u64);
-        let mut directory = Vec::new();
         for pack in &self.packs {
-            put_name(&mut output, pack.id.session, pack.id.number);
-            output.push(pack.kind as u8);
-            put_varint(&mut output, u64::from(pack.epoch));
-            output.extend_from_slice(&pack.salt);
-            put_varint(&mut output, pack.object_length);
-            directory.clear();
-            pack.directory.encode(&mut directory);
-            put_bytes(&mut output, &directory);
+            value.clear();
+            put_name(&mut value, pack.id.session, pack.id.number);
+            value.extend_from_slice(&pack.header.encode());
+            put_varint(&mut value, pack.object_length);
+            pack.directory.encode(&mut value);
+            put_field(&mut output, 2, &value);
         }
         output
     }
@@ -69,38 +64,37 @@ impl Index {
     pub fn decode(payload: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(payload);
         let mut index = Index::default();
-        for _ in 0..reader.count(SessionId::LENGTH + 4)? {
-            let (session, number) = read_name(&mut reader)?;
-            index.superseded.push(IndexId { session, number });
-        }
-        for _ in 0..reader.count(SessionId::LENGTH + 4 + 36)? {
-            let (session, number) = read_name(&mut reader)?;
-            let kind = match reader.u8()? {
-                3 => ObjectKind::DataPack,
-                4 => ObjectKind::TreePack,
-                other => {
-                    return Err(FormatError::newer(format!("a pack of unknown kind {other}")));
+        while let Some((number, mut value)) = reader.field()? {
+            match number {
+                1 => {
+                    let (session, number) = read_name(&mut value)?;
+                    index.superseded.push(IndexId { session, number });
                 }
-            };
-            let epoch = reader.varint_u32()?;
-            let salt = reader.array()?;
-            let object_length = reader.varint()?;
-            let mut bytes = Reader::new(reader.bytes()?);
-            let directory = PackDirectory::decode(&mut bytes)?;
-            bytes.finish()?;
-            let id = PackId { session, number };
-            index.packs.push(PackRecord { id, kind, epoch, salt, object_length, directory });
+                2 => {
+                    let (session, number) = read_name(&mut value)?;
+                    let header = Header::decode(value.take(HEADER_LENGTH)?)?;
+                    let object_length = value.varint()?;
+                    let directory = PackDirectory::decode(&mut value)?;
+                    if !header.kind.uses_data_key() || directory.body_length() > object_length {
+                        return Err(FormatError::corrupt("a pack that cannot be"));
+                    }
+                    let id = PackId { session, number };
+                    index.packs.push(PackRecord { id, header, object_length, directory });
+                }
+                other => skip_field(other)?,
+            }
         }
-        reader.finish()?;
         Ok(index)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::VERSION;
+    use super::super::header::ObjectKind;
     use super::super::pack::{BlobRecord, Encoding};
     use super::*;
-    use crate::id::BlobId;
+    use crate::id::{BlobId, RepositoryId};
 
     #[test]
     fn an_index_comes_back_and_no_prefix_of_it_does() {
@@ -112,17 +106,22 @@ mod tests {
             superseded: vec![IndexId { session, number: 4 }],
             packs: vec![PackRecord {
                 id: PackId { session, number: 5 },
-                kind: ObjectKind::DataPack,
-                epoch: 1,
-                salt: [6; 32],
+                header: Header {
+                    version: VERSION,
+                    kind: ObjectKind::DataPack,
+                    epoch: 1,
+                    repository: RepositoryId([4; 16]),
+                    salt: [6; 32],
+                    commitment: [7; 32],
+                },
                 object_length: 4096,
                 directory,
             }],
         };
         let bytes = index.encode();
         assert_eq!(Index::decode(&bytes), Ok(index));
-        for end in 0..bytes.len() {
-            assert!(Index::decode(&bytes[..end]).is_err());
+        for end in 30..bytes.len() {
+            assert!(Index::decode(&bytes[..end]).is_err(), "{end}");
         }
     }
 }

@@ -72,11 +72,17 @@ impl Keyring {
             epochs: Vec::new(),
             settings: Vec::new(),
         };
-        let mut seen = 0;
+        let (mut seen_id_key, mut seen_secret) = (false, false);
         while let Some((number, mut value)) = reader.field()? {
             match number {
-                1001 => keyring.id_key = value.array().inspect(|_| seen += 1)?,
-                1002 => keyring.chunker_secret = value.array().inspect(|_| seen += 1)?,
+                1001 => {
+                    keyring.id_key = value.array()?;
+                    seen_id_key = true;
+                }
+                1002 => {
+                    keyring.chunker_secret = value.array()?;
+                    seen_secret = true;
+                }
                 1003 => {
                     let epoch = value.varint_u32()?;
                     let mut key = || Reader::new(value.bytes()?).array();
@@ -88,7 +94,7 @@ impl Keyring {
                 other => skip_field(other)?,
             }
         }
-        if seen != 2 || keyring.epochs.is_empty() {
+        if !seen_id_key || !seen_secret || keyring.epochs.is_empty() {
             return Err(FormatError::corrupt("a keyring without its keys"));
         }
         Ok(keyring)

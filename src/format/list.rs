@@ -2,13 +2,14 @@
 
 use super::FormatError;
 use super::bytes::{Reader, put_varint};
+use super::directory::{DIRECTORY_BRANCH, DIRECTORY_LEAF};
 use crate::id::BlobId;
 use crate::tree::entry::Extent;
 
 /// First byte of a list blob that holds extents.
-const LIST_LEAF: u8 = 3;
+pub(super) const LIST_LEAF: u8 = 3;
 /// First byte of a list blob that holds children.
-const LIST_BRANCH: u8 = 4;
+pub(super) const LIST_BRANCH: u8 = 4;
 
 /// A child of a list branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +93,11 @@ impl ListNode {
                 }
                 ListNode::Branch(children)
             }
+            DIRECTORY_LEAF | DIRECTORY_BRANCH => {
+                return Err(FormatError::corrupt("a directory, not a chunk list"));
+            }
             other => {
-                return Err(FormatError::corrupt(format!(
-                    "a tree blob of type {other}, not a list"
-                )));
+                return Err(FormatError::newer(format!("a tree blob of unknown type {other}")));
             }
         };
         reader.finish()?;

@@ -4,7 +4,7 @@
 //! length as 4 bytes. Index objects carry the same directories.
 
 use super::FormatError;
-use super::bytes::{Reader, put_varint};
+use super::bytes::{Reader, put_bytes, put_varint};
 use crate::id::BlobId;
 
 /// Length of the pack's trailer in bytes: the directory's length.
@@ -22,7 +22,13 @@ pub enum Encoding {
     /// One zstd frame that refers to a prefix: the plaintexts of these blobs, one after another. The
     /// bases stand in segments that are not deltas.
     Delta(Vec<BlobId>),
+    /// In a way that only a later version knows: its blobs count as absent, those beside it are read.
+    Unknown(u8),
 }
+
+const ENCODING_STORED: u8 = 0;
+const ENCODING_ZSTD: u8 = 1;
+const ENCODING_DELTA: u8 = 2;
 
 /// A blob in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,65 +86,74 @@ impl PackDirectory {
     /// Appends the directory's bytes.
     pub fn encode(&self, output: &mut Vec<u8>) {
         put_varint(output, self.segments.len() as u64);
+        let mut record = Vec::new();
         for segment in &self.segments {
-            output.push(match segment.encoding {
-                Encoding::Stored => 0,
-                Encoding::Zstd => 1,
-                Encoding::Delta(_) => 2,
-            });
-            put_varint(output, 0); // dictionary: none
-            put_varint(output, u64::from(segment.stored_length));
-            if let Encoding::Delta(bases) = &segment.encoding {
-                put_varint(output, bases.len() as u64);
-                bases.iter().for_each(|base| output.extend_from_slice(base.as_bytes()));
-            }
-            put_varint(output, segment.blobs.len() as u64);
-            for blob in &segment.blobs {
-                output.extend_from_slice(blob.id.as_bytes());
-                put_varint(output, u64::from(blob.length));
-            }
+            record.clear();
+            segment.encode(&mut record);
+            put_bytes(output, &record);
         }
     }
 
-    /// Reads what [`PackDirectory::encode`] wrote.
+    /// Reads what [`PackDirectory::encode`] wrote, and nothing behind it.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         let mut directory = PackDirectory::default();
         for _ in 0..reader.count(4)? {
-            let encoding = reader.u8()?;
-            let dictionary = reader.varint()?;
-            if encoding > 2 || dictionary != 0 {
-                return Err(FormatError::newer(format!(
-                    "a segment with encoding {encoding} and dictionary {dictionary}"
-                )));
-            }
-            let stored_length = reader.varint_u32()?;
-            let encoding = match encoding {
-                0 => Encoding::Stored,
-                1 => Encoding::Zstd,
-                _ => {
-                    let count = reader.count(BlobId::LENGTH)?;
-                    let bases = (0..count).map(|_| reader.array().map(BlobId));
-                    Encoding::Delta(bases.collect::<Result<_, _>>()?)
-                }
-            };
-            let count = reader.count(BlobId::LENGTH + 1)?;
-            let mut blobs = Vec::with_capacity(count);
-            for _ in 0..count {
-                blobs
-                    .push(BlobRecord { id: BlobId(reader.array()?), length: reader.varint_u32()? });
-            }
+            let mut record = Reader::new(reader.bytes()?);
+            let (stored_length, encoding, blobs) = SegmentRecord::decode(&mut record)?;
             directory.push(stored_length, encoding, blobs);
-            let segment = directory.segments.last().expect("a segment was just pushed");
-            let plain_length = segment.plain_length();
-            let stored_whole =
-                segment.encoding == Encoding::Stored && plain_length != u64::from(stored_length);
-            if plain_length > SEGMENT_LENGTH_MAX || stored_whole {
-                return Err(FormatError::corrupt(format!(
-                    "a segment of {plain_length} bytes stored in {stored_length}"
-                )));
-            }
         }
         Ok(directory)
+    }
+}
+
+impl SegmentRecord {
+    fn encode(&self, output: &mut Vec<u8>) {
+        output.push(match self.encoding {
+            Encoding::Stored => ENCODING_STORED,
+            Encoding::Zstd => ENCODING_ZSTD,
+            Encoding::Delta(_) => ENCODING_DELTA,
+            Encoding::Unknown(number) => number,
+        });
+        put_varint(output, u64::from(self.stored_length));
+        if let Encoding::Delta(bases) = &self.encoding {
+            put_varint(output, bases.len() as u64);
+            bases.iter().for_each(|base| output.extend_from_slice(base.as_bytes()));
+        }
+        put_varint(output, self.blobs.len() as u64);
+        for blob in &self.blobs {
+            output.extend_from_slice(blob.id.as_bytes());
+            put_varint(output, u64::from(blob.length));
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<(u32, Encoding, Vec<BlobRecord>), FormatError> {
+        let encoding = reader.u8()?;
+        let stored_length = reader.varint_u32()?;
+        let encoding = match encoding {
+            ENCODING_STORED => Encoding::Stored,
+            ENCODING_ZSTD => Encoding::Zstd,
+            ENCODING_DELTA => {
+                let count = reader.count(BlobId::LENGTH)?;
+                let bases = (0..count).map(|_| reader.array().map(BlobId));
+                Encoding::Delta(bases.collect::<Result<_, _>>()?)
+            }
+            other => return Ok((stored_length, Encoding::Unknown(other), Vec::new())),
+        };
+        let count = reader.count(BlobId::LENGTH + 1)?;
+        let mut blobs = Vec::with_capacity(count);
+        for _ in 0..count {
+            let id = BlobId(reader.array()?);
+            blobs.push(BlobRecord { id, length: reader.varint_u32()? });
+        }
+        reader.finish()?;
+        let plain_length: u64 = blobs.iter().map(|blob| u64::from(blob.length)).sum();
+        let stored_whole = encoding == Encoding::Stored && plain_length != u64::from(stored_length);
+        if plain_length > SEGMENT_LENGTH_MAX || stored_whole {
+            return Err(FormatError::corrupt(format!(
+                "a segment of {plain_length} bytes stored in {stored_length}"
+            )));
+        }
+        Ok((stored_length, encoding, blobs))
     }
 }
 

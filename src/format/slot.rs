@@ -95,7 +95,7 @@ impl SlotHeader {
     /// The header that a slot object begins with.
     pub fn decode(object: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(object);
-        if decode_start(&mut reader)? != ObjectKind::KeySlot {
+        if decode_start(&mut reader)?.1 != ObjectKind::KeySlot {
             return Err(FormatError::corrupt("is not a key slot"));
         }
         let way = reader.u8()?;
@@ -146,9 +146,9 @@ impl SlotLabel {
         put_field(&mut output, 2, self.host.as_bytes());
         put_field(&mut output, 3, self.user.as_bytes());
         put_time_field(&mut output, 4, self.created);
-        // Field 5 is padding: two or three bytes of number and length, then zeros.
+        // Field 5 is padding: one byte of number, one of length, then up to 127 zeros.
         let wanted = (output.len() + 2).next_multiple_of(128) - 2 - output.len();
-        put_field(&mut output, 5, &vec![0; wanted.min(127)]);
+        put_field(&mut output, 5, &vec![0; wanted]);
         output
     }
 

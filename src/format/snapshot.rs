@@ -131,10 +131,10 @@ pub struct Snapshot {
     pub program: String,
     /// What the backup did.
     pub counts: BackupCounts,
-    /// Keyed BLAKE3 of the newest snapshot's payload that the writer knew of: a store that hides history
-    /// is caught by whoever saw more.
+    /// BLAKE3 of the object, as it stands in the store, of the newest snapshot that the writer knew of: a
+    /// store that hides history is caught by whoever saw more.
     pub predecessor: Option<[u8; 32]>,
-    /// Ed25519 signature of everything before it. Version 1 writers leave it out.
+    /// Reserved for an Ed25519 signature, always the last field. Version 1 writers leave it out.
     pub signature: Option<[u8; 64]>,
 }
 

@@ -181,6 +181,9 @@ fn open_slot(
     if header.repository != repository {
         return Ok(None);
     }
+    if layout::key(header.id) != name {
+        return Err(RepositoryError::corrupt(name, "bears another slot's name"));
+    }
     let Some(stretched) = credential.stretch(&header)? else { return Ok(None) };
     if commitment(&stretched) != header.commitment {
         return Ok(None);
@@ -207,7 +210,7 @@ pub fn open(
     credential: &Credential,
 ) -> Result<(KeySlotId, Keyring)> {
     let mut damage = None;
-    let mut slots = 0;
+    let (mut slots, mut damaged) = (0, 0);
     for object in store.list(layout::KEYS)? {
         let Some(id) = layout::parse_key(&object.name) else { continue };
         slots += 1;
@@ -218,11 +221,20 @@ pub fn open(
         match opened {
             Ok(Some(keyring)) => return Ok((id, keyring)),
             Ok(None) => {}
-            Err(error) => damage = Some(error),
+            Err(error) => {
+                damaged += 1;
+                damage = Some(error);
+            }
         }
     }
+    let tried = slots - damaged;
     match damage {
-        Some(error) => Err(error),
+        Some(error) if tried == 0 => Err(error),
+        Some(error) => Err(RepositoryError::new(
+            Kind::WrongKey,
+            store.location(),
+            format!("no readable key slot opens with this, and {damaged} cannot be read ({error})"),
+        )),
         None if slots == 0 => Err(RepositoryError::corrupt(
             store.location(),
             "has no key slot left: nothing can open it; restore the keys/ folder from a copy",

@@ -84,8 +84,7 @@ impl PackBuilder {
         self.append(&(directory.len() as u32).to_le_bytes());
         self.buffer.resize(self.buffer.len() + TAG_LENGTH, 0);
 
-        let epoch = sealer.newest_epoch();
-        let cipher = sealer.object_cipher(kind, epoch, salt, name)?;
+        let cipher = sealer.object_cipher(&sealer.new_header(kind, salt), name)?;
         self.buffer[..HEADER_LENGTH].copy_from_slice(&cipher.header.encode());
         let frames = self.buffer[HEADER_LENGTH..].chunks_mut(SEALED_FRAME_LENGTH);
         let last = frames.len() - 1;
@@ -95,9 +94,7 @@ impl PackBuilder {
         }
         let record = PackRecord {
             id,
-            kind,
-            epoch,
-            salt,
+            header: cipher.header,
             object_length: self.buffer.len() as u64,
             directory: self.directory,
         };

@@ -69,65 +69,78 @@ impl<'a> BlobReader<'a> {
         self.repository
     }
 
-    /// Where the blob is. A blob that the index does not know is looked for in the packs that no index
-    /// object lists, once.
+    /// Where the blob is: its first copy.
     pub fn locate(&self, id: &BlobId) -> Result<Location> {
-        if let Some(location) = self.repository.cache.lookup(id)? {
-            return Ok(location);
+        self.copies(id).map(|copies| copies[0])
+    }
+
+    /// Every place that has the blob, at least one. A blob that the index does not know is looked for in
+    /// the packs that no index object lists, once.
+    fn copies(&self, id: &BlobId) -> Result<Vec<Location>> {
+        let mut copies = self.repository.cache.copies(id)?;
+        if copies.is_empty() && self.repository.adopt_once()? {
+            copies = self.repository.cache.copies(id)?;
         }
-        if self.repository.adopt_once()? {
-            if let Some(location) = self.repository.cache.lookup(id)? {
-                return Ok(location);
-            }
+        if copies.is_empty() {
+            return Err(RepositoryError::new(
+                Kind::NotFound,
+                format!("blob {}", id.short()),
+                "is in no pack that the repository has",
+            ));
         }
-        Err(RepositoryError::new(
-            Kind::NotFound,
-            format!("blob {}", id.short()),
-            "is in no pack that the repository has",
-        ))
+        Ok(copies)
     }
 
     /// A chunk of a file.
     pub fn data(&self, id: &BlobId) -> Result<Blob> {
-        let blob = self.fetch(id, ObjectKind::DataPack)?;
-        self.check(id, self.repository.naming.data_id(&blob), blob)
+        self.first_whole(id, ObjectKind::DataPack, &self.copies(id)?)
     }
 
     /// A node of a directory or of a chunk list.
     pub fn tree(&self, id: &BlobId) -> Result<Blob> {
-        let blob = self.fetch(id, ObjectKind::TreePack)?;
-        self.check(id, self.repository.naming.tree_id(&blob), blob)
+        self.first_whole(id, ObjectKind::TreePack, &self.copies(id)?)
     }
 
-    fn check(&self, wanted: &BlobId, found: BlobId, blob: Blob) -> Result<Blob> {
-        if found == *wanted {
-            return Ok(blob);
+    /// The first copy that is whole; when none is, the first copy's damage.
+    fn first_whole(&self, id: &BlobId, kind: ObjectKind, copies: &[Location]) -> Result<Blob> {
+        let mut damage = None;
+        for location in copies {
+            match self.fetch(id, kind, *location) {
+                Ok(blob) => return Ok(blob),
+                Err(error) => {
+                    damage.get_or_insert(error);
+                }
+            }
         }
-        Err(RepositoryError::corrupt(
-            format!("blob {}", wanted.short()),
-            format!("its place holds another blob, {}", found.short()),
-        ))
+        Err(damage.unwrap_or_else(|| {
+            RepositoryError::new(Kind::NotFound, format!("blob {}", id.short()), "has no copy")
+        }))
     }
 
-    fn fetch(&self, id: &BlobId, kind: ObjectKind) -> Result<Blob> {
-        let location = self.locate(id)?;
+    fn fetch(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
+        let item = || format!("blob {}", id.short());
         let pack = self.repository.cache.pack(location.pack)?;
         if pack.kind != kind {
-            return Err(RepositoryError::corrupt(
-                format!("blob {}", id.short()),
-                format!("is in a {}", pack.kind.name()),
-            ));
+            let message = format!("is in a {}", pack.kind.name());
+            return Err(RepositoryError::corrupt(item(), message));
         }
         let segment = self.segment(&pack, location.pack, location.segment)?;
         let start = location.offset as usize;
         let range = start..start + location.length as usize;
         if range.end > segment.len() {
-            return Err(RepositoryError::corrupt(
-                format!("blob {}", id.short()),
-                "reaches beyond its segment",
-            ));
+            return Err(RepositoryError::corrupt(item(), "reaches beyond its segment"));
         }
-        Ok(Blob { segment, range })
+        let blob = Blob { segment, range };
+        let naming = &self.repository.naming;
+        let found = match kind {
+            ObjectKind::TreePack => naming.tree_id(&blob),
+            _ => naming.data_id(&blob),
+        };
+        if found != *id {
+            let message = format!("its place holds another blob, {}", found.short());
+            return Err(RepositoryError::corrupt(item(), message));
+        }
+        Ok(blob)
     }
 
     /// The plaintext of a segment.
@@ -186,8 +199,15 @@ impl<'a> BlobReader<'a> {
             .get(segment as usize)
             .ok_or_else(|| RepositoryError::corrupt(&name, format!("has no segment {segment}")))?;
         let prefix = match &info.encoding {
-            Encoding::Delta(bases) => self.prefix(&name, bases)?,
-            _ => Vec::new(),
+            Encoding::Delta(bases) => self.prefix(pack, &name, bases)?,
+            Encoding::Unknown(number) => {
+                return Err(RepositoryError::new(
+                    Kind::Newer,
+                    name,
+                    format!("segment {segment} has encoding {number}; use a newer Aumbry"),
+                ));
+            }
+            Encoding::Stored | Encoding::Zstd => Vec::new(),
         };
         let stored = self.read_stored(pack, info.offset, info.stored_length as usize)?;
         let plain_length = info.plain_length as usize;
@@ -205,23 +225,37 @@ impl<'a> BlobReader<'a> {
         Ok(plain)
     }
 
-    /// The plaintexts of a delta's bases, one after another.
-    fn prefix(&self, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
+    /// The plaintexts of a delta's bases, one after another. Only copies in segments that are no deltas
+    /// count, so reading one blob never follows a chain.
+    fn prefix(&self, pack: &PackInfo, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
         let mut prefix = Vec::new();
         for base in bases {
-            let location = self.locate(base)?;
-            let pack = self.repository.cache.pack(location.pack)?;
-            let segment = pack.segments.get(location.segment as usize);
-            if matches!(segment.map(|segment| &segment.encoding), Some(Encoding::Delta(_))) {
+            let mut copies = self.copies(base)?;
+            let mut failure = Ok(());
+            copies.retain(|location| match self.is_delta(location) {
+                Ok(delta) => !delta,
+                Err(error) => {
+                    failure = Err(error);
+                    false
+                }
+            });
+            failure?;
+            if copies.is_empty() {
                 return Err(RepositoryError::corrupt(name, "a delta against a delta"));
             }
-            let blob = self.data(base)?;
+            let blob = self.first_whole(base, pack.kind, &copies)?;
             if (prefix.len() + blob.len()) as u64 > SEGMENT_LENGTH_MAX {
                 return Err(RepositoryError::corrupt(name, "a delta with too long a prefix"));
             }
             prefix.extend_from_slice(&blob);
         }
         Ok(prefix)
+    }
+
+    fn is_delta(&self, location: &Location) -> Result<bool> {
+        let pack = self.repository.cache.pack(location.pack)?;
+        let segment = pack.segments.get(location.segment as usize);
+        Ok(matches!(segment.map(|segment| &segment.encoding), Some(Encoding::Delta(_))))
     }
 
     /// Bytes of a pack's plaintext.
@@ -234,7 +268,7 @@ impl<'a> BlobReader<'a> {
             .filter(|total| offset + length as u64 <= *total)
             .ok_or_else(|| RepositoryError::corrupt(&name, "the index has its length wrong"))?;
         let sealer = &self.repository.sealer;
-        let cipher = sealer.object_cipher(pack.kind, pack.epoch, pack.salt, &name)?;
+        let cipher = sealer.object_cipher(&pack.header, &name)?;
         let (range, first) = frames_covering(offset, length as u64, total);
         let mut sealed = self.repository.read_pack_range(pack, &name, range)?;
         unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)

@@ -4,17 +4,21 @@
 //! with any other byte, or the same object under another name, leads to another key; and the commitment
 //! in the header tells at once.
 
-use super::error::{Named, RepositoryError, Result};
+use super::error::{Kind, Named, RepositoryError, Result};
 use crate::codec::cipher::{
     FRAME_LENGTH, FrameCipher, SEALED_FRAME_LENGTH, TAG_LENGTH, padded_length, plain_length,
     sealed_length,
 };
 use crate::codec::digest::derive_key;
+use crate::format::VERSION;
 use crate::format::header::{
     HEADER_LENGTH, Header, KEYED_LENGTH, ObjectKind, TRAILER_LENGTH, pad_payload, unpad_payload,
 };
 use crate::format::keyring::Keyring;
 use crate::id::RepositoryId;
+
+/// No sealed object but a pack has a shorter plaintext: an ABORT is as long as a snapshot of few paths.
+const SMALLEST_PLAINTEXT: usize = 512;
 
 /// The keys of one repository, put to use on objects.
 pub struct Sealer {
@@ -51,34 +55,40 @@ impl Sealer {
         self.keyring.epochs.last().map_or(0, |keys| keys.epoch)
     }
 
-    /// The cipher of the object `name`, whose header has this kind, epoch and salt.
-    pub fn object_cipher(
-        &self,
-        kind: ObjectKind,
-        epoch: u32,
-        salt: [u8; 32],
-        name: &str,
-    ) -> Result<ObjectCipher> {
-        let keys =
-            self.keyring.epochs.iter().find(|keys| keys.epoch == epoch).ok_or_else(|| {
-                RepositoryError::corrupt(
-                    name,
-                    format!(
-                        "sealed with key epoch {epoch}, which is not in \
-                the keyring"
-                    ),
-                )
-            })?;
-        let mut header =
-            Header { kind, epoch, repository: self.repository, salt, commitment: [0; 32] };
-        let epoch_key = if kind.uses_data_key() { &keys.data_key } else { &keys.index_key };
+    /// The header of a new object of this kind; its commitment follows in [`Sealer::object_cipher`].
+    pub fn new_header(&self, kind: ObjectKind, salt: [u8; 32]) -> Header {
+        Header {
+            version: VERSION,
+            kind,
+            epoch: self.newest_epoch(),
+            repository: self.repository,
+            salt,
+            commitment: [0; 32],
+        }
+    }
+
+    /// The cipher of the object `name` with this header, whatever commitment the header has.
+    pub fn object_cipher(&self, header: &Header, name: &str) -> Result<ObjectCipher> {
+        let epoch = header.epoch;
+        let keys = self.keyring.epochs.iter().find(|keys| keys.epoch == epoch).ok_or_else(|| {
+            RepositoryError::new(
+                Kind::WrongKey,
+                name,
+                format!(
+                    "is sealed with key epoch {epoch}, which this key slot does not have; open the \
+                     repository with a key that was added later"
+                ),
+            )
+        })?;
+        let epoch_key = if header.kind.uses_data_key() { &keys.data_key } else { &keys.index_key };
         let mut material = Vec::with_capacity(32 + KEYED_LENGTH + name.len());
         material.extend_from_slice(epoch_key);
         material.extend_from_slice(&header.encode()[..KEYED_LENGTH]);
         material.extend_from_slice(name.as_bytes());
         let key = derive_key("aumbry v1 object key", &material);
         zeroize::Zeroize::zeroize(&mut material);
-        header.commitment = derive_key("aumbry v1 key commitment", &key);
+        let commitment = derive_key("aumbry v1 key commitment", &key);
+        let header = Header { commitment, ..*header };
         Ok(ObjectCipher { header, frames: FrameCipher::new(&key) })
     }
 
@@ -99,8 +109,9 @@ impl Sealer {
         randomness: &[u8; 32],
     ) -> Result<Vec<u8>> {
         let salt = Self::fresh_salt(randomness, &payload);
-        let cipher = self.object_cipher(kind, self.newest_epoch(), salt, name)?;
-        let padded = padded_length((payload.len() + TRAILER_LENGTH) as u64) as usize;
+        let cipher = self.object_cipher(&self.new_header(kind, salt), name)?;
+        let least = (payload.len() + TRAILER_LENGTH).max(SMALLEST_PLAINTEXT);
+        let padded = padded_length(least as u64) as usize;
         let plain = pad_payload(payload, padded);
         let mut object = Vec::with_capacity(HEADER_LENGTH + sealed_length(padded as u64) as usize);
         object.extend_from_slice(&cipher.header.encode());
@@ -129,7 +140,7 @@ impl Sealer {
         mut object: Vec<u8>,
     ) -> Result<(Header, Vec<u8>)> {
         let header = self.check_header(kinds, name, &object)?;
-        let cipher = self.object_cipher(header.kind, header.epoch, header.salt, name)?;
+        let cipher = self.object_cipher(&header, name)?;
         let sealed = (object.len() - HEADER_LENGTH) as u64;
         let length = plain_length(sealed).ok_or_else(|| {
             RepositoryError::corrupt(name, format!("{sealed} bytes are not whole frames"))
@@ -160,7 +171,7 @@ impl Sealer {
         if !kinds.contains(&header.kind) {
             return Err(RepositoryError::corrupt(name, format!("is a {}", header.kind.name())));
         }
-        let cipher = self.object_cipher(header.kind, header.epoch, header.salt, name)?;
+        let cipher = self.object_cipher(&header, name)?;
         if cipher.header.commitment != header.commitment {
             return Err(RepositoryError::corrupt(
                 name,

@@ -28,6 +28,14 @@ impl Repository {
     /// Registers a session.
     pub fn register(&self, purpose: Purpose) -> Result<SessionId> {
         let mut generation = self.newest_generation()?;
+        if generation > 0 && purpose == Purpose::Write {
+            // Writing beside a collector without heeding what it condemns would lose data.
+            return Err(RepositoryError::new(
+                Kind::Newer,
+                self.store.location(),
+                "has been collected by a newer Aumbry; this version may read it but not write to it",
+            ));
+        }
         loop {
             let session = SessionId { generation, random: self.environment.chance.bytes()? };
             let payload = Session {
@@ -80,8 +88,8 @@ impl Repository {
             RepositoryError::new(
                 Kind::Conflict,
                 &name,
-                "space was reclaimed while this ran and its packs may be gone; nothing was \
-                 committed; run the backup again, it stores only what is missing",
+                "space was reclaimed while this ran, and what the snapshot needs may be gone with it; \
+                 run the backup again, it stores only what is missing",
             )
         };
         let object = self.seal(ObjectKind::Snapshot, &name, decision.encode())?;

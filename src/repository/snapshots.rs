@@ -24,13 +24,7 @@ pub struct Snapshots {
 impl Repository {
     /// All snapshots. Costs two listings, and one read for each snapshot that was not seen before.
     pub fn snapshots(&self, monitor: &dyn Monitor) -> Result<Snapshots> {
-        let tombs: HashSet<_> = self
-            .store
-            .list(layout::TOMBS)?
-            .iter()
-            .filter_map(|object| layout::parse_tomb(&object.name))
-            .map(SnapshotId)
-            .collect();
+        let tombs = self.tombs(monitor)?;
         let known = self.cache.slots()?;
         let mut seen = Vec::new();
         let mut listed = HashSet::new();
@@ -67,6 +61,29 @@ impl Repository {
         Ok(snapshots)
     }
 
+    /// The snapshots that were forgotten. A tomb counts only when it opens: the store, which has no key,
+    /// could else hide a snapshot.
+    fn tombs(&self, monitor: &dyn Monitor) -> Result<HashSet<SnapshotId>> {
+        let mut tombs = HashSet::new();
+        for object in self.store.list(layout::TOMBS)? {
+            let Some(session) = layout::parse_tomb(&object.name) else { continue };
+            let opened = self
+                .store
+                .get(&object.name)
+                .map_err(RepositoryError::from)
+                .and_then(|bytes| self.sealer.unseal(ObjectKind::Tomb, &object.name, bytes));
+            match opened {
+                Ok(_) => {
+                    tombs.insert(SnapshotId(session));
+                }
+                Err(error) => {
+                    monitor.note(&format!("{error}; the snapshot counts as not forgotten"))
+                }
+            }
+        }
+        Ok(tombs)
+    }
+
     fn note_vanished(
         &self,
         known: &HashMap<SnapshotId, Vec<u8>>,
@@ -89,6 +106,15 @@ impl Repository {
                 snapshots.vanished.push(*id);
             }
         }
+    }
+
+    /// BLAKE3 of a snapshot's object as it stands in the store: what its successor records of it.
+    pub fn slot_hash(&self, id: SnapshotId) -> Result<[u8; 32]> {
+        let object = match self.cache.slots()?.remove(&id) {
+            Some(object) => object,
+            None => self.store.get(&layout::snapshot(id.0))?,
+        };
+        Ok(*blake3::hash(&object).as_bytes())
     }
 
     /// Reads one slot from the store, whatever the cache says.

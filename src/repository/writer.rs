@@ -5,7 +5,7 @@
 //! order of packs tells the store nothing of a file. Memory: a segment and its compressed form for each
 //! thread, the open packs, and two packs on their way to the store.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -71,6 +71,7 @@ struct Uploads {
 pub struct Writer<'a> {
     repository: &'a Repository,
     session: SessionId,
+    trusts_parent: bool,
     dry_run: bool,
     new_blobs: Vec<Mutex<HashSet<BlobId>>>,
     open_packs: [Mutex<Vec<PackBuilder>>; 2],
@@ -95,20 +96,37 @@ impl<'a> Writer<'a> {
         } else {
             repository.register(Purpose::Write)?
         };
-        for error in repository.refresh_index(monitor)?.damaged {
+        let damaged = repository.refresh_index(monitor)?.damaged;
+        let index_is_damaged = !damaged.is_empty();
+        for error in damaged {
             monitor.problem(crate::monitor::Problem {
                 item: error.item,
                 during: "index",
-                message: format!("{}; what it lists is stored again", error.message),
+                message: format!("{}; what it listed is listed anew", error.message),
             });
         }
-        let mut undecided = repository.undecided_sessions()?;
-        undecided.retain(|other| *other != session);
-        repository.adopt_packs(&undecided)?;
+        if repository.store.lists_cheaply() {
+            for pack in repository.drop_missing_packs()? {
+                monitor.note(&format!(
+                    "pack {pack} is gone or cut short; what it held is stored again where the source \
+                     still has it"
+                ));
+            }
+        }
+        if index_is_damaged {
+            repository.adopt_all_packs()?;
+        } else {
+            let mut undecided = repository.undecided_sessions()?;
+            undecided.retain(|other| *other != session);
+            repository.adopt_packs(&undecided)?;
+        }
+        // What this session may refer to must be in an index object when it commits.
+        let packs = repository.adopted_records()?;
+        let blobs = packs.iter().map(|pack| pack.directory.blob_count() as u64).sum();
 
         let uploads = Arc::new(Uploads {
             store: repository.store.clone(),
-            unindexed: Mutex::default(),
+            unindexed: Mutex::new(Unindexed { packs, blobs }),
             failure: Mutex::default(),
         });
         let (sender, receiver) = sync_channel(0);
@@ -119,8 +137,10 @@ impl<'a> Writer<'a> {
                 std::thread::spawn(move || upload(&uploads, &receiver))
             })
             .collect();
+        let trusts_parent = repository.cache.missing_packs()?.is_empty();
         Ok(Writer {
             repository,
+            trusts_parent,
             session,
             dry_run,
             new_blobs: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -142,6 +162,12 @@ impl<'a> Writer<'a> {
     /// The repository that is written.
     pub fn repository(&self) -> &'a Repository {
         self.repository
+    }
+
+    /// Whether every blob of an older snapshot can be taken to be there. When packs are missing it cannot:
+    /// each blob must be asked for, and read again from the source when it is gone.
+    pub fn trusts_parent(&self) -> bool {
+        self.trusts_parent
     }
 
     /// What was added so far.
@@ -320,7 +346,7 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         let prefix = layout::session_packs(self.session);
-        let listed: HashSet<_> = self
+        let listed: BTreeSet<_> = self
             .repository
             .store
             .list(&prefix)?

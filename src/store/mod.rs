@@ -67,6 +67,7 @@ pub struct Store {
 struct Inner {
     operator: Operator,
     location: String,
+    lists_cheaply: bool,
     // Started by the first call, so that a store which is only opened costs no threads.
     runtime: OnceLock<Runtime>,
 }
@@ -94,14 +95,14 @@ impl Store {
             .with_min_delay(Duration::from_millis(20))
             .with_max_times(3);
         let operator = Operator::from_parts(OperationContext::default(), Arc::new(service));
-        Store::over(operator.layer(retry), location)
+        Store::over(operator.layer(retry), location, true)
     }
 
     /// A store in memory, empty, gone with its last clone.
     pub fn memory() -> Store {
         let operator = Operator::new(opendal::services::Memory::default())
             .expect("the memory service has no option that could be wrong");
-        Store::over(operator, "memory".to_string())
+        Store::over(operator, "memory".to_string(), true)
     }
 
     /// A store that OpenDAL reaches over a network: calls are given up after a time and tried
@@ -114,11 +115,11 @@ impl Store {
             .with_timeout(Duration::from_secs(60))
             .with_io_timeout(Duration::from_secs(15 * 60));
         let retry = RetryLayer::new().with_jitter().with_max_times(5);
-        Store::over(operator.layer(timeout).layer(retry), location.into())
+        Store::over(operator.layer(timeout).layer(retry), location.into(), false)
     }
 
-    fn over(operator: Operator, location: String) -> Store {
-        let inner = Inner { operator, location, runtime: OnceLock::new() };
+    fn over(operator: Operator, location: String, lists_cheaply: bool) -> Store {
+        let inner = Inner { operator, location, lists_cheaply, runtime: OnceLock::new() };
         Store { inner: Arc::new(inner), faults: None }
     }
 
@@ -130,6 +131,11 @@ impl Store {
     /// Where this is, for people.
     pub fn location(&self) -> &str {
         &self.inner.location
+    }
+
+    /// Whether listing every object costs next to nothing, as on a disk, and nothing is charged for it.
+    pub fn lists_cheaply(&self) -> bool {
+        self.inner.lists_cheaply
     }
 
     /// The whole object.

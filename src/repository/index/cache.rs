@@ -13,10 +13,10 @@ use redb::{
 
 use super::super::error::{Kind, RepositoryError, Result};
 use super::filter::Filter;
-use super::run::{BlockWriter, IndexEntry, block_key, decode_block, search_block};
+use super::run::{BlockWriter, IndexEntry, block_key, decode_block, encode_block, search_block};
 use super::{Location, PackInfo, SegmentInfo, locations};
 use crate::format::bytes::{Reader, put_varint};
-use crate::format::header::ObjectKind;
+use crate::format::header::{HEADER_LENGTH, Header};
 use crate::format::index::PackRecord;
 use crate::format::pack::Encoding;
 use crate::id::{BlobId, IndexId, PackId, RepositoryId, SessionId, SnapshotId};
@@ -38,6 +38,10 @@ const PACK_NUMBERS: TableDefinition<&[u8], u32> = TableDefinition::new("pack_num
 const BLOCKS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("blocks");
 /// Run → number of entries (8 bytes), then the filter.
 const RUNS: TableDefinition<u32, &[u8]> = TableDefinition::new("runs");
+/// Names of packs that are in the runs although no index object lists them.
+const ADOPTED: TableDefinition<&[u8], ()> = TableDefinition::new("adopted");
+/// Names of packs that an index object lists and the store has not.
+const MISSING: TableDefinition<&[u8], ()> = TableDefinition::new("missing");
 /// Name of a slot → its sealed object.
 const SLOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("slots");
 
@@ -85,9 +89,7 @@ fn read_name(bytes: &[u8]) -> Option<(SessionId, u32)> {
 
 fn encode_pack(pack: &PackRecord) -> Vec<u8> {
     let mut bytes = name_bytes(pack.id.session, pack.id.number).to_vec();
-    bytes.push(pack.kind as u8);
-    put_varint(&mut bytes, u64::from(pack.epoch));
-    bytes.extend_from_slice(&pack.salt);
+    bytes.extend_from_slice(&pack.header.encode());
     put_varint(&mut bytes, pack.object_length);
     put_varint(&mut bytes, pack.directory.segments.len() as u64);
     for segment in &pack.directory.segments {
@@ -96,8 +98,9 @@ fn encode_pack(pack: &PackRecord) -> Vec<u8> {
         match &segment.encoding {
             Encoding::Stored => put_varint(&mut bytes, 0),
             Encoding::Zstd => put_varint(&mut bytes, 1),
+            Encoding::Unknown(_) => put_varint(&mut bytes, 2),
             Encoding::Delta(bases) => {
-                put_varint(&mut bytes, 2 + bases.len() as u64);
+                put_varint(&mut bytes, 3 + bases.len() as u64);
                 bases.iter().for_each(|base| bytes.extend_from_slice(base.as_bytes()));
             }
         }
@@ -108,13 +111,7 @@ fn encode_pack(pack: &PackRecord) -> Vec<u8> {
 fn decode_pack(bytes: &[u8]) -> Option<PackInfo> {
     let mut reader = Reader::new(bytes);
     let (session, number) = read_name(reader.take(SessionId::LENGTH + 4).ok()?)?;
-    let kind = match reader.u8().ok()? {
-        3 => ObjectKind::DataPack,
-        4 => ObjectKind::TreePack,
-        _ => return None,
-    };
-    let epoch = reader.varint_u32().ok()?;
-    let salt = reader.array().ok()?;
+    let header = Header::decode(reader.take(HEADER_LENGTH).ok()?).ok()?;
     let object_length = reader.varint().ok()?;
     let mut segments = Vec::new();
     let mut offset = 0;
@@ -124,15 +121,16 @@ fn decode_pack(bytes: &[u8]) -> Option<PackInfo> {
         let encoding = match reader.varint().ok()? {
             0 => Encoding::Stored,
             1 => Encoding::Zstd,
+            2 => Encoding::Unknown(u8::MAX),
             more => Encoding::Delta(
-                (2..more).map(|_| Some(BlobId(reader.array().ok()?))).collect::<Option<_>>()?,
+                (3..more).map(|_| Some(BlobId(reader.array().ok()?))).collect::<Option<_>>()?,
             ),
         };
         segments.push(SegmentInfo { offset, stored_length, plain_length, encoding });
         offset += u64::from(stored_length);
     }
     let id = PackId { session, number };
-    Some(PackInfo { id, kind, epoch, salt, object_length, segments })
+    Some(PackInfo { id, kind: header.kind, header, object_length, segments })
 }
 
 impl IndexCache {
@@ -211,6 +209,8 @@ impl IndexCache {
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.open_table(BLOCKS).map_err(cache_error)?;
         transaction.open_table(RUNS).map_err(cache_error)?;
+        transaction.open_table(ADOPTED).map_err(cache_error)?;
+        transaction.open_table(MISSING).map_err(cache_error)?;
         transaction.open_table(SLOTS).map_err(cache_error)?;
         transaction.commit().map_err(cache_error)
     }
@@ -238,20 +238,42 @@ impl IndexCache {
         })
     }
 
-    /// Where the blob is, if the index knows it.
+    /// Where the blob is, if the index knows it: the first copy, when there are several.
     pub fn lookup(&self, id: &BlobId) -> Result<Option<Location>> {
+        let mut found = None;
+        self.search(id, |location| {
+            found = Some(location);
+            false
+        })?;
+        Ok(found)
+    }
+
+    /// Every place that has the blob.
+    pub fn copies(&self, id: &BlobId) -> Result<Vec<Location>> {
+        let mut found = Vec::new();
+        self.search(id, |location| {
+            found.push(location);
+            true
+        })?;
+        Ok(found)
+    }
+
+    /// Hands the blob's places to `take` until it says that it has had enough.
+    fn search(&self, id: &BlobId, mut take: impl FnMut(Location) -> bool) -> Result<()> {
         let view = self.view.read().clone();
         for run in view.runs.iter().filter(|run| run.filter.may_contain(id)) {
             let key = (run.number, block_key(id));
             let mut rows = view.blocks.range((run.number, 0)..=key).map_err(cache_error)?;
             if let Some(row) = rows.next_back() {
                 let (_, block) = row.map_err(cache_error)?;
-                if let Some(location) = search_block(block.value(), id) {
-                    return Ok(Some(location));
+                for location in search_block(block.value(), id) {
+                    if !take(location) {
+                        return Ok(());
+                    }
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// How many blobs the index lists, those in several packs as often as they are there.
@@ -305,8 +327,8 @@ impl IndexCache {
         Ok(indexes)
     }
 
-    /// Takes in packs, and remembers that these index objects are now in the cache. A pack that is there
-    /// already is passed over.
+    /// Takes in packs, and remembers that these index objects, which list them, are now in the cache. Without
+    /// an index object the packs are remembered as adopted. A pack that is there already is passed over.
     pub fn add(&self, indexes: &[IndexId], packs: &[PackRecord]) -> Result<()> {
         let mut transaction = self.database.begin_write().map_err(cache_error)?;
         transaction.set_quick_repair(true);
@@ -315,6 +337,17 @@ impl IndexCache {
             for index in indexes {
                 let name = name_bytes(index.session, index.number);
                 table.insert(name.as_slice(), ()).map_err(cache_error)?;
+            }
+        }
+        {
+            let mut table = transaction.open_table(ADOPTED).map_err(cache_error)?;
+            for pack in packs {
+                let name = name_bytes(pack.id.session, pack.id.number);
+                if indexes.is_empty() {
+                    table.insert(name.as_slice(), ()).map_err(cache_error)?;
+                } else {
+                    table.remove(name.as_slice()).map_err(cache_error)?;
+                }
             }
         }
         let entries = Self::add_packs(&transaction, packs)?;
@@ -387,6 +420,76 @@ impl IndexCache {
         Ok(())
     }
 
+    /// The packs of one of the tables that hold nothing but names.
+    fn names(&self, table: TableDefinition<&[u8], ()>) -> Result<BTreeSet<PackId>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let mut packs = BTreeSet::new();
+        for row in
+            transaction.open_table(table).map_err(cache_error)?.iter().map_err(cache_error)?
+        {
+            let (name, _) = row.map_err(cache_error)?;
+            if let Some((session, number)) = read_name(name.value()) {
+                packs.insert(PackId { session, number });
+            }
+        }
+        Ok(packs)
+    }
+
+    /// Packs that are known although no index object lists them.
+    pub fn adopted_packs(&self) -> Result<BTreeSet<PackId>> {
+        self.names(ADOPTED)
+    }
+
+    /// Packs that an index object lists and that were found missing.
+    pub fn missing_packs(&self) -> Result<BTreeSet<PackId>> {
+        self.names(MISSING)
+    }
+
+    /// Forgets packs and every place in them. Rewrites the runs, so it is for rare use.
+    pub fn drop_packs(&self, packs: &[PackId]) -> Result<()> {
+        let mut transaction = self.database.begin_write().map_err(cache_error)?;
+        transaction.set_quick_repair(true);
+        let mut dropped = BTreeSet::new();
+        {
+            let mut table = transaction.open_table(PACKS).map_err(cache_error)?;
+            let mut numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
+            let mut missing = transaction.open_table(MISSING).map_err(cache_error)?;
+            let mut adopted = transaction.open_table(ADOPTED).map_err(cache_error)?;
+            for pack in packs {
+                let name = name_bytes(pack.session, pack.number);
+                missing.insert(name.as_slice(), ()).map_err(cache_error)?;
+                adopted.remove(name.as_slice()).map_err(cache_error)?;
+                if let Some(number) = numbers.remove(name.as_slice()).map_err(cache_error)? {
+                    table.remove(number.value()).map_err(cache_error)?;
+                    dropped.insert(number.value());
+                }
+            }
+        }
+        let runs: Vec<u32> = self.view.read().runs.iter().map(|run| run.number).collect();
+        for run in runs {
+            let mut blocks = transaction.open_table(BLOCKS).map_err(cache_error)?;
+            let mut rows = Vec::new();
+            for row in blocks.range((run, 0)..=(run, u64::MAX)).map_err(cache_error)? {
+                let (key, block) = row.map_err(cache_error)?;
+                let all = decode_block(block.value()).count();
+                let kept: Vec<IndexEntry> = decode_block(block.value())
+                    .filter(|(_, location)| !dropped.contains(&location.pack))
+                    .collect();
+                if kept.len() < all {
+                    rows.push((key.value(), kept));
+                }
+            }
+            for (key, kept) in rows {
+                // The key stays, although it may lie before the first entry now: searching still works.
+                blocks.insert(key, encode_block(&kept).as_slice()).map_err(cache_error)?;
+            }
+        }
+        transaction.commit().map_err(cache_error)?;
+        self.packs.lock().clear();
+        *self.view.write() = Arc::new(Self::load_view(&self.database)?);
+        Ok(())
+    }
+
     /// Forgets every index object and pack; what was seen of snapshots stays.
     pub fn clear(&self) -> Result<()> {
         let transaction = self.database.begin_write().map_err(cache_error)?;
@@ -395,11 +498,15 @@ impl IndexCache {
         transaction.delete_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.delete_table(BLOCKS).map_err(cache_error)?;
         transaction.delete_table(RUNS).map_err(cache_error)?;
+        transaction.delete_table(ADOPTED).map_err(cache_error)?;
+        transaction.delete_table(MISSING).map_err(cache_error)?;
         transaction.open_table(INDEXES).map_err(cache_error)?;
         transaction.open_table(PACKS).map_err(cache_error)?;
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.open_table(BLOCKS).map_err(cache_error)?;
         transaction.open_table(RUNS).map_err(cache_error)?;
+        transaction.open_table(ADOPTED).map_err(cache_error)?;
+        transaction.open_table(MISSING).map_err(cache_error)?;
         transaction.commit().map_err(cache_error)?;
         self.packs.lock().clear();
         *self.view.write() = Arc::new(Self::load_view(&self.database)?);
@@ -439,6 +546,7 @@ impl IndexCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::header::ObjectKind;
     use crate::format::pack::{BlobRecord, PackDirectory};
 
     fn id(number: u32) -> BlobId {
@@ -456,9 +564,14 @@ mod tests {
         directory.push(7, Encoding::Delta(vec![id(1), id(2)]), Vec::new());
         PackRecord {
             id: PackId { session: session(), number },
-            kind: ObjectKind::DataPack,
-            epoch: 1,
-            salt: [2; 32],
+            header: Header {
+                version: 1,
+                kind: ObjectKind::DataPack,
+                epoch: 1,
+                repository: RepositoryId([5; 16]),
+                salt: [2; 32],
+                commitment: [3; 32],
+            },
             object_length: 5000,
             directory,
         }
@@ -496,6 +609,10 @@ mod tests {
             assert_eq!(cache.lookup(&id(10_001)).unwrap(), None);
         }
         let cache = IndexCache::open(Some(&path), repository).unwrap();
+        cache.drop_packs(&[PackId { session: session(), number: 3 }]).unwrap();
+        assert_eq!(cache.lookup(&id(1600)).unwrap(), None);
+        assert!(cache.lookup(&id(1400)).unwrap().is_some());
+        assert_eq!(cache.packs().unwrap().len(), 19);
         cache.clear().unwrap();
         assert_eq!(cache.lookup(&id(1)).unwrap(), None);
         assert!(cache.indexes().unwrap().is_empty());

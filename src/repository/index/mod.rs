@@ -14,7 +14,7 @@ pub mod filter;
 pub mod objects;
 mod run;
 
-use crate::format::header::ObjectKind;
+use crate::format::header::{Header, ObjectKind};
 use crate::format::pack::{Encoding, PackDirectory};
 use crate::id::{BlobId, PackId};
 
@@ -51,10 +51,8 @@ pub struct PackInfo {
     pub id: PackId,
     /// Data pack or tree pack.
     pub kind: ObjectKind,
-    /// Which epoch's key sealed it.
-    pub epoch: u32,
-    /// The salt in its header.
-    pub salt: [u8; 32],
+    /// Its header.
+    pub header: Header,
     /// Length of the object in bytes.
     pub object_length: u64,
     /// Its segments, in order.

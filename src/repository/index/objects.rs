@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::super::Repository;
-use super::super::error::{Named, RepositoryError, Result};
+use super::super::error::{Kind, Named, RepositoryError, Result};
 use super::super::seal::{frames_covering, unseal_range};
 use crate::codec::cipher::plain_length;
 use crate::format::bytes::Reader;
@@ -58,7 +58,7 @@ impl Repository {
                         ids.push(id);
                         packs.extend(index.packs);
                     }
-                    Err(error) if error.kind == super::super::error::Kind::Corrupt => {
+                    Err(error) if matches!(error.kind, Kind::Corrupt | Kind::Newer) => {
                         report.damaged.push(error);
                     }
                     Err(error) => return Err(error),
@@ -67,6 +67,29 @@ impl Repository {
             self.cache.add(&ids, &packs)?;
         }
         Ok(report)
+    }
+
+    /// Compares the packs that the index lists with those in the store, and drops from the index what is
+    /// missing or has another length: a writer must not refer to it, and stores it again instead. Costs one
+    /// listing of all packs, so it is for stores where that is cheap. Returns the packs that were dropped.
+    pub fn drop_missing_packs(&self) -> Result<Vec<PackId>> {
+        let listed: std::collections::HashMap<PackId, u64> = self
+            .store
+            .list(layout::PACKS)?
+            .iter()
+            .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
+            .collect();
+        let missing: Vec<PackId> = self
+            .cache
+            .packs()?
+            .into_iter()
+            .filter(|(_, pack)| listed.get(&pack.id) != Some(&pack.object_length))
+            .map(|(_, pack)| pack.id)
+            .collect();
+        if !missing.is_empty() {
+            self.cache.drop_packs(&missing)?;
+        }
+        Ok(missing)
     }
 
     /// Reads one index object.
@@ -112,6 +135,33 @@ impl Repository {
         Ok(adopted)
     }
 
+    /// What the packs that no index object lists say of themselves. One that is gone is dropped.
+    pub fn adopted_records(&self) -> Result<Vec<PackRecord>> {
+        let adopted = self.cache.adopted_packs()?;
+        if adopted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let packs: Vec<_> = self.cache.packs()?.into_iter().map(|(_, pack)| pack).collect();
+        let read: Vec<_> = packs
+            .par_iter()
+            .filter(|pack| adopted.contains(&pack.id))
+            .map(|pack| (pack.id, self.read_pack_directory(pack.id, pack.object_length)))
+            .collect();
+        let mut records = Vec::new();
+        let mut gone = Vec::new();
+        for (id, record) in read {
+            match record {
+                Ok(record) => records.push(record),
+                Err(error) if matches!(error.kind, Kind::NotFound | Kind::Corrupt) => gone.push(id),
+                Err(error) => return Err(error),
+            }
+        }
+        if !gone.is_empty() {
+            self.cache.drop_packs(&gone)?;
+        }
+        Ok(records)
+    }
+
     /// What a pack of `object_length` bytes says of itself, from its header and its end.
     pub fn read_pack_directory(&self, id: PackId, object_length: u64) -> Result<PackRecord> {
         let name = layout::pack(id);
@@ -123,7 +173,7 @@ impl Repository {
         let head = self.store.get_range(&name, 0..HEADER_LENGTH as u64)?;
         let kinds = [ObjectKind::DataPack, ObjectKind::TreePack];
         let header = self.sealer.check_header(&kinds, &name, &head)?;
-        let cipher = self.sealer.object_cipher(header.kind, header.epoch, header.salt, &name)?;
+        let cipher = self.sealer.object_cipher(&header, &name)?;
         let read = |offset: u64, length: usize| -> Result<Vec<u8>> {
             let (range, first) = frames_covering(offset, length as u64, total);
             let mut sealed = self.store.get_range(&name, range)?;
@@ -143,7 +193,6 @@ impl Repository {
         if directory.body_length() + length as u64 + PACK_TRAILER_LENGTH as u64 > total {
             return Err(corrupt("its segments reach into its directory"));
         }
-        let (kind, epoch, salt) = (header.kind, header.epoch, header.salt);
-        Ok(PackRecord { id, kind, epoch, salt, object_length, directory })
+        Ok(PackRecord { id, header, object_length, directory })
     }
 }

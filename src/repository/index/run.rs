@@ -44,19 +44,22 @@ pub fn decode_block(bytes: &[u8]) -> impl Iterator<Item = IndexEntry> + '_ {
     bytes.chunks_exact(ENTRY_LENGTH).filter_map(decode_entry)
 }
 
-/// The place of `id` in a block, if it is there.
-pub fn search_block(bytes: &[u8], id: &BlobId) -> Option<Location> {
+/// The places of `id` in a block: entries with one id stand side by side.
+pub fn search_block<'b>(bytes: &'b [u8], id: &BlobId) -> impl Iterator<Item = Location> + 'b {
+    let wanted = *id;
+    let key = |at: usize| &bytes[at * ENTRY_LENGTH..at * ENTRY_LENGTH + BlobId::LENGTH];
     let (mut low, mut high) = (0, bytes.len() / ENTRY_LENGTH);
     while low < high {
         let middle = (low + high) / 2;
-        let entry = &bytes[middle * ENTRY_LENGTH..(middle + 1) * ENTRY_LENGTH];
-        match entry[..BlobId::LENGTH].cmp(id.as_bytes().as_slice()) {
-            std::cmp::Ordering::Less => low = middle + 1,
-            std::cmp::Ordering::Greater => high = middle,
-            std::cmp::Ordering::Equal => return decode_entry(entry).map(|(_, location)| location),
+        if key(middle) < wanted.as_bytes().as_slice() {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
     }
-    None
+    decode_block(&bytes[low * ENTRY_LENGTH..])
+        .take_while(move |(id, _)| *id == wanted)
+        .map(|(_, location)| location)
 }
 
 /// Cuts sorted entries into blocks. Entries whose keys are equal stay in one block, so that the last
@@ -120,9 +123,9 @@ mod tests {
         assert_eq!(blocks.len(), 3);
         for (id, location) in &entries {
             let at = blocks.partition_point(|(key, _)| *key <= block_key(id)) - 1;
-            assert_eq!(search_block(&blocks[at].1, id), Some(*location));
+            assert_eq!(search_block(&blocks[at].1, id).collect::<Vec<_>>(), [*location]);
         }
-        assert_eq!(search_block(&blocks[0].1, &BlobId([0xff; 32])), None);
+        assert_eq!(search_block(&blocks[0].1, &BlobId([0xff; 32])).next(), None);
         let all: Vec<_> = blocks.iter().flat_map(|(_, block)| decode_block(block)).collect();
         assert_eq!(all, entries);
     }

@@ -1,0 +1,267 @@
+//! Back up: a source into a snapshot.
+//!
+//! The walk runs on the calling thread and compares every entry with the parent. What must be read goes in
+//! batches to workers on rayon, which read, cut, name, compress and seal on one core while the bytes are in
+//! its cache. The results go, in the walk's order, to a thread that builds the directories. Memory: a batch of
+//! at most a megabyte for each worker, and what the writer holds (see `repository::writer`).
+
+mod assemble;
+mod content;
+mod journal;
+mod nodes;
+mod parent;
+mod pipeline;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::codec::chunker::Chunker;
+use crate::codec::digest::DIGEST_REGION;
+use crate::format::header::ObjectKind;
+use crate::format::snapshot::{BackupCounts, Snapshot};
+use crate::id::SnapshotId;
+use crate::monitor::{Monitor, Phase, Problem, Progress};
+use crate::ops::OpsError;
+use crate::repository::Repository;
+use crate::repository::error::{Kind, RepositoryError};
+use crate::repository::reader::BlobReader;
+use crate::repository::writer::Writer;
+use crate::source::Source;
+use crate::units::Timestamp;
+use crate::view::DirectoryRoot;
+
+use assemble::Assembler;
+use content::Cutting;
+use journal::{Journal, Resumed};
+use parent::ParentWalk;
+use pipeline::Pipeline;
+
+/// How a file is found unchanged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChangeDetection {
+    /// Do not compare change times (for file systems that do not keep them).
+    pub ignore_ctime: bool,
+    /// Do not compare inode and device numbers (for file systems that make them up).
+    pub ignore_inode: bool,
+    /// Read every file, whatever its times say.
+    pub force: bool,
+}
+
+/// What to back up beside the source, and how.
+pub struct BackupOptions {
+    /// Take unchanged files from this snapshot; `None`: from the newest of the same host and paths.
+    pub parent: Option<SnapshotId>,
+    /// How a file is found unchanged.
+    pub detection: ChangeDetection,
+    /// The host to record.
+    pub host: String,
+    /// The user to record.
+    pub user: String,
+    /// Tags to record.
+    pub tags: Vec<String>,
+    /// The time to record; `None`: when the backup began.
+    pub time: Option<Timestamp>,
+    /// Offset of the user's time zone in seconds east of UTC.
+    pub zone_offset_seconds: i32,
+    /// Find out what would be stored, store nothing.
+    pub dry_run: bool,
+    /// Make no snapshot when nothing differs from the parent.
+    pub skip_if_unchanged: bool,
+    /// Name and version of the program, to record.
+    pub program: String,
+    /// Bytes that everything together may use; see `docs/memory.md`.
+    pub memory_budget: u64,
+}
+
+/// What a backup did.
+#[derive(Debug, Clone)]
+pub struct BackupSummary {
+    /// The snapshot; `None` for a dry run, and when nothing had changed and that was asked to be skipped.
+    pub snapshot: Option<SnapshotId>,
+    /// The parent that was used.
+    pub parent: Option<SnapshotId>,
+    /// What it did, in numbers. `problems` above 0: some files could not be read.
+    pub counts: BackupCounts,
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended.
+    pub end: Timestamp,
+    /// How long it took.
+    pub elapsed: std::time::Duration,
+    /// Nothing had changed, and no snapshot was made.
+    pub skipped: bool,
+}
+
+/// Passes everything on, and counts the problems.
+struct ProblemCounter<'a> {
+    monitor: &'a dyn Monitor,
+    problems: AtomicU64,
+}
+
+impl Monitor for ProblemCounter<'_> {
+    fn phase(&self, phase: Phase) {
+        self.monitor.phase(phase);
+    }
+
+    fn expect(&self, total: Progress) {
+        self.monitor.expect(total);
+    }
+
+    fn advance(&self, done: Progress) {
+        self.monitor.advance(done);
+    }
+
+    fn current(&self, item: &str) {
+        self.monitor.current(item);
+    }
+
+    fn problem(&self, problem: Problem) {
+        self.problems.fetch_add(1, Ordering::Relaxed);
+        self.monitor.problem(problem);
+    }
+
+    fn note(&self, text: &str) {
+        self.monitor.note(text);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.monitor.interrupted()
+    }
+}
+
+/// Backs up everything that `source` tells into one snapshot.
+pub fn backup(
+    repository: &Repository,
+    source: &mut dyn Source,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<BackupSummary, OpsError> {
+    let counter = ProblemCounter { monitor, problems: AtomicU64::new(0) };
+    let monitor: &dyn Monitor = &counter;
+    let environment = repository.environment();
+    let start = environment.clock.now();
+    let began = environment.clock.elapsed();
+    let writer = Writer::begin(repository, options.dry_run, monitor)?;
+    let known = repository.snapshots(monitor)?.all;
+    let paths = source.paths();
+    let parent = choose_parent(&known, options, &paths)?;
+    let reader = BlobReader::new(repository, (options.memory_budget / 8).max(8 << 20));
+    let resumed = Resumed::load(repository.cache_folder().map(|folder| folder.as_path()));
+    let journal = repository
+        .cache_folder()
+        .filter(|_| !options.dry_run)
+        .and_then(|folder| Journal::begin(folder, writer.session()));
+    let chunker = Chunker::new(repository.chunker_params(), repository.chunker_secret());
+    let zero_region = repository.naming().region_digest(&vec![0; DIGEST_REGION as usize]);
+    let cutting = Cutting { chunker: &chunker, naming: repository.naming(), zero_region, monitor };
+
+    monitor.phase(Phase::Backup);
+    if let Some((_, parent)) = parent {
+        monitor.expect(Progress {
+            files: parent.counts.total_files_processed,
+            bytes: parent.counts.total_bytes_processed,
+        });
+    }
+    let trees = writer.segments(ObjectKind::TreePack)?;
+    let mut assembler = Assembler::new(trees, &cutting, journal);
+    let root = parent.map(|(_, parent)| DirectoryRoot::of_snapshot(parent));
+    let pipeline = Pipeline {
+        writer: &writer,
+        cutting: &cutting,
+        resumed: &resumed,
+        detection: options.detection,
+    };
+    let walked = pipeline.run(source, ParentWalk::new(&reader, root), &mut assembler);
+    if let Err(error) = walked {
+        assembler.flush_journal();
+        if matches!(error, OpsError::Interrupted) {
+            keep_what_is_done(&writer, assembler);
+        }
+        return Err(error);
+    }
+    let mut counts = assembler.counts;
+    let (root, journal) = assembler.finish()?;
+    let root = root.ok_or_else(|| OpsError::Invalid("the source told no root".into()))?;
+
+    let unchanged = parent.is_some_and(|(_, parent)| DirectoryRoot::of_snapshot(parent) == root);
+    let skipped = unchanged && options.skip_if_unchanged && !options.dry_run;
+    writer.finish()?;
+    let added = writer.added();
+    counts.problems = counter.problems.load(Ordering::Relaxed);
+    counts.data_blobs = added.data_blobs;
+    counts.tree_blobs = added.tree_blobs;
+    counts.data_added = added.plain_bytes;
+    counts.data_added_packed = added.stored_bytes;
+    let end = environment.clock.now();
+    let snapshot = if options.dry_run {
+        None
+    } else if skipped {
+        repository.abort(writer.session())?;
+        None
+    } else {
+        let snapshot = Snapshot {
+            root: root.blob,
+            height: root.height,
+            time: options.time.unwrap_or(start),
+            zone_offset_seconds: options.zone_offset_seconds,
+            end_time: end,
+            host: options.host.clone(),
+            user: options.user.clone(),
+            paths,
+            tags: options.tags.clone(),
+            parent: parent.map(|(id, _)| *id),
+            program: options.program.clone(),
+            counts,
+            predecessor: known.last().map(|(id, _)| repository.slot_hash(*id)).transpose()?,
+            signature: None,
+        };
+        Some(writer.commit(snapshot)?)
+    };
+    if !options.dry_run {
+        if let Some(journal) = journal {
+            journal.finish();
+        }
+        resumed.finish();
+    }
+    Ok(BackupSummary {
+        snapshot,
+        parent: parent.map(|(id, _)| *id),
+        counts,
+        start,
+        end,
+        elapsed: environment.clock.elapsed().saturating_sub(began),
+        skipped,
+    })
+}
+
+/// The snapshot that unchanged files are taken from: the one asked for, else the newest of the same host and
+/// sources.
+fn choose_parent<'s>(
+    known: &'s [(SnapshotId, Snapshot)],
+    options: &BackupOptions,
+    paths: &[Vec<u8>],
+) -> Result<Option<&'s (SnapshotId, Snapshot)>, OpsError> {
+    if let Some(wanted) = options.parent {
+        let found = known.iter().find(|(id, _)| *id == wanted);
+        return match found {
+            Some(found) => Ok(Some(found)),
+            None => Err(OpsError::Repository(RepositoryError::new(
+                Kind::NotFound,
+                format!("snapshot {}", wanted.short()),
+                "is not in the repository, so it cannot be the parent",
+            ))),
+        };
+    }
+    Ok(known
+        .iter()
+        .rev()
+        .find(|(_, snapshot)| snapshot.host == options.host && snapshot.paths == paths))
+}
+
+/// After an interruption: what was read is uploaded and indexed, so that the next run finds it. Failing costs
+/// that run time, nothing else.
+fn keep_what_is_done(writer: &Writer<'_>, assembler: Assembler<'_, '_>) {
+    let kept = assembler.finish().is_ok() && writer.finish().is_ok();
+    if kept {
+        let _ = writer.repository().abort(writer.session());
+    }
+}

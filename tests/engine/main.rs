@@ -1,0 +1,4 @@
+//! The engine as a library: whole verbs on real folders and faulty stores.
+
+mod backup;
+mod support;
