@@ -186,8 +186,10 @@ fn open_or_create(
     if !location.is_default || args.dry_run || !is_missing() {
         return Ok((context.open_at(location)?, false));
     }
-    let place = printable(location.path.as_os_str().as_bytes());
-    context.output.remark(&format!("There is no repository yet. It is made in {place}."));
+    if context.surroundings.can_ask() {
+        let place = printable(location.path.as_os_str().as_bytes());
+        context.output.remark(&format!("There is no repository yet; making one in {place}."));
+    }
     Ok((context.create(location, &CreateOptions::default())?, true))
 }
 

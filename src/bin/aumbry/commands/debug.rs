@@ -168,6 +168,7 @@ fn pack(repository: &Repository, part: &str) -> Result<Value, Failure> {
                 Encoding::Stored => ("stored", &[][..]),
                 Encoding::Zstd => ("zstd", &[][..]),
                 Encoding::Delta(bases) => ("delta", &bases[..]),
+                Encoding::Unknown(_) => ("unknown", &[][..]),
             };
             let mut value = json!({
                 "offset": segment.offset,
@@ -188,8 +189,8 @@ fn pack(repository: &Repository, part: &str) -> Result<Value, Failure> {
         .collect();
     Ok(json!({
         "name": object.name,
-        "kind": record.kind.name(),
-        "epoch": record.epoch,
+        "kind": record.header.kind.name(),
+        "epoch": record.header.epoch,
         "object_length": object.size,
         "segments": segments,
     }))
@@ -205,7 +206,7 @@ fn index(repository: &Repository, part: &str) -> Result<Value, Failure> {
         .map(|pack| {
             json!({
                 "id": pack.id.to_string(),
-                "kind": pack.kind.name(),
+                "kind": pack.header.kind.name(),
                 "object_length": pack.object_length,
                 "segments": pack.directory.segments.len(),
                 "blobs": pack.directory.blob_count(),
