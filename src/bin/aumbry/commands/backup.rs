@@ -96,7 +96,7 @@ pub struct BackupArgs {
     #[arg(long, value_name = "PATH", default_value = "stdin", help_heading = "Other sources")]
     stdin_filename: OsString,
     /// Save what a command prints as one file; all that follows is the command
-    #[arg(long, value_name = "COMMAND", num_args = 0.., allow_hyphen_values = true)]
+    #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
     #[arg(conflicts_with = "stdin", help_heading = "Other sources")]
     stdin_from_command: Option<Vec<OsString>>,
     /// Save the only path as if it stood there: for mounted snapshots of a file system
@@ -200,12 +200,9 @@ fn find_source(
 ) -> Result<Box<dyn Source>, Failure> {
     let filename = || TreePath::parse(args.stdin_filename.as_bytes());
     if let Some(command) = &args.stdin_from_command {
-        // After `--`, as restic has it, the command stands where paths do.
-        let command: Vec<_> = match &command[..] {
-            [] => args.paths.iter().map(|word| word.clone().into_os_string()).collect(),
-            _ => command.clone(),
-        };
-        return Ok(Box::new(Stream::command(filename()?, &command, context.now())?));
+        // restic writes `--` before the command; it is no part of it.
+        let command = command.strip_prefix(&[OsString::from("--")][..]).unwrap_or(command);
+        return Ok(Box::new(Stream::command(filename()?, command, context.now())?));
     }
     if args.stdin {
         if !args.paths.is_empty() {
@@ -379,8 +376,7 @@ fn tell(
     };
     output.say(&format!("  {verb:<9} {stored}"))?;
     if problems > 0 {
-        let text = format!("  problems  {}", count(problems, "entry"));
-        output.say(&style.yellow(&format!("{text} could not be saved as they are, see above")))?;
+        output.say(&style.yellow(&format!("  problems  {}, told above", grouped(problems))))?;
     }
     Ok(())
 }
