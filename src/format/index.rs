@@ -1,11 +1,11 @@
 //! An index object: a listing of packs with their directories. It only repeats what the packs say of
 //! themselves, so that nobody has to read them all.
 
-use super::FormatError;
 use super::bytes::{Reader, put_field, put_varint};
 use super::header::{HEADER_LENGTH, Header};
 use super::pack::PackDirectory;
 use super::snapshot::skip_field;
+use super::{FormatError, Kind};
 use crate::id::{IndexId, PackId, SessionId};
 
 /// One pack as an index lists it.
@@ -72,7 +72,11 @@ impl Index {
                 }
                 2 => {
                     let (session, number) = read_name(&mut value)?;
-                    let header = Header::decode(value.take(HEADER_LENGTH)?)?;
+                    let header = match Header::decode(value.take(HEADER_LENGTH)?) {
+                        // A later version's pack does not hide those beside it.
+                        Err(error) if error.kind == Kind::Newer => continue,
+                        header => header?,
+                    };
                     let object_length = value.varint()?;
                     let directory = PackDirectory::decode(&mut value)?;
                     if !header.kind.uses_data_key() || directory.body_length() > object_length {

@@ -83,6 +83,11 @@ impl PackDirectory {
         self.segments.iter().map(|segment| segment.blobs.len()).sum()
     }
 
+    /// Whether there are segments that only a later version can read.
+    pub fn has_unknown_encodings(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(segment.encoding, Encoding::Unknown(_)))
+    }
+
     /// Appends the directory's bytes.
     pub fn encode(&self, output: &mut Vec<u8>) {
         put_varint(output, self.segments.len() as u64);

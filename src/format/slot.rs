@@ -14,7 +14,7 @@
 //! | 56 | 4 | required features |
 //! | 60 | 4 | length of the wrapped keyring |
 //! | 64 | 32 | salt |
-//! | 96 | 32 | commitment to the wrapping key |
+//! | 96 | 32 | commitment to the stretched key |
 //! | 128 | 24 | nonce of the wrapped keyring |
 //! | 152 | 24 | nonce of the label |
 //! | 176 | n | wrapped keyring, bound to bytes 0..176 |

@@ -269,6 +269,9 @@ impl<'a> BlobReader<'a> {
             .ok_or_else(|| RepositoryError::corrupt(&name, "the index has its length wrong"))?;
         let sealer = &self.repository.sealer;
         let cipher = sealer.object_cipher(&pack.header, &name)?;
+        if cipher.header.commitment != pack.header.commitment {
+            return Err(RepositoryError::corrupt(name, "the index has its header wrong"));
+        }
         let (range, first) = frames_covering(offset, length as u64, total);
         let mut sealed = self.repository.read_pack_range(pack, &name, range)?;
         unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)

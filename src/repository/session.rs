@@ -28,15 +28,15 @@ impl Repository {
     /// Registers a session.
     pub fn register(&self, purpose: Purpose) -> Result<SessionId> {
         let mut generation = self.newest_generation()?;
-        if generation > 0 && purpose == Purpose::Write {
-            // Writing beside a collector without heeding what it condemns would lose data.
-            return Err(RepositoryError::new(
-                Kind::Newer,
-                self.store.location(),
-                "has been collected by a newer Aumbry; this version may read it but not write to it",
-            ));
-        }
         loop {
+            if generation > 0 && purpose == Purpose::Write {
+                // Writing beside a collector without heeding what it condemns would lose data.
+                return Err(RepositoryError::new(
+                    Kind::Newer,
+                    self.store.location(),
+                    "has been collected by a newer Aumbry; this version may read it but not write to it",
+                ));
+            }
             let session = SessionId { generation, random: self.environment.chance.bytes()? };
             let payload = Session {
                 purpose,

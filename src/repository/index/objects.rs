@@ -151,6 +151,8 @@ impl Repository {
         let mut gone = Vec::new();
         for (id, record) in read {
             match record {
+                // What only a later version can list whole is left for it to list.
+                Ok(record) if record.directory.has_unknown_encodings() => {}
                 Ok(record) => records.push(record),
                 Err(error) if matches!(error.kind, Kind::NotFound | Kind::Corrupt) => gone.push(id),
                 Err(error) => return Err(error),
