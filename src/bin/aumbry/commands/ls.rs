@@ -38,8 +38,6 @@ pub struct LsArgs {
     /// The snapshot, or a folder in it: latest, latest~2:/home, 4f2a, /home/me [default: latest]
     #[arg(value_name = "SNAP[:PATH]", num_args = 0..=2)]
     what: Vec<OsString>,
-    #[command(flatten)]
-    choice: ChoiceArgs,
     /// Show modes, owners, sizes and times
     #[arg(short, long)]
     long: bool,
@@ -49,6 +47,8 @@ pub struct LsArgs {
     /// Everything below the folder, too (this is what happens anyway)
     #[arg(short = 'R', long, conflicts_with = "flat", hide = true)]
     recursive: bool,
+    #[command(flatten)]
+    choice: ChoiceArgs,
 }
 
 /// Lists it.

@@ -22,11 +22,11 @@ use crate::selection::NamedSnapshot;
 /// Which snapshots.
 #[derive(Args)]
 pub struct SnapshotsArgs {
-    #[command(flatten)]
-    filter: FilterArgs,
     /// Only the newest N
     #[arg(long, value_name = "N")]
     latest: Option<usize>,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 /// Lists them, oldest first.
