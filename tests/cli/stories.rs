@@ -14,13 +14,26 @@ fn the_first_backup_makes_the_repository_and_the_next_is_small() {
     fs::write(scene.path("Documents/notes.txt"), "second, and longer\n").unwrap();
     fs::write(scene.path("Documents/new.txt"), "new\n").unwrap();
     scene.show(&["backup", "--host", "box", "--tag", "work,home", "Documents"]);
-    scene.show(&["backup", "--host", "box", "--skip-if-unchanged", "Documents"]);
-    scene.show(&["backup", "--host", "box", "--dry-run", "Documents"]);
     scene.show(&["backup", "--host", "box", "--quiet", "Documents/letters"]);
     scene.show(&["snapshots"]);
     scene.show(&["list", "--latest", "1"]);
     scene.show(&["snapshots", "--tag", "home", "-q"]);
     assert_seen("backup", scene.transcript());
+}
+
+#[test]
+fn what_has_not_changed_makes_no_snapshot_if_that_is_wanted() {
+    let mut scene = Scene::with_documents();
+    // Without the folders above it, which others may change.
+    let arguments = |more| ["backup", "--as-path", "/Documents", "Documents", more];
+    scene.run(&arguments("--quiet")).ok();
+    scene.show(&arguments("--skip-if-unchanged"));
+    scene.show(&arguments("--dry-run"));
+    assert_eq!(
+        scene.run(&["snapshots", "--json"]).ok().json_lines()[0].as_array().unwrap().len(),
+        1
+    );
+    assert_seen("unchanged", scene.transcript());
 }
 
 #[test]

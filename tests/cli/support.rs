@@ -76,7 +76,8 @@ impl Scene {
         fs::write(documents.join("letters/first.txt"), "Dear reader\n").unwrap();
         fs::write(documents.join("letters/empty"), "").unwrap();
         std::os::unix::fs::symlink("letters/first.txt", documents.join("newest")).unwrap();
-        let picture: Vec<u8> = (0..300_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+        let picture: Vec<u8> =
+            (0..300_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
         fs::write(documents.join("picture.raw"), picture).unwrap();
         scene
     }

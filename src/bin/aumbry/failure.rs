@@ -112,6 +112,11 @@ impl Failure {
             .hint("`aumbry init` makes one there; -r or AUMBRY_REPOSITORY names another place")
     }
 
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The process's exit code.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code as u8)

@@ -65,6 +65,7 @@ enum Manner {
 /// Tells progress and problems in the manner that fits.
 pub struct ProgressMonitor {
     manner: Manner,
+    tells_status: bool,
     verbosity: u8,
     style: Style,
     clock: SystemClock,
@@ -90,6 +91,7 @@ impl ProgressMonitor {
         };
         ProgressMonitor {
             manner,
+            tells_status: false,
             verbosity: output.verbosity(),
             style: output.error_style(),
             clock: SystemClock::new(),
@@ -103,6 +105,12 @@ impl ProgressMonitor {
             current: Mutex::new(String::new()),
             last_told: AtomicU64::new(0),
         }
+    }
+
+    /// The same for a verb that takes its time: a program is told how far it is, on standard output. Where that
+    /// belongs to a list or a file, it is not.
+    pub fn with_status(self) -> Self {
+        ProgressMonitor { tells_status: true, ..self }
     }
 
     /// How many problems were told.
@@ -204,8 +212,8 @@ impl Monitor for ProgressMonitor {
         match self.manner {
             Manner::Bar => self.start_bar(phase),
             Manner::Lines if self.verbosity > 0 => self.error_line(phase_words(phase)),
-            Manner::Json => self.tell_status(),
-            Manner::Lines | Manner::Quiet => {}
+            Manner::Json if self.tells_status => self.tell_status(),
+            Manner::Json | Manner::Lines | Manner::Quiet => {}
         }
     }
 
@@ -228,7 +236,9 @@ impl Monitor for ProgressMonitor {
         self.done_bytes.fetch_add(done.bytes, Ordering::Relaxed);
         match self.manner {
             Manner::Bar => self.bar.inc(done.bytes),
-            Manner::Json if self.is_time(STATUS_INTERVAL) => self.tell_status(),
+            Manner::Json if self.tells_status && self.is_time(STATUS_INTERVAL) => {
+                self.tell_status()
+            }
             _ => {}
         }
     }

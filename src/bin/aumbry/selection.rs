@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use aumbry::format::snapshot::Snapshot;
 use aumbry::id::SnapshotId;
+use aumbry::ops::OpsError;
 use aumbry::ops::select::SnapshotChoice;
 use aumbry::ops::select::SnapshotFilter;
 use aumbry::ops::select::choose;
@@ -141,16 +142,38 @@ impl ChoiceArgs {
         };
         let filter = self.filter.filter(context)?;
         let snapshots = context.snapshots(repository, monitor)?;
-        let chosen = choose(&snapshots.all, &choice, &filter).map_err(|error| {
-            Failure::from(error).hint(if snapshots.all.is_empty() {
-                "`aumbry backup PATH` makes the first one"
-            } else {
-                "`aumbry snapshots` lists them"
-            })
-        })?;
+        let chosen = choose(&snapshots.all, &choice, &filter)
+            .map_err(|error| explain(context, error, &snapshots.all, &choice, &filter))?;
         context.output.remark(&describe(context, chosen));
         Ok(chosen.clone())
     }
+}
+
+/// Why none was chosen, in the person's own zone, and what to do next.
+fn explain(
+    context: &Context,
+    error: OpsError,
+    snapshots: &[NamedSnapshot],
+    choice: &SnapshotChoice,
+    filter: &SnapshotFilter,
+) -> Failure {
+    if snapshots.is_empty() {
+        return Failure::from(error).hint("`aumbry backup PATH` makes the first one");
+    }
+    let oldest = snapshots.iter().find(|(_, snapshot)| filter.matches(snapshot));
+    let failure = match (choice, oldest) {
+        (SnapshotChoice::At(moment), Some((id, snapshot))) => Failure::failed(format!(
+            "there is no snapshot at or before {}; the oldest, {}, is of {}",
+            context.local(*moment),
+            id.short(),
+            context.local(snapshot.time)
+        )),
+        _ => Failure::from(error),
+    };
+    if failure.message().contains("`aumbry ") {
+        return failure;
+    }
+    failure.hint("`aumbry snapshots` lists them")
 }
 
 /// A snapshot in a few words.

@@ -140,7 +140,7 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome, Failure> {
     let time = args.time.as_deref().map(|text| context.moment(text)).transpose()?;
     let mut source = find_source(args, context, &location)?;
     let (repository, is_new) = open_or_create(args, context, &location)?;
-    let monitor = context.monitor();
+    let monitor = context.monitor().with_status();
     let options = BackupOptions {
         parent: find_parent(args, context, &repository, &monitor)?,
         detection: ChangeDetection {

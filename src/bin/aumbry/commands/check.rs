@@ -38,7 +38,7 @@ pub fn run(args: &CheckArgs, context: &Context) -> Result<Outcome, Failure> {
     };
     let options = CheckOptions { data, memory_budget: MEMORY_BUDGET };
     let repository = context.open()?;
-    let monitor = context.monitor();
+    let monitor = context.monitor().with_status();
     let summary = check(&repository, &options, &monitor)?;
     monitor.finish();
     if context.output.is_json() {

@@ -130,7 +130,7 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome, Failure> {
         }
     };
     let repository = context.open()?;
-    let monitor = context.monitor();
+    let monitor = context.monitor().with_status();
     let chosen = args.choice.choose(context, &repository, &named, &monitor)?;
     repository.refresh_index(&monitor)?;
     let target = match target {

@@ -32,7 +32,7 @@ pub fn run(args: &StatsArgs, context: &Context) -> Result<Outcome, Failure> {
         return Err(Failure::usage("stats counts whole snapshots, not paths in them"));
     }
     let repository = context.open()?;
-    let monitor = context.monitor();
+    let monitor = context.monitor().with_status();
     let chosen = if named.has_name() || args.choice.at.is_some() {
         vec![args.choice.choose(context, &repository, &named, &monitor)?]
     } else {
