@@ -109,8 +109,9 @@ impl ProgressMonitor {
 
     /// The same for a verb that takes its time: a program is told how far it is, on standard output. Where that
     /// belongs to a list or a file, it is not.
-    pub fn with_status(self) -> Self {
-        ProgressMonitor { tells_status: true, ..self }
+    pub fn with_status(mut self) -> Self {
+        self.tells_status = true;
+        self
     }
 
     /// How many problems were told.
