@@ -4,6 +4,7 @@ use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
+use std::io::Write;
 use std::process::Stdio;
 
 use crate::support::Scene;
@@ -114,7 +115,9 @@ fn an_interrupted_backup_ends_in_order() {
     scene.run(&["init"]).ok();
     let mut child =
         scene.command(&["backup", "--json", "--stdin"]).stdin(Stdio::piped()).spawn().unwrap();
-    let stdin = child.stdin.take().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // It never ends, so that the backup cannot be done before it looks up.
+    let writer = std::thread::spawn(move || while stdin.write_all(&[0; 4096]).is_ok() {});
     let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
     // From this line on, a signal is a wish.
     assert!(stdout.by_ref().any(|line| line.unwrap().contains(r#""phase":"backup""#)));
@@ -125,10 +128,10 @@ fn an_interrupted_backup_ends_in_order() {
     while !words.contains("stopping") {
         assert!(stderr.read_line(&mut words).unwrap() > 0, "{words}");
     }
-    drop(stdin);
     stdout.for_each(drop);
     stderr.read_to_string(&mut words).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{words}");
+    writer.join().unwrap();
     assert!(words.contains(r#""code":130"#), "{words}");
     assert!(scene.run(&["snapshots", "--json"]).ok().text().starts_with("[]"));
 }

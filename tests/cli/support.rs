@@ -169,7 +169,7 @@ impl Scene {
         let text = text.replace(self.text_path("").trim_end_matches('/'), "~");
         let text = replace_shape(&text, "0000-00-00 00:00:00", "2026-01-01 12:00:00");
         let text = replace_shape(&text, "0.00 s", "0.00 s");
-        let text = replace_sizes(&text);
+        let text = replace_figures(&text);
         replace_ids(&text)
     }
 }
@@ -216,31 +216,33 @@ fn replace_shape(text: &str, shape: &str, with: &str) -> String {
     String::from_utf8(result).unwrap()
 }
 
-/// Replaces the figures of sizes that depend on how well things shrink; zero stays.
-fn replace_sizes(text: &str) -> String {
+/// Replaces the figures that depend on how well things shrink and on where they are cut, which differs
+/// between repositories.
+fn replace_figures(text: &str) -> String {
     let mut result = String::new();
     for line in text.split_inclusive('\n') {
-        // The only place where such sizes are told.
-        let Some((before, after)) =
-            line.split_once("  stored ").filter(|_| line.contains("iB") || line.contains(" B"))
-        else {
-            result.push_str(line);
-            continue;
+        let is_about_storing = ["  stored ", "  to store ", "stored ", "unique "]
+            .iter()
+            .any(|start| line.starts_with(start));
+        let words: Vec<_> = line.split(' ').collect();
+        let is_counted = |at: usize| {
+            let unit = words.get(at + 1).copied().unwrap_or_default();
+            ["blob", "pack"].iter().any(|thing| unit.starts_with(thing)) || is_about_storing
         };
-        let after: Vec<_> = after
-            .split(' ')
-            .map(|word| {
+        let replaced: Vec<_> = words
+            .iter()
+            .enumerate()
+            .map(|(at, word)| {
                 let is_number = word.starts_with(|first: char| first.is_ascii_digit());
-                if is_number {
-                    "#"
-                } else if word.ends_with("iB") || word == "B" {
-                    "B"
-                } else {
-                    word
+                match *word {
+                    _ if is_number && is_counted(at) => "#",
+                    "B" | "KiB" | "MiB" if is_about_storing => "B",
+                    "B\n" | "KiB\n" | "MiB\n" if is_about_storing => "B\n",
+                    other => other,
                 }
             })
             .collect();
-        result.push_str(&format!("{before}  stored {}", after.join(" ")));
+        result.push_str(&replaced.join(" "));
     }
     result
 }

@@ -363,9 +363,10 @@ fn tell(
     ))?;
     let verb = if args.dry_run { "to store" } else { "stored" };
     let stored = match (counts.data_added, counts.data_added_packed) {
-        (0, 0) => "nothing was new".to_string(),
+        (0, 0) => "nothing new".to_string(),
         (added, 0) => format!("{} of new content", format_bytes(added)),
-        (added, packed) if packed < added => {
+        // Below a tenth, it says nothing.
+        (added, packed) if packed.saturating_mul(11) < added.saturating_mul(10) => {
             let factor = added as f64 / packed as f64;
             let (packed, added) = (format_bytes(packed), format_bytes(added));
             format!("{packed} for {added} of new content, {factor:.1} times smaller")
