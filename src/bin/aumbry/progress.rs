@@ -191,11 +191,15 @@ impl ProgressMonitor {
     }
 
     fn start_bar(&self, phase: Phase) {
-        self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-        self.bar.set_prefix(phase_words(phase));
-        self.bar.reset();
-        self.bar.unset_length();
         self.bar.set_style(style("{prefix} {spinner}  {binary_bytes}  {binary_bytes_per_sec}"));
+        self.bar.set_prefix(phase_words(phase));
+        self.bar.set_message("");
+        self.bar.unset_length();
+        self.bar.reset();
+        // Only now: at a terminal, each of these would have drawn a bar that is not finished.
+        if self.bar.is_hidden() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        }
         self.bar.enable_steady_tick(Duration::from_millis(200));
     }
 }
