@@ -128,20 +128,35 @@ impl Decompressor {
         prefix: &[u8],
         length: usize,
     ) -> Result<Vec<u8>, CompressError> {
-        let mut plain = Vec::with_capacity(length);
+        let mut plain = Vec::new();
+        self.decompress_into(compressed, prefix, length, &mut plain)?;
+        Ok(plain)
+    }
+
+    /// Like [`Decompressor::decompress`], into a buffer that is used again: `plain` holds the plaintext and
+    /// nothing else.
+    pub fn decompress_into(
+        &mut self,
+        compressed: &[u8],
+        prefix: &[u8],
+        length: usize,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), CompressError> {
+        plain.clear();
+        plain.reserve(length);
         let written = if prefix.is_empty() {
-            self.context.decompress(&mut plain, compressed).map_err(zstd_error)?
+            self.context.decompress(plain, compressed).map_err(zstd_error)?
         } else {
             let mut context = DCtx::create();
             context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(zstd_error)?;
             context.ref_prefix(prefix).map_err(zstd_error)?;
-            context.decompress(&mut plain, compressed).map_err(zstd_error)?
+            context.decompress(plain, compressed).map_err(zstd_error)?
         };
         self.context.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
         if written != length {
             return Err(CompressError(format!("{written} bytes instead of {length}")));
         }
-        Ok(plain)
+        Ok(())
     }
 }
 

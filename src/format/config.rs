@@ -32,10 +32,10 @@ pub struct Settings {
 impl Settings {
     /// The defaults, measured in `docs/design/0001-sizes.md`.
     pub const DEFAULT: Settings = Settings {
-        chunk_minimum: 16 << 10,
-        chunk_average: 64 << 10,
-        chunk_maximum: 256 << 10,
-        segment_length: 2 << 20,
+        chunk_minimum: 8 << 10,
+        chunk_average: 32 << 10,
+        chunk_maximum: 128 << 10,
+        segment_length: 4 << 20,
         pack_length: 16 << 20,
         compression_level: 3,
         created: Timestamp { seconds: 0, nanoseconds: 0 },

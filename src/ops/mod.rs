@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod check;
 pub mod dump;
+mod references;
 pub mod restore;
 pub mod select;
 pub mod stats;

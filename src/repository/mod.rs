@@ -11,6 +11,7 @@ pub mod reader;
 pub mod seal;
 pub mod session;
 pub mod snapshots;
+pub mod verify;
 pub mod writer;
 
 use std::ops::Range;
@@ -77,7 +78,7 @@ pub struct Repository {
     cache: IndexCache,
     cache_folder: Option<PathBuf>,
     environment: Environment,
-    adopted: Mutex<bool>,
+    adopted: Mutex<Option<bool>>,
 }
 
 impl Repository {
@@ -155,6 +156,19 @@ impl Repository {
         Self::assemble(store, settings, slot, sealer, environment)
     }
 
+    /// The same repository once more, with the keys that opened this one and a cache of its own: the
+    /// config is read again, and no passphrase is needed.
+    pub fn reopen(&self, environment: Environment) -> Result<Self> {
+        let (header, object) = Self::read_config(&self.store)?;
+        if header.repository != self.id {
+            return Err(RepositoryError::corrupt(layout::CONFIG, "is another repository's now"));
+        }
+        let sealer = Sealer::new(self.id, self.sealer.keyring().clone());
+        let payload = sealer.unseal(ObjectKind::Config, layout::CONFIG, object)?;
+        let settings = Settings::decode(&payload).named(layout::CONFIG)?;
+        Self::assemble(self.store.clone(), settings, self.slot, sealer, environment)
+    }
+
     fn assemble(
         store: Store,
         settings: Settings,
@@ -182,7 +196,7 @@ impl Repository {
             cache,
             cache_folder,
             environment,
-            adopted: Mutex::new(false),
+            adopted: Mutex::new(None),
         })
     }
 
@@ -290,15 +304,18 @@ impl Repository {
         Ok(new)
     }
 
-    /// Takes in packs that no index object lists, the first time it is called. Returns whether there is
-    /// anything new to look at.
+    /// Takes in packs that no index object lists, the first time it is called. Returns whether there were
+    /// any, which is worth a second look-up: also for those who waited while another thread did it.
     fn adopt_once(&self) -> Result<bool> {
         let mut adopted = self.adopted.lock();
-        if *adopted {
-            return Ok(false);
+        match *adopted {
+            Some(found) => Ok(found),
+            None => {
+                let found = self.adopt_all_packs()? > 0;
+                *adopted = Some(found);
+                Ok(found)
+            }
         }
-        *adopted = true;
-        Ok(self.adopt_all_packs()? > 0)
     }
 
     /// Keeps a tree pack in the local cache, so that browsing and the next backup read nothing from the
@@ -334,6 +351,12 @@ impl Repository {
             }
         }
         Ok(self.store.get_range(name, range)?)
+    }
+
+    /// Drops a tree pack from the local cache. Returns whether it was there.
+    fn drop_kept_pack(&self, id: &PackId) -> bool {
+        let Some(folder) = &self.cache_folder else { return false };
+        std::fs::remove_file(folder.join("trees").join(id.to_string())).is_ok()
     }
 
     fn read_kept_pack(&self, pack: &PackInfo, range: &Range<u64>) -> Option<Vec<u8>> {

@@ -199,7 +199,7 @@ impl<'a> BlobReader<'a> {
             .get(segment as usize)
             .ok_or_else(|| RepositoryError::corrupt(&name, format!("has no segment {segment}")))?;
         let prefix = match &info.encoding {
-            Encoding::Delta(bases) => self.prefix(pack, &name, bases)?,
+            Encoding::Delta(bases) => self.prefix(pack.kind, &name, bases)?,
             Encoding::Unknown(number) => {
                 return Err(RepositoryError::new(
                     Kind::Newer,
@@ -227,7 +227,7 @@ impl<'a> BlobReader<'a> {
 
     /// The plaintexts of a delta's bases, one after another. Only copies in segments that are no deltas
     /// count, so reading one blob never follows a chain.
-    fn prefix(&self, pack: &PackInfo, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
+    pub(super) fn prefix(&self, kind: ObjectKind, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
         let mut prefix = Vec::new();
         for base in bases {
             let mut copies = self.copies(base)?;
@@ -243,7 +243,7 @@ impl<'a> BlobReader<'a> {
             if copies.is_empty() {
                 return Err(RepositoryError::corrupt(name, "a delta against a delta"));
             }
-            let blob = self.first_whole(base, pack.kind, &copies)?;
+            let blob = self.first_whole(base, kind, &copies)?;
             if (prefix.len() + blob.len()) as u64 > SEGMENT_LENGTH_MAX {
                 return Err(RepositoryError::corrupt(name, "a delta with too long a prefix"));
             }
@@ -273,7 +273,16 @@ impl<'a> BlobReader<'a> {
             return Err(RepositoryError::corrupt(name, "the index has its header wrong"));
         }
         let (range, first) = frames_covering(offset, length as u64, total);
-        let mut sealed = self.repository.read_pack_range(pack, &name, range)?;
-        unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)
+        let mut sealed = self.repository.read_pack_range(pack, &name, range.clone())?;
+        match unseal_range(&cipher, &name, &mut sealed, first, offset, length, total) {
+            // The damaged copy may be the cache's own, of which no answer may depend.
+            Err(error)
+                if error.kind == Kind::Corrupt && self.repository.drop_kept_pack(&pack.id) =>
+            {
+                let mut sealed = self.repository.store.get_range(&name, range)?;
+                unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)
+            }
+            unsealed => unsealed,
+        }
     }
 }

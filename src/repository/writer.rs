@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::packer::PackBuilder;
-use crate::codec::compress::Compressor;
+use crate::codec::compress::{Compressor, compress_delta};
 use crate::format::header::ObjectKind;
 use crate::format::index::{Index, PackRecord};
 use crate::format::pack::{BlobRecord, Encoding};
@@ -212,6 +212,35 @@ impl<'a> Writer<'a> {
             stored: Vec::new(),
             compressor: Compressor::new(settings.compression_level, length).named("zstd")?,
         })
+    }
+
+    /// Stores data blobs as one delta segment against `bases`, whose plaintexts one after another are
+    /// `prefix`. The bases must stand in segments that are no deltas. Returns the blobs' ids; those that the
+    /// repository has already are left out of the segment.
+    pub fn put_delta(
+        &self,
+        bases: &[BlobId],
+        prefix: &[u8],
+        plains: &[&[u8]],
+    ) -> Result<Vec<BlobId>> {
+        let mut ids = Vec::new();
+        let mut blobs = Vec::new();
+        let mut plain = Vec::new();
+        for bytes in plains {
+            let id = self.repository.naming.data_id(bytes);
+            ids.push(id);
+            if self.claim(&id)? {
+                plain.extend_from_slice(bytes);
+                blobs.push(BlobRecord { id, length: bytes.len() as u32 });
+            }
+        }
+        if !blobs.is_empty() {
+            let level = self.repository.settings.compression_level;
+            let stored = compress_delta(level, prefix, &plain).named("zstd")?;
+            let encoding = Encoding::Delta(bases.to_vec());
+            self.put_segment(ObjectKind::DataPack, &stored, encoding, blobs)?;
+        }
+        Ok(ids)
     }
 
     /// Puts a segment into an open pack, and uploads the pack when it is full.

@@ -1,4 +1,7 @@
 //! The engine as a library: whole verbs on real folders and faulty stores.
 
+#![allow(clippy::unwrap_used, reason = "what tests share fails as a test does")]
+
 mod backup;
+mod damage;
 mod support;

@@ -49,17 +49,25 @@ impl Permits {
         Permits { free: Mutex::new(count), returned: Condvar::new() }
     }
 
-    fn take(&self) {
+    fn take(&self) -> Permit<'_> {
         let mut free = self.free.lock();
         while *free == 0 {
             self.returned.wait(&mut free);
         }
         *free -= 1;
+        Permit { permits: self }
     }
+}
 
-    fn give_back(&self) {
-        *self.free.lock() += 1;
-        self.returned.notify_one();
+/// One piece of work with the workers; over when it is dropped, however the work ended.
+struct Permit<'p> {
+    permits: &'p Permits,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.permits.free.lock() += 1;
+        self.permits.returned.notify_one();
     }
 }
 
@@ -307,12 +315,12 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
             return self.send(Ordered::Ready(done.collect()));
         }
         let (sender, receiver) = sync_channel(1);
-        self.permits.take();
-        let (workers, permits, cutting) = (self.workers, self.permits, self.pipeline.cutting);
+        let permit = self.permits.take();
+        let (workers, cutting) = (self.workers, self.pipeline.cutting);
         self.scope.spawn(move |_| {
             let done = workers
                 .with(|worker| batch.into_iter().map(|work| read(worker, cutting, work)).collect());
-            permits.give_back();
+            drop(permit);
             // Nobody listens when the backup has failed elsewhere.
             let _ = sender.send(done);
         });
@@ -387,11 +395,11 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         + 'scope,
     ) -> Result<(), OpsError> {
         let (sender, receiver) = sync_channel(2);
-        self.permits.take();
-        let (workers, permits, cutting) = (self.workers, self.permits, self.pipeline.cutting);
+        let permit = self.permits.take();
+        let (workers, cutting) = (self.workers, self.pipeline.cutting);
         self.scope.spawn(move |_| {
             let worked = workers.with(|worker| work(worker, cutting, &sender));
-            permits.give_back();
+            drop(permit);
             if let Err(error) = worked {
                 let _ = sender.send(Err(error));
             }

@@ -7,6 +7,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use super::super::Repository;
 use super::super::error::{Kind, Named, RepositoryError, Result};
 use super::super::seal::{frames_covering, unseal_range};
+use super::super::verify::is_damage;
 use crate::codec::cipher::plain_length;
 use crate::format::bytes::Reader;
 use crate::format::header::{HEADER_LENGTH, ObjectKind};
@@ -19,6 +20,8 @@ use crate::store::{ObjectInfo, layout};
 /// Index objects read at a time: they are decoded in parallel and taken in together, which keeps runs
 /// large and memory bounded (an index object lists at most half a million blobs).
 const BATCH: usize = 4;
+/// Pack directories read at a time: reading one is waiting, far more than work.
+const DIRECTORY_READERS: usize = 8;
 /// How much of a pack's end is read at first to find its directory.
 const TAIL: u64 = 256 << 10;
 
@@ -58,7 +61,9 @@ impl Repository {
                         ids.push(id);
                         packs.extend(index.packs);
                     }
-                    Err(error) if matches!(error.kind, Kind::Corrupt | Kind::Newer) => {
+                    // One flipped bit can make an object look newer, or sealed with another key: it must
+                    // not stop every command.
+                    Err(error) if error.kind != Kind::NotFound && is_damage(&error) => {
                         report.damaged.push(error);
                     }
                     Err(error) => return Err(error),
@@ -125,14 +130,25 @@ impl Repository {
             .collect();
         let mut adopted = 0;
         for batch in new.chunks(64) {
-            let packs: Vec<PackRecord> = batch
-                .par_iter()
-                .filter_map(|(id, size)| self.read_pack_directory(*id, *size).ok())
-                .collect();
+            let packs = self.read_pack_directories(batch);
             adopted += packs.len() as u64;
             self.cache.add(&[], &packs)?;
         }
         Ok(adopted)
+    }
+
+    /// What these packs say of themselves, as far as they can be read. Threads of its own and not rayon's:
+    /// whoever adopts holds a lock, and a rayon worker that waits takes up other work, which may want it.
+    fn read_pack_directories(&self, packs: &[(PackId, u64)]) -> Vec<PackRecord> {
+        let read = |part: &[(PackId, u64)]| -> Vec<PackRecord> {
+            let read = part.iter().map(|(id, size)| self.read_pack_directory(*id, *size));
+            read.filter_map(std::result::Result::ok).collect()
+        };
+        std::thread::scope(|scope| {
+            let parts = packs.chunks(packs.len().div_ceil(DIRECTORY_READERS).max(1));
+            let threads: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+        })
     }
 
     /// What the packs that no index object lists say of themselves. One that is gone is dropped.
@@ -154,7 +170,7 @@ impl Repository {
                 // What only a later version can list whole is left for it to list.
                 Ok(record) if record.directory.has_unknown_encodings() => {}
                 Ok(record) => records.push(record),
-                Err(error) if matches!(error.kind, Kind::NotFound | Kind::Corrupt) => gone.push(id),
+                Err(error) if is_damage(&error) => gone.push(id),
                 Err(error) => return Err(error),
             }
         }

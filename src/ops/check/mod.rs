@@ -1,0 +1,284 @@
+//! Check: whether the repository can give back what it promises.
+//!
+//! The structure: the config, every key slot, session, slot, tomb and index object is read from the store and
+//! unsealed; every snapshot's trees are followed, each blob once; every blob that is referred to stands in a
+//! pack that exists and is as long as the index says. Tree packs may come from the local cache here. With
+//! data: packs are fetched from the store and every byte of them is proven, those that nothing refers to
+//! as well.
+//!
+//! Every changed byte, every cut, every exchange of one object for another is found, because each object
+//! is authenticated, bound to its name, and read whole. What is *removed* leaves less behind:
+//!
+//! | removed | found |
+//! |---|---|
+//! | config; the key slot in use | always |
+//! | pack that an index object lists | always |
+//! | index object of a session that committed | always: its packs are in no index object |
+//! | index object of a session that did not | by a client whose cache knows it; it cost nothing but time |
+//! | snapshot | by a client that saw it; by others when a later one names it as its predecessor and nothing was ever forgotten |
+//! | the newest snapshot | by a client that saw it; others cannot tell it from one that was never made |
+//! | another key slot | never: slots may be removed, and no object says how many there are |
+//! | session | never: a collector removes old ones. Undecided, its backup fails when it commits |
+//! | ABORT in a slot | never: the session is undecided again, and a collector aborts it once more |
+//! | tomb | never: what was forgotten is back. Swept meanwhile, its absent packs are found |
+//! | pack that no index object lists | never, unless a snapshot refers to it: it was left by a stopped backup |
+//!
+//! The order makes a check beside running backups sound: snapshots are listed before index objects, and those
+//! before packs, while writers create in the opposite order; and a registered reader holds the collector off.
+
+mod findings;
+mod names;
+mod packs;
+mod walk;
+
+use std::collections::HashSet;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
+use crate::id::SessionId;
+use crate::id::SnapshotId;
+use crate::monitor::{Monitor, Phase};
+use crate::ops::OpsError;
+use crate::repository::Repository;
+use crate::repository::error::{Kind, RepositoryError};
+use crate::repository::reader::BlobReader;
+use crate::repository::snapshots::Snapshots;
+use crate::repository::verify::{Inventory, is_damage, names as objects};
+
+use findings::{Finding, Findings};
+use packs::{Sessions, take_stock};
+use walk::Walk;
+
+/// Which packs are read byte for byte.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum DataSelection {
+    /// None: the structure only.
+    None,
+    /// All.
+    All,
+    /// About this share of the packs, 0 to 1, chosen at random.
+    Share(f64),
+    /// Packs of about this many bytes together, chosen at random.
+    Bytes(u64),
+    /// Part `part` (from 1) of `parts`: the same packs every time, all of them over all parts.
+    Part {
+        /// Which part, from 1.
+        part: u32,
+        /// Of how many.
+        parts: u32,
+    },
+}
+
+/// What to check.
+#[derive(Debug, Clone)]
+pub struct CheckOptions {
+    /// Which packs are read.
+    pub data: DataSelection,
+    /// Bytes that everything together may use.
+    pub memory_budget: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The object or blob: `packs/…`, `index/…`, `blob 4f2a…`, `snapshots/…`.
+    pub item: String,
+    /// What is wrong with it.
+    pub message: String,
+    /// The files and directories it hits, as `snapshot:path`, at most [`CHECK_NAMED_FILES`] of them.
+    pub hits: Vec<String>,
+    /// How many it hits in all.
+    pub hit_count: u64,
+}
+
+/// How many files are named for each damage.
+pub const CHECK_NAMED_FILES: usize = 20;
+
+/// What a check found.
+#[derive(Debug, Clone, Default)]
+pub struct CheckSummary {
+    /// Snapshots followed.
+    pub snapshots: u64,
+    /// Packs that the index lists.
+    pub packs: u64,
+    /// Packs read byte for byte.
+    pub packs_read: u64,
+    /// Bytes read from the store for that.
+    pub bytes_read: u64,
+    /// Blobs that snapshots refer to, each counted once.
+    pub blobs: u64,
+    /// Packs that nothing refers to: left by interrupted backups, collected later. Not damage.
+    pub unreferenced_packs: u64,
+    /// What is wrong.
+    pub damage: Vec<Damage>,
+    /// Things worth telling that are not damage.
+    pub notes: Vec<String>,
+    /// How long it took.
+    pub elapsed: std::time::Duration,
+}
+
+/// Checks the repository. Damage is in the summary; an error means that the check itself could not be done.
+pub fn check(
+    repository: &Repository,
+    options: &CheckOptions,
+    monitor: &dyn Monitor,
+) -> Result<CheckSummary, OpsError> {
+    validate(options.data)?;
+    let clock = repository.environment().clock.clone();
+    let start = clock.elapsed();
+    let session = repository.register_reader(monitor);
+    let checked = run(repository, options, monitor);
+    if let Some(Err(error)) = session.map(|session| repository.abort(session)) {
+        monitor.note(&format!("this check stays registered as a reader: {error}"));
+    }
+    let mut summary = checked?;
+    summary.elapsed = clock.elapsed().saturating_sub(start);
+    Ok(summary)
+}
+
+fn validate(data: DataSelection) -> Result<(), OpsError> {
+    let reason = match data {
+        DataSelection::Share(share) if !(0.0..=1.0).contains(&share) => {
+            format!("a share of {share} of the packs: it must be from 0 to 1")
+        }
+        DataSelection::Part { part, parts } if part == 0 || part > parts => {
+            format!("part {part} of {parts}: parts are counted from 1")
+        }
+        _ => return Ok(()),
+    };
+    Err(OpsError::Invalid(reason))
+}
+
+fn run(
+    repository: &Repository,
+    options: &CheckOptions,
+    monitor: &dyn Monitor,
+) -> Result<CheckSummary, OpsError> {
+    let findings = Findings::default();
+    let known_indexes = repository.cache().indexes()?;
+    let snapshots = repository.snapshots(monitor)?;
+    // Damaged index objects are found below, where all of them are read.
+    repository.refresh_index(monitor)?;
+
+    monitor.phase(Phase::CheckStructure);
+    let mut summary =
+        CheckSummary { snapshots: snapshots.all.len() as u64, ..CheckSummary::default() };
+    let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
+    let walk = Walk::new(&reader, monitor, &findings);
+    walk.run(&snapshots.all)?;
+    summary.blobs = walk.data.count() + walk.trees.count();
+
+    let indexes = repository.listed_indexes()?;
+    let inventory = repository.inventory()?;
+    prove_small_objects(repository, &inventory, &snapshots, &findings)?;
+    let listed: HashSet<_> = indexes.iter().copied().collect();
+    let gone = known_indexes.iter().filter(|id| !listed.contains(id));
+    let sessions = Sessions {
+        committed: &committed(&snapshots, &inventory),
+        lost_indexes: &gone.map(|id| id.session).collect(),
+    };
+    let packs =
+        take_stock(repository, &walk, &indexes, &inventory, &sessions, &findings, &mut summary)?;
+    drop(walk);
+
+    monitor.phase(Phase::CheckData);
+    packs.prove(&reader, options, &findings, monitor, &mut summary)?;
+
+    let mut findings = findings.finish();
+    names::name_hits(&reader, &snapshots.all, &mut findings, monitor)?;
+    summary.damage = findings.into_iter().map(Damage::from).collect();
+    let unknown = inventory.unknown.iter();
+    summary.notes.extend(unknown.map(|name| format!("{name} is no object of this program")));
+    Ok(summary)
+}
+
+/// The sessions that had committed when the snapshots were listed, those that were forgotten among them.
+fn committed(snapshots: &Snapshots, inventory: &Inventory) -> HashSet<SessionId> {
+    let all = snapshots.all.iter().map(|(id, _)| id.0);
+    all.chain(snapshots.vanished.iter().map(|id| id.0))
+        .chain(inventory.tombs.iter().copied())
+        .collect()
+}
+
+/// Everything but index objects and packs, read from the store whatever the cache has of it.
+fn prove_small_objects(
+    repository: &Repository,
+    inventory: &Inventory,
+    snapshots: &Snapshots,
+    findings: &Findings,
+) -> Result<(), OpsError> {
+    let object = |error: RepositoryError| -> Result<(), OpsError> {
+        if !is_damage(&error) {
+            return Err(error.into());
+        }
+        findings.add(Finding::of_object(error.item, error.message, Vec::new()));
+        Ok(())
+    };
+    // What is gone since it was listed was removed by a collector.
+    let passing = |error: RepositoryError| match error.kind {
+        Kind::NotFound => Ok(()),
+        _ => object(error),
+    };
+    repository.prove_config().or_else(object)?;
+    for slot in repository.key_slots()? {
+        slot.map(drop).or_else(object)?;
+    }
+    if !inventory.keys.contains(&repository.slot()) {
+        let message = "is the key slot that opened the repository, and is gone".to_string();
+        findings.add(Finding::of_object(objects::key(repository.slot()), message, Vec::new()));
+    }
+    inventory
+        .sessions
+        .par_iter()
+        .try_for_each(|id| repository.session(*id).map(drop).or_else(passing))?;
+    inventory.tombs.par_iter().try_for_each(|id| repository.prove_tomb(*id).or_else(passing))?;
+    inventory
+        .generations
+        .par_iter()
+        .try_for_each(|(kind, name)| repository.prove_sealed(*kind, name).or_else(passing))?;
+
+    let followed: HashSet<_> = snapshots.all.iter().map(|(id, _)| *id).collect();
+    inventory.slots.par_iter().try_for_each(|session| {
+        let id = SnapshotId(*session);
+        match repository.read_slot(id) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == Kind::NotFound && !followed.contains(&id) => Ok(()),
+            Err(error) if is_damage(&error) => {
+                findings.add(Finding::of_snapshot(id, error.item, error.message));
+                Ok(())
+            }
+            Err(error) => Err(OpsError::from(error)),
+        }
+    })?;
+    prove_predecessors(repository, inventory, snapshots, findings)?;
+    for id in &snapshots.vanished {
+        let message = "was seen by this client and is gone, and nobody has forgotten it: the store \
+                       lost it, or shows an older state";
+        findings.add(Finding::of_snapshot(*id, objects::snapshot(id.0), message.into()));
+    }
+    Ok(())
+}
+
+/// Each snapshot names the one that was the newest before it. Where nothing was ever forgotten, and every slot
+/// can be read, that one must be there.
+fn prove_predecessors(
+    repository: &Repository,
+    inventory: &Inventory,
+    snapshots: &Snapshots,
+    findings: &Findings,
+) -> Result<(), OpsError> {
+    let nothing_forgotten = inventory.tombs.is_empty() && inventory.generations.is_empty();
+    if !nothing_forgotten || !snapshots.damaged.is_empty() {
+        return Ok(());
+    }
+    let hashes = repository.slot_hashes()?;
+    for (id, snapshot) in &snapshots.all {
+        if snapshot.predecessor.is_some_and(|hash| !hashes.contains(&hash)) {
+            let message = "was made after a snapshot that is gone, and nothing was ever forgotten: \
+                           the store lost it, or shows an older state";
+            let item = objects::snapshot(id.0);
+            findings.add(Finding::of_object(item, message.into(), Vec::new()));
+        }
+    }
+    Ok(())
+}

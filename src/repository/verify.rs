@@ -1,0 +1,522 @@
+//! Proves objects of the store: what is there, and whether each is what was once written.
+//!
+//! Nothing here believes a cache. A pack is proven in one pass over one buffer: frames are unsealed in place
+//! and moved together in place, segments are decompressed into a buffer that is used again, and blobs are
+//! named from slices of it.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use super::Repository;
+use super::error::{Kind, Named, RepositoryError, Result};
+use super::reader::BlobReader;
+use super::seal::ObjectCipher;
+use crate::codec::cipher::{FRAME_LENGTH, SEALED_FRAME_LENGTH, TAG_LENGTH, plain_length};
+use crate::codec::compress::Decompressor;
+use crate::format::bytes::Reader;
+use crate::format::config::Settings;
+use crate::format::header::{HEADER_LENGTH, ObjectKind};
+use crate::format::index::PackRecord;
+use crate::format::pack::{
+    Encoding, PACK_TRAILER_LENGTH, PackDirectory, SegmentRecord, locate_directory,
+};
+use crate::id::{BlobId, IndexId, KeySlotId, PackId, SessionId};
+use crate::store::layout;
+
+/// No pack is longer: 1 GiB of stored bytes, a segment and a directory. An index that says more lies.
+const PACK_LENGTH_MAX: u64 = 2 << 30;
+
+/// What the store holds, from one listing. Memory: about 100 bytes an object.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// Packs with their lengths in bytes, by id.
+    pub packs: Vec<(PackId, u64)>,
+    /// Index objects.
+    pub indexes: Vec<IndexId>,
+    /// Registered sessions.
+    pub sessions: Vec<SessionId>,
+    /// Sessions whose slots are decided.
+    pub slots: Vec<SessionId>,
+    /// Sessions whose snapshots are forgotten.
+    pub tombs: Vec<SessionId>,
+    /// Key slots.
+    pub keys: Vec<KeySlotId>,
+    /// Objects of garbage collection, by name.
+    pub generations: Vec<(ObjectKind, String)>,
+    /// Names that mean nothing to this program.
+    pub unknown: Vec<String>,
+    /// Bytes of all objects together.
+    pub stored_bytes: u64,
+}
+
+/// What an index object says of a pack, in 100 bytes: enough to see whether the pack says the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedPack {
+    /// Digest of the whole record.
+    pub fingerprint: [u8; 32],
+    /// Length of the object in bytes.
+    pub object_length: u64,
+    /// The index object that lists it, to read the record again.
+    pub index: IndexId,
+}
+
+impl ListedPack {
+    /// The record of `index`, in short.
+    pub fn new(index: IndexId, record: &PackRecord) -> Self {
+        ListedPack { fingerprint: fingerprint(record), object_length: record.object_length, index }
+    }
+}
+
+fn fingerprint(record: &PackRecord) -> [u8; 32] {
+    let mut bytes = record.header.encode().to_vec();
+    bytes.extend_from_slice(&record.object_length.to_le_bytes());
+    record.directory.encode(&mut bytes);
+    *blake3::hash(&bytes).as_bytes()
+}
+
+impl Repository {
+    /// Lists the whole store.
+    pub fn inventory(&self) -> Result<Inventory> {
+        let mut inventory = Inventory::default();
+        for object in self.store.list("")? {
+            inventory.stored_bytes += object.size;
+            let name = object.name;
+            if let Some(id) = layout::parse_pack(&name) {
+                inventory.packs.push((id, object.size));
+            } else if let Some(id) = layout::parse_index(&name) {
+                inventory.indexes.push(id);
+            } else if let Some(id) = layout::parse_session(&name) {
+                inventory.sessions.push(id);
+            } else if let Some(id) = layout::parse_snapshot(&name) {
+                inventory.slots.push(id);
+            } else if let Some(id) = layout::parse_tomb(&name) {
+                inventory.tombs.push(id);
+            } else if let Some(id) = layout::parse_key(&name) {
+                inventory.keys.push(id);
+            } else if layout::parse_condemned(&name).is_some() {
+                inventory.generations.push((ObjectKind::Condemned, name));
+            } else if layout::parse_sweep(&name).is_some() {
+                inventory.generations.push((ObjectKind::Sweep, name));
+            } else if name != layout::CONFIG {
+                inventory.unknown.push(name);
+            }
+        }
+        // By id, which differs from by name where packs are spread over folders.
+        inventory.packs.sort_unstable();
+        Ok(inventory)
+    }
+
+    /// The index objects that the store lists now.
+    pub fn listed_indexes(&self) -> Result<Vec<IndexId>> {
+        let objects = self.store.list(layout::INDEX)?;
+        Ok(objects.iter().filter_map(|object| layout::parse_index(&object.name)).collect())
+    }
+
+    /// BLAKE3 of every slot's object that this client knows, as [`Repository::slot_hash`] has it. After
+    /// [`Repository::snapshots`] those are all that can be read.
+    pub fn slot_hashes(&self) -> Result<HashSet<[u8; 32]>> {
+        let slots = self.cache.slots()?;
+        Ok(slots.values().map(|object| *blake3::hash(object).as_bytes()).collect())
+    }
+
+    /// Reads the config again and holds it against the settings in use.
+    pub fn prove_config(&self) -> Result<()> {
+        let object = self.store.get(layout::CONFIG)?;
+        let payload = self.sealer.unseal(ObjectKind::Config, layout::CONFIG, object)?;
+        if Settings::decode(&payload).named(layout::CONFIG)? != self.settings {
+            return Err(RepositoryError::corrupt(
+                layout::CONFIG,
+                "holds other settings than when it was opened",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Unseals an object whose content nobody needs: a tomb, a list of garbage collection.
+    pub fn prove_sealed(&self, kind: ObjectKind, name: &str) -> Result<()> {
+        let object = self.store.get(name)?;
+        self.sealer.unseal(kind, name, object).map(drop)
+    }
+
+    /// Unseals the object that says that a session's snapshot is forgotten.
+    pub fn prove_tomb(&self, session: SessionId) -> Result<()> {
+        self.prove_sealed(ObjectKind::Tomb, &layout::tomb(session))
+    }
+
+    /// What an index object says of a pack.
+    pub fn read_listed(&self, index: IndexId, pack: PackId) -> Result<PackRecord> {
+        let found = self.read_index(index)?.packs.into_iter().find(|record| record.id == pack);
+        found.ok_or_else(|| RepositoryError::corrupt(layout::index(index), "lists other packs now"))
+    }
+}
+
+/// Names of objects, for messages.
+pub mod names {
+    pub use crate::store::layout::{CONFIG, index, key, pack, session, snapshot, tomb};
+}
+
+/// What a pack turned out to be.
+#[derive(Debug, Default)]
+pub struct PackProof {
+    /// Bytes read from the store for it, its bases not counted.
+    pub bytes: u64,
+    /// What is wrong with it.
+    pub damage: Vec<RepositoryError>,
+    /// The blobs that cannot be read from it.
+    pub lost: Vec<BlobId>,
+    /// Every blob in it, when no index object lists it.
+    pub blobs: Vec<BlobId>,
+}
+
+/// Whether an error tells that the object is wrong, and not that the store cannot be reached.
+pub fn is_damage(error: &RepositoryError) -> bool {
+    matches!(error.kind, Kind::Corrupt | Kind::NotFound | Kind::Newer | Kind::WrongKey)
+}
+
+/// Proves pack after pack, with buffers that are used again. One for each thread.
+pub struct PackVerifier<'r, 'a> {
+    reader: &'r BlobReader<'a>,
+    decompressor: Decompressor,
+    plain: Vec<u8>,
+}
+
+impl<'r, 'a> PackVerifier<'r, 'a> {
+    /// A verifier that reads the bases of deltas through `reader`.
+    pub fn new(reader: &'r BlobReader<'a>) -> Result<Self> {
+        let decompressor = Decompressor::new().named("zstd")?;
+        Ok(PackVerifier { reader, decompressor, plain: Vec::new() })
+    }
+
+    /// Reads the pack whole and proves every byte of it. Damage is in the answer; an error means that the
+    /// store could not be asked.
+    pub fn verify(&mut self, id: PackId, listed: Option<&ListedPack>) -> Result<PackProof> {
+        let repository = self.reader.repository();
+        let name = layout::pack(id);
+        let mut proof = PackProof::default();
+        // Read only where the pack does not say the same of itself.
+        let read_record = |proof: &mut PackProof| -> Result<Option<PackRecord>> {
+            let Some(listed) = listed else { return Ok(None) };
+            match repository.read_listed(listed.index, id) {
+                Ok(record) => Ok(Some(record)),
+                Err(error) if is_damage(&error) => {
+                    proof.damage.push(error);
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let object = match repository.store.get(&name) {
+            Ok(object) => object,
+            Err(error) => {
+                let error = RepositoryError::from(error);
+                if !is_damage(&error) {
+                    return Err(error);
+                }
+                proof.damage.push(error);
+                let record = read_record(&mut proof)?;
+                proof.lost.extend(record.iter().flat_map(blobs_of));
+                return Ok(proof);
+            }
+        };
+        proof.bytes = object.len() as u64;
+        let length = listed.map_or(proof.bytes, |listed| listed.object_length);
+        if length != proof.bytes {
+            proof.damage.push(RepositoryError::corrupt(
+                &name,
+                format!("is {} bytes long instead of {length}", proof.bytes),
+            ));
+        }
+        let kinds = [ObjectKind::DataPack, ObjectKind::TreePack];
+        let mut record = None;
+        let own = match repository.sealer.check_header(&kinds, &name, &object) {
+            Ok(header) => Some(header),
+            Err(error) => {
+                proof.damage.push(error);
+                record = read_record(&mut proof)?;
+                record.as_ref().map(|record| record.header)
+            }
+        };
+        let total = length.checked_sub(HEADER_LENGTH as u64).and_then(plain_length);
+        let total = total.filter(|total| *total <= PACK_LENGTH_MAX);
+        let (Some(header), Some(total)) = (own, total) else {
+            if proof.damage.is_empty() {
+                let message = format!("{length} bytes are not whole frames");
+                proof.damage.push(RepositoryError::corrupt(&name, message));
+            }
+            if record.is_none() {
+                record = read_record(&mut proof)?;
+            }
+            proof.lost.extend(record.iter().flat_map(blobs_of));
+            return Ok(proof);
+        };
+        let cipher = repository.sealer.object_cipher(&header, &name)?;
+        let mut stream = Stream::new(object, cipher, total);
+        let directory = stream.directory();
+        let own = directory.map(|(directory, body_end)| {
+            let object_length = proof.bytes;
+            (PackRecord { id, header, object_length, directory }, body_end)
+        });
+        let mut body_end = None;
+        match own {
+            Ok((own, end)) => {
+                body_end = Some(end);
+                let agrees = listed.is_none_or(|listed| listed.fingerprint == fingerprint(&own));
+                if agrees {
+                    record = Some(own);
+                } else {
+                    if proof.damage.is_empty() {
+                        proof.damage.push(RepositoryError::corrupt(
+                            &name,
+                            "its directory is not what the index says of it",
+                        ));
+                    }
+                    // Reading goes by the index.
+                    record = read_record(&mut proof)?.or(Some(own));
+                }
+            }
+            Err(error) => {
+                // A frame that does not open is told below, with its place.
+                if stream.bad.is_empty() {
+                    proof.damage.push(error.map_or_else(
+                        || RepositoryError::corrupt(&name, "its directory cannot be found"),
+                        |error| RepositoryError { item: name.clone(), ..error },
+                    ));
+                }
+                if record.is_none() {
+                    record = read_record(&mut proof)?;
+                }
+            }
+        }
+        if let Some(record) = &record {
+            for (number, segment) in record.directory.segments.iter().enumerate() {
+                self.verify_segment(
+                    &name,
+                    record.header.kind,
+                    number,
+                    segment,
+                    &mut stream,
+                    &mut proof,
+                )?;
+            }
+            if listed.is_none() {
+                proof.blobs.extend(blobs_of(record));
+            }
+        }
+        stream.open_to(total);
+        let padding = record.map_or(0, |record| record.directory.body_length())..;
+        if let Some(end) = body_end {
+            let padding = padding.start..end;
+            if padding.start > padding.end {
+                let message = "its segments reach into its directory";
+                proof.damage.push(RepositoryError::corrupt(&name, message));
+            } else if !stream.is_zero(padding) {
+                let message = "its padding is not zero";
+                proof.damage.push(RepositoryError::corrupt(&name, message));
+            }
+        }
+        if let Some(first) = stream.bad.iter().min() {
+            let at = HEADER_LENGTH + first * SEALED_FRAME_LENGTH;
+            proof.damage.push(RepositoryError::corrupt(
+                &name,
+                format!(
+                    "{} of {} frames fail authentication, the first one at byte {at}",
+                    stream.bad.len(),
+                    stream.frames(),
+                ),
+            ));
+        }
+        Ok(proof)
+    }
+
+    fn verify_segment(
+        &mut self,
+        name: &str,
+        kind: ObjectKind,
+        number: usize,
+        segment: &SegmentRecord,
+        stream: &mut Stream,
+        proof: &mut PackProof,
+    ) -> Result<()> {
+        let lost = segment.blobs.iter().map(|blob| blob.id);
+        let end = segment.offset + u64::from(segment.stored_length);
+        stream.open_to(end);
+        let Some(stored) = stream.read(segment.offset..end) else {
+            proof.lost.extend(lost);
+            return Ok(());
+        };
+        let item = || format!("{name}, segment {number}");
+        let length = segment.plain_length() as usize;
+        let plain = match &segment.encoding {
+            Encoding::Stored => stored,
+            // Of a later version: nothing here can refer to its blobs, and its frames are proven.
+            Encoding::Unknown(_) => return Ok(()),
+            encoding => {
+                let prefix = match encoding {
+                    Encoding::Delta(bases) => self.reader.prefix(kind, name, bases),
+                    _ => Ok(Vec::new()),
+                };
+                let decompressed = prefix.and_then(|prefix| {
+                    let plain = &mut self.plain;
+                    self.decompressor.decompress_into(stored, &prefix, length, plain).named(item())
+                });
+                match decompressed {
+                    Ok(()) => &self.plain,
+                    Err(error) if is_damage(&error) => {
+                        proof.lost.extend(lost);
+                        proof.damage.push(error);
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let naming = &self.reader.repository().naming;
+        let mut rest = plain;
+        let mut wrong = 0;
+        for blob in &segment.blobs {
+            let Some((bytes, after)) = rest.split_at_checked(blob.length as usize) else {
+                proof.lost.push(blob.id);
+                wrong += 1;
+                continue;
+            };
+            rest = after;
+            let id = match kind {
+                ObjectKind::DataPack => naming.data_id(bytes),
+                _ => naming.tree_id(bytes),
+            };
+            if id != blob.id {
+                proof.lost.push(blob.id);
+                wrong += 1;
+            }
+        }
+        if wrong > 0 || !rest.is_empty() {
+            let message = format!("{wrong} of {} blobs are not what it says", segment.blobs.len());
+            proof.damage.push(RepositoryError::corrupt(item(), message));
+        }
+        Ok(())
+    }
+}
+
+fn blobs_of(record: &PackRecord) -> impl Iterator<Item = BlobId> + '_ {
+    record.directory.segments.iter().flat_map(|segment| &segment.blobs).map(|blob| blob.id)
+}
+
+/// A sealed stream that becomes its plaintext in its own buffer, front to back.
+struct Stream {
+    bytes: Vec<u8>,
+    cipher: ObjectCipher,
+    /// Length of the whole plaintext, in bytes.
+    total: u64,
+    /// So many frames stand unsealed and moved together at the buffer's beginning.
+    opened: usize,
+    /// The first of the frames at the end that were unsealed early, in their places.
+    tail: usize,
+    /// Frames that do not open.
+    bad: Vec<usize>,
+}
+
+impl Stream {
+    fn new(bytes: Vec<u8>, cipher: ObjectCipher, total: u64) -> Self {
+        let frames = total.div_ceil(FRAME_LENGTH as u64) as usize;
+        Stream { bytes, cipher, total, opened: 0, tail: frames, bad: Vec::new() }
+    }
+
+    fn frames(&self) -> usize {
+        self.total.div_ceil(FRAME_LENGTH as u64) as usize
+    }
+
+    /// Where a frame stands sealed.
+    fn sealed_range(&self, frame: usize) -> Range<usize> {
+        let start = HEADER_LENGTH + frame * SEALED_FRAME_LENGTH;
+        let plain = (self.total as usize - frame * FRAME_LENGTH).min(FRAME_LENGTH);
+        start..start + plain + TAG_LENGTH
+    }
+
+    /// Unseals a frame where it stands.
+    fn unseal(&mut self, frame: usize) {
+        let range = self.sealed_range(frame);
+        let last = frame + 1 == self.frames();
+        let opened = self.bytes.get_mut(range).is_some_and(|sealed| {
+            self.cipher.frames.unseal_frame(frame as u64, last, sealed).is_ok()
+        });
+        if !opened {
+            self.bad.push(frame);
+        }
+    }
+
+    /// The pack's directory and where it begins. `Err(None)`: the frames that hold it do not open.
+    fn directory(&mut self) -> std::result::Result<(PackDirectory, u64), Option<RepositoryError>> {
+        let trailer = self.tail_bytes(PACK_TRAILER_LENGTH as u64).ok_or(None)?;
+        let (offset, length) = locate_directory(self.total, &trailer).named("").map_err(Some)?;
+        let bytes = self.tail_bytes(self.total - offset).ok_or(None)?;
+        let mut reader = Reader::new(&bytes[..length]);
+        let directory = PackDirectory::decode(&mut reader).named("").map_err(Some)?;
+        reader.finish().named("").map_err(Some)?;
+        Ok((directory, offset))
+    }
+
+    /// The last `length` bytes of the plaintext, copied: nothing was moved together yet.
+    fn tail_bytes(&mut self, length: u64) -> Option<Vec<u8>> {
+        let offset = self.total.checked_sub(length)?;
+        let first = (offset / FRAME_LENGTH as u64) as usize;
+        while self.tail > first {
+            self.tail -= 1;
+            self.unseal(self.tail);
+        }
+        let mut bytes = Vec::with_capacity(length as usize);
+        for frame in first..self.frames() {
+            if self.bad.contains(&frame) {
+                return None;
+            }
+            let range = self.sealed_range(frame);
+            let plain = self.bytes.get(range.start..range.end - TAG_LENGTH)?;
+            let skip = (offset as usize).saturating_sub(frame * FRAME_LENGTH);
+            bytes.extend_from_slice(&plain[skip..]);
+        }
+        Some(bytes)
+    }
+
+    /// Unseals everything before `end`.
+    fn open_to(&mut self, end: u64) {
+        let frames = end.min(self.total).div_ceil(FRAME_LENGTH as u64) as usize;
+        while self.opened < frames {
+            let frame = self.opened;
+            if frame < self.tail {
+                self.unseal(frame);
+            }
+            // What does not open may not be there at all, and is never read.
+            if !self.bad.contains(&frame) {
+                let range = self.sealed_range(frame);
+                self.bytes.copy_within(range.start..range.end - TAG_LENGTH, frame * FRAME_LENGTH);
+            }
+            self.opened += 1;
+        }
+    }
+
+    /// Bytes of the plaintext before what is opened; `None` where a frame of them does not open.
+    fn read(&self, range: Range<u64>) -> Option<&[u8]> {
+        if range.end > self.total {
+            return None;
+        }
+        let first = (range.start / FRAME_LENGTH as u64) as usize;
+        let frames = first..range.end.div_ceil(FRAME_LENGTH as u64) as usize;
+        if self.bad.iter().any(|frame| frames.contains(frame)) {
+            return None;
+        }
+        self.bytes.get(range.start as usize..range.end as usize)
+    }
+
+    /// Whether these bytes of the plaintext are zeros, as far as their frames open.
+    fn is_zero(&self, range: Range<u64>) -> bool {
+        let mut start = range.start;
+        while start < range.end {
+            let end = (start / FRAME_LENGTH as u64 + 1) * FRAME_LENGTH as u64;
+            let end = end.min(range.end);
+            if self.read(start..end).is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)) {
+                return false;
+            }
+            start = end;
+        }
+        true
+    }
+}
