@@ -99,7 +99,9 @@ fn a_failing_command_makes_no_snapshot() {
 fn nobody_reading_is_no_error() {
     let scene = Scene::with_documents();
     scene.run(&["backup", "Documents"]).ok();
-    for arguments in [&["ls"][..], &["snapshots"], &["completions", "bash"], &["ls", "--json"]] {
+    for arguments in
+        [&["ls"][..], &["ls", "--json"], &["dump", "/"], &["snapshots"], &["completions", "bash"]]
+    {
         let mut child = scene.command(arguments).spawn().unwrap();
         drop(child.stdout.take());
         let mut words = String::new();

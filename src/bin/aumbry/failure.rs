@@ -204,6 +204,10 @@ impl From<SourceError> for Failure {
 impl From<TargetError> for Failure {
     fn from(error: TargetError) -> Self {
         let message = match &error {
+            // No file of a restore is a pipe that somebody reads: this is a dump's output.
+            TargetError::Io { error, .. } if error.kind() == io::ErrorKind::BrokenPipe => {
+                return io::Error::from(io::ErrorKind::BrokenPipe).into();
+            }
             TargetError::Io { item, error } => format!("{item}: {}", reason_of(error)),
             _ => error.to_string(),
         };
