@@ -193,6 +193,18 @@ fn the_repository_is_not_saved_into_itself() {
 }
 
 #[test]
+fn restoring_a_home_does_not_remove_the_repository_in_it() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "."]).ok();
+    let home = format!("latest:{}", scene.text_path(""));
+    let run = scene.run(&["restore", &home, "--in-place", "--delete"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("the repository is in that folder"), "{}", run.stderr);
+    scene.run(&["restore", &home, "--in-place"]).ok();
+    scene.run(&["check"]).ok();
+}
+
+#[test]
 fn streams_are_saved_as_files() {
     let scene = Scene::new();
     scene.run_with_input(&["backup", "--stdin", "--stdin-filename", "dumps/all.sql"], b"rows").ok();

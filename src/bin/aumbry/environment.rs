@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
@@ -80,6 +81,14 @@ impl Surroundings {
     pub fn stdout_is_terminal(&self) -> bool {
         io::stdout().is_terminal()
     }
+}
+
+/// The path without links, as far as it exists; `None` when the system does not tell.
+pub fn real_path(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let rest = path.strip_prefix(existing).ok()?;
+    Some(existing.canonicalize().ok()?.join(rest))
 }
 
 fn host_name() -> String {

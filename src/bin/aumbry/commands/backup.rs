@@ -38,6 +38,7 @@ use crate::commands::version::PROGRAM;
 use crate::context::Context;
 use crate::context::Location;
 use crate::context::MEMORY_BUDGET;
+use crate::environment::real_path;
 use crate::failure::Failure;
 use crate::failure::Outcome;
 use crate::output::count;
@@ -275,14 +276,6 @@ fn own_folders(context: &Context, location: &Location) -> Vec<Pattern> {
         .flatten()
         .filter_map(below)
         .collect()
-}
-
-/// The path without links, as far as it exists: the default repository may be about to be made.
-fn real_path(path: &Path) -> Option<PathBuf> {
-    let path = std::path::absolute(path).ok()?;
-    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
-    let rest = path.strip_prefix(existing).ok()?;
-    Some(existing.canonicalize().ok()?.join(rest))
 }
 
 fn find_parent(

@@ -26,6 +26,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::context::MEMORY_BUDGET;
+use crate::environment::real_path;
 use crate::failure::Failure;
 use crate::failure::Outcome;
 use crate::output::count;
@@ -143,6 +144,12 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome, Failure> {
         )
         .hint("name the folder to make as it was, SNAP:/PATH with --in-place, or --include it"));
     }
+    if options.delete && contains(&target, &context.location()?.path) {
+        return Err(Failure::usage(
+            "the repository is in that folder, and --delete would remove it",
+        )
+        .hint("name a folder beside the repository, SNAP:/PATH"));
+    }
     let summary = restore(&repository, &chosen, &target, &options, &monitor)?;
     monitor.finish();
     if context.output.is_json() {
@@ -152,6 +159,14 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome, Failure> {
     }
     let failed = summary.entries_failed + summary.metadata_failed + monitor.problems();
     Ok(if failed == 0 { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// Whether `inner` is in the folder `outer`, or is it. What cannot be found out is taken for a yes.
+fn contains(outer: &Path, inner: &Path) -> bool {
+    match (real_path(outer), real_path(inner)) {
+        (Some(outer), Some(inner)) => inner.starts_with(outer),
+        _ => true,
+    }
 }
 
 /// Where the part of a snapshot was saved from: a folder's contents go into that folder, all else into the
