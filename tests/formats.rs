@@ -5,6 +5,8 @@
 //! entry of the newest snapshot. `write_fixtures` makes those of the current version; it is run by hand, once
 //! for each version, as root (devices are among the entries).
 
+#![allow(clippy::unwrap_used, reason = "what tests share fails as a test does")]
+
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;

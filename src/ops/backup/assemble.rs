@@ -28,7 +28,7 @@ pub enum Change {
 /// A finished step of the walk.
 pub enum Done {
     /// A directory begins; what the parent had in its place.
-    Enter { entry: Entry, previous: Option<Entry> },
+    Enter { entry: Entry, previous: Option<Box<Entry>> },
     /// An entry, its content known. `journal`: it was read by this run.
     Entry { entry: Entry, change: Change, journal: bool },
     /// A file that could not be read: its place in the listing stays empty.
@@ -65,7 +65,7 @@ pub struct LargeFile {
 
 struct OpenDirectory {
     entry: Entry,
-    previous: Option<Entry>,
+    previous: Option<Box<Entry>>,
     builder: DirectoryBuilder,
     path_length: usize,
 }
@@ -208,7 +208,7 @@ impl<'w, 'a> Assembler<'w, 'a> {
         let mut entry = directory.entry;
         entry.node = Node::Directory { root: root.blob, height: root.height };
         match directory.previous {
-            Some(previous) if previous == entry => self.counts.dirs_unmodified += 1,
+            Some(previous) if *previous == entry => self.counts.dirs_unmodified += 1,
             Some(previous) if previous.node.is_directory() => self.counts.dirs_changed += 1,
             _ => self.counts.dirs_new += 1,
         }
