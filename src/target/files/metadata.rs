@@ -2,6 +2,7 @@
 //! another: owner (which clears set-id bits and capabilities), attributes (a file that is read-only takes
 //! none), mode, and times last.
 
+use std::ffi::CStr;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
@@ -27,6 +28,9 @@ use rustix::fs::flistxattr;
 use rustix::fs::fremovexattr;
 use rustix::fs::fsetxattr;
 use rustix::fs::futimens;
+use rustix::fs::lgetxattr;
+use rustix::fs::llistxattr;
+use rustix::fs::lremovexattr;
 use rustix::fs::lsetxattr;
 use rustix::fs::openat;
 use rustix::fs::utimensat;
@@ -149,16 +153,19 @@ impl FilesTarget {
             Ok(above) => above,
             Err(error) => return vec![MetadataFailure { piece: "all of it".to_string(), error }],
         };
-        let new = Known { uid: Some(self.user), gid: directory.group, ..Known::default() };
+        let new = Known {
+            uid: Some(self.user),
+            gid: directory.group,
+            may_have_attributes: directory.has_default_acl,
+            ..Known::default()
+        };
         let known = existing.map_or(new, Known::of);
         let may_set_ids = self.set_owner(metadata, &known, &mut failures, |uid, gid| {
             chownat(&above, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
         });
         // Only a path names what is not opened; through the directory's descriptor it is as safe.
         let path = [format!("/proc/self/fd/{}/", above.as_raw_fd()).as_bytes(), name].concat();
-        set_attributes(&metadata.attributes, &mut failures, |name, value| {
-            lsetxattr(&path[..], name, value, XattrFlags::empty())
-        });
+        Attributed::Path(&path).finish(metadata, &known, &mut failures);
         if !is_symlink {
             set_mode(metadata, &known, may_set_ids, &mut failures, |mode| {
                 // The system has no chmod that does not follow links; what is opened is what is changed.
@@ -182,14 +189,7 @@ impl FilesTarget {
         let mut failures = Vec::new();
         let may_set_ids =
             self.set_owner(metadata, known, &mut failures, |uid, gid| fchown(descriptor, uid, gid));
-        let wanted = &metadata.attributes;
-        if known.may_have_attributes {
-            replace_attributes(descriptor, wanted, &mut failures);
-        } else if !wanted.is_empty() {
-            set_attributes(wanted, &mut failures, |name, value| {
-                fsetxattr(descriptor, name, value, XattrFlags::empty())
-            });
-        }
+        Attributed::Open(descriptor).finish(metadata, known, &mut failures);
         set_mode(metadata, known, may_set_ids, &mut failures, |mode| fchmod(descriptor, mode));
         set_times(metadata, known, &mut failures, |times| futimens(descriptor, times));
         failures
@@ -281,61 +281,91 @@ fn fail_attribute(name: &[u8], error: Errno) -> MetadataFailure {
     MetadataFailure { piece: format!("attribute {}", Printable(name)), error: error.into() }
 }
 
-fn set_attributes(
-    wanted: &[ExtendedAttribute],
-    failures: &mut Vec<MetadataFailure>,
-    set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
-) {
-    for attribute in wanted {
-        if let Err(error) = set(&attribute.name, &attribute.value) {
-            failures.push(fail_attribute(&attribute.name, error));
-        }
-    }
+/// What attributes are set on. The path is below a directory in `/proc`, and its last name is not followed.
+#[derive(Clone, Copy)]
+enum Attributed<'a> {
+    Open(BorrowedFd<'a>),
+    Path(&'a [u8]),
 }
 
-/// Sets what differs and removes what is not wanted.
-fn replace_attributes(
-    descriptor: BorrowedFd<'_>,
-    wanted: &[ExtendedAttribute],
-    failures: &mut Vec<MetadataFailure>,
-) {
-    let present = match list_names(descriptor) {
-        Ok(present) => present,
-        Err(Errno::NOTSUP | Errno::BADF) => Vec::new(),
-        Err(error) => return failures.push(fail_attribute(b"list", error)),
-    };
-    for name in present {
-        let is_wanted = wanted.iter().any(|attribute| *attribute.name == *name.as_bytes());
-        // Labels are the system's: it gives one to every file, and refuses that there is none.
-        let is_label =
-            name.as_bytes().starts_with(b"security.") && name.as_bytes() != b"security.capability";
-        if is_wanted || is_label {
-            continue;
+impl Attributed<'_> {
+    /// Gives the entry the attributes that it should have, and only those.
+    fn finish(self, metadata: &Metadata, known: &Known, failures: &mut Vec<MetadataFailure>) {
+        let wanted = &metadata.attributes;
+        if known.may_have_attributes {
+            self.remove_others(wanted, failures);
         }
-        match fremovexattr(descriptor, name.as_c_str()) {
-            Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => {}
-            Err(error) => failures.push(fail_attribute(name.as_bytes(), error)),
+        for attribute in wanted {
+            let (name, value) = (&*attribute.name, &*attribute.value);
+            if known.may_have_attributes && self.has(name, value) {
+                continue;
+            }
+            if let Err(error) = self.set(name, value) {
+                failures.push(fail_attribute(name, error));
+            }
         }
     }
-    set_attributes(wanted, failures, |name, value| {
+
+    fn remove_others(self, wanted: &[ExtendedAttribute], failures: &mut Vec<MetadataFailure>) {
+        let present = match self.list_names() {
+            Ok(present) => present,
+            Err(Errno::NOTSUP | Errno::BADF) => Vec::new(),
+            Err(error) => return failures.push(fail_attribute(b"list", error)),
+        };
+        for name in present {
+            let is_wanted = wanted.iter().any(|attribute| *attribute.name == *name.as_bytes());
+            // Labels are the system's: it gives one to every file, and refuses that there is none.
+            let is_label = name.as_bytes().starts_with(b"security.")
+                && name.as_bytes() != b"security.capability";
+            if is_wanted || is_label {
+                continue;
+            }
+            match self.remove(&name) {
+                Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => {}
+                Err(error) => failures.push(fail_attribute(name.as_bytes(), error)),
+            }
+        }
+    }
+
+    /// Whether it has this attribute with this value. Of an empty one that is not known.
+    fn has(self, name: &[u8], value: &[u8]) -> bool {
         let mut present = vec![0; value.len()];
-        match fgetxattr(descriptor, name, &mut present[..]) {
-            Ok(length) if length == value.len() && *present == *value && length > 0 => Ok(()),
-            _ => fsetxattr(descriptor, name, value, XattrFlags::empty()),
-        }
-    });
-}
+        let length = match self {
+            Attributed::Open(descriptor) => fgetxattr(descriptor, name, &mut present[..]),
+            Attributed::Path(path) => lgetxattr(path, name, &mut present[..]),
+        };
+        matches!(length, Ok(1..)) && length == Ok(value.len()) && *present == *value
+    }
 
-fn list_names(descriptor: BorrowedFd<'_>) -> rustix::io::Result<Vec<CString>> {
-    let mut buffer = vec![0; 512];
-    let length = loop {
-        match flistxattr(descriptor, &mut buffer[..]) {
-            Err(Errno::RANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 8, 0),
-            result => break result?,
+    fn set(self, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
+        match self {
+            Attributed::Open(file) => fsetxattr(file, name, value, XattrFlags::empty()),
+            Attributed::Path(path) => lsetxattr(path, name, value, XattrFlags::empty()),
         }
-    };
-    let names = buffer[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    Ok(names.filter_map(|name| CString::new(name).ok()).collect())
+    }
+
+    fn remove(self, name: &CStr) -> rustix::io::Result<()> {
+        match self {
+            Attributed::Open(descriptor) => fremovexattr(descriptor, name),
+            Attributed::Path(path) => lremovexattr(path, name),
+        }
+    }
+
+    fn list_names(self) -> rustix::io::Result<Vec<CString>> {
+        let mut buffer = vec![0; 512];
+        let length = loop {
+            let listed = match self {
+                Attributed::Open(descriptor) => flistxattr(descriptor, &mut buffer[..]),
+                Attributed::Path(path) => llistxattr(path, &mut buffer[..]),
+            };
+            match listed {
+                Err(Errno::RANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 8, 0),
+                result => break result?,
+            }
+        };
+        let names = buffer[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        Ok(names.filter_map(|name| CString::new(name).ok()).collect())
+    }
 }
 
 /// Takes from a new directory the access rules that it inherited: the snapshot's entry has its own.

@@ -376,6 +376,7 @@ fn known_group(gid: u32) -> Option<u32> {
 }
 
 fn has_default_acl(directory: &OwnedFd) -> bool {
-    let mut none: [u8; 0] = [];
-    matches!(fgetxattr(directory, DEFAULT_ACL, &mut none[..]), Ok(1..))
+    // Not with an empty buffer: rustix then says that the value is empty.
+    let mut some = [0; 1];
+    matches!(fgetxattr(directory, DEFAULT_ACL, &mut some[..]), Ok(1..) | Err(Errno::RANGE))
 }
