@@ -440,7 +440,10 @@ impl<'w, 'a> Work<'w, 'a> {
                 Node::Socket => existing.kind == FileType::Socket,
                 Node::File(_) | Node::Directory { .. } => false,
             };
-            if is_same && existing.links == 1 {
+            // As with files: one that has several names is kept for the first that it is matched with.
+            let is_ours = existing.links == 1
+                || entry.metadata.links > 1 && self.claimed.lock().insert(existing.identity);
+            if is_same && is_ours {
                 kept = Some(existing);
             } else {
                 self.clear_place(item, &existing)?;
