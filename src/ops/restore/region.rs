@@ -243,11 +243,16 @@ impl Work<'_, '_> {
         if file.failure.lock().is_none() {
             self.monitor.current(&self.display(&file.item.path()));
             let destination = Destination { file: file.file.as_ref(), present: file.present() };
-            let mut hasher = file.digest().map(|_| self.naming().region_hasher());
+            // Zeros need not be digested once for every region that is nothing but a hole.
+            let is_hole = matches!(&extents[..], [(_, Extent::Hole { .. })]);
+            let mut hasher =
+                file.digest().filter(|_| !is_hole).map(|_| self.naming().region_hasher());
             let extents = extents.into_iter().map(Ok);
             let result = self.write_extents(&destination, extents, &range, hasher.as_mut());
             if let Some(hasher) = hasher {
                 file.set_digest(number, hasher.finish());
+            } else if is_hole && file.digest().is_some() {
+                file.set_digest(number, self.zero_digest(range.end - range.start));
             }
             self.monitor.advance(Progress { files: 0, bytes: range.end - range.start });
             self.region_done(&file, 1, result);
