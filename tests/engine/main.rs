@@ -1,8 +1,10 @@
 //! The engine as a library: whole verbs on real folders and faulty stores.
 
-#![allow(clippy::unwrap_used, reason = "what tests share fails as a test does")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what tests share fails as a test does")]
 
 mod backup;
 mod damage;
+mod described;
+mod fidelity;
 mod restore;
 mod support;
