@@ -128,7 +128,8 @@ impl Monitor for ProblemCounter<'_> {
     }
 }
 
-/// Backs up everything that `source` tells into one snapshot.
+/// Backs up everything that `source` tells into one snapshot. To be called from a plain thread: it waits for
+/// rayon's workers, so a worker that called it could wait for itself.
 pub fn backup(
     repository: &Repository,
     source: &mut dyn Source,

@@ -37,13 +37,14 @@ impl Repository {
     /// lists counts as absent, and is stored again by the next backup that meets it.
     pub fn refresh_index(&self, monitor: &dyn Monitor) -> Result<IndexReport> {
         monitor.phase(Phase::LoadIndex);
+        // Known first, listed then: what another thread adds between the two is not taken for gone.
+        let mut known = self.cache.indexes()?;
         let listed: BTreeSet<IndexId> = self
             .store
             .list(layout::INDEX)?
             .iter()
             .filter_map(|object| layout::parse_index(&object.name))
             .collect();
-        let mut known = self.cache.indexes()?;
         if !known.is_subset(&listed) {
             // What an index object listed may be gone with it: start over.
             self.cache.clear()?;
@@ -78,15 +79,15 @@ impl Repository {
     /// missing or has another length: a writer must not refer to it, and stores it again instead. Costs one
     /// listing of all packs, so it is for stores where that is cheap. Returns the packs that were dropped.
     pub fn drop_missing_packs(&self) -> Result<Vec<PackId>> {
+        // Known first, listed then: what another thread uploads between the two is not taken for missing.
+        let known = self.cache.packs()?;
         let listed: std::collections::HashMap<PackId, u64> = self
             .store
             .list(layout::PACKS)?
             .iter()
             .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
             .collect();
-        let missing: Vec<PackId> = self
-            .cache
-            .packs()?
+        let missing: Vec<PackId> = known
             .into_iter()
             .filter(|(_, pack)| listed.get(&pack.id) != Some(&pack.object_length))
             .map(|(_, pack)| pack.id)
