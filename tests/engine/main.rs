@@ -1,7 +1,13 @@
 //! The engine as a library: whole verbs on real folders and faulty stores.
 
-#![allow(clippy::unwrap_used, reason = "what tests share fails as a test does")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what tests share fails as a test does")]
 
 mod backup;
+mod concurrent;
+mod crash;
 mod damage;
+mod model;
+mod packs;
+mod properties;
+mod resume;
 mod support;
