@@ -238,6 +238,27 @@ fn a_file_that_changed_after_the_interruption_is_read_again() {
     assert_same(&all_contents(&repository)[0], &wanted, "changed between");
 }
 
+#[test]
+fn a_backup_of_something_else_leaves_an_interrupted_one_its_journal() {
+    if !is_with_one_worker("a_backup_of_something_else_leaves_an_interrupted_one_its_journal") {
+        return;
+    }
+    let (source, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    make_files(source.path());
+    let repository = create_quick(Store::memory(), Some(cache.path()));
+    let (outcome, _) = back_up_counting(&repository, source.path(), &Impatient::after(100));
+    assert!(matches!(outcome, Err(OpsError::Interrupted)));
+    assert_eq!(journals(cache.path()), 1);
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("file"), noise(1000, 1)).unwrap();
+    let mut files = Files::new(&[other.path().into()], FilesOptions::default()).unwrap();
+    backup(&repository, &mut files, &options(), &SilentMonitor).unwrap();
+    let (outcome, opened) = back_up_counting(&repository, source.path(), &SilentMonitor);
+    assert_eq!(outcome.unwrap().counts.files_new, FILES);
+    assert!(opened.len() < 80, "{} were read", opened.len());
+    assert_eq!(journals(cache.path()), 0);
+}
+
 /// Says a line for everything that happens: the moments at which the parent kills.
 struct Talkative;
 
@@ -272,8 +293,9 @@ fn run_child(folder: &Path) {
     Talkative.say();
 }
 
-/// Starts the child and kills it after `moments` moments. Returns whether it was still running.
-fn kill_child(folder: &Path, moments: usize) -> bool {
+/// Starts the child and kills it after `moments` moments. Returns how many it had, and whether it was still
+/// running.
+fn kill_child(folder: &Path, moments: usize) -> (usize, bool) {
     let test = "resume::killed_at_any_moment_a_backup_loses_nothing";
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
@@ -282,15 +304,15 @@ fn kill_child(folder: &Path, moments: usize) -> bool {
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let heard =
-        lines.by_ref().filter(|line| line.as_ref().is_ok_and(|line| line.contains("moment")));
-    let reached = heard.take(moments).count() == moments;
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The pipe stays open until the child is dead: it must not end by its own doing.
+    let mut lines = lines.filter(|line| line.as_ref().is_ok_and(|line| line.contains("moment")));
+    let heard = lines.by_ref().take(moments).count();
     // On Unix this is SIGKILL: nothing in the child runs any more.
     child.kill().unwrap();
     let status = child.wait().unwrap();
-    assert!(reached || status.success(), "the child failed by itself: {status}");
-    !status.success()
+    assert!(heard == moments || status.success(), "the child failed by itself: {status}");
+    (heard, !status.success())
 }
 
 #[test]
@@ -305,22 +327,32 @@ fn killed_at_any_moment_a_backup_loses_nothing() {
     create_quick(store.clone(), Some(&cache));
     let mut kept: Vec<Plain> = Vec::new();
     let mut random = 1u64;
-    let mut killed = 0;
-    for round in 0..20u64 {
-        for number in 0..40 {
-            let name = format!("{}", (round * 7 + number * 3) % 200);
+    let (mut killed, mut left_packs) = (0, 0);
+    let mut all_moments = 0;
+    for round in 0..22u64 {
+        let changed = if round == 0 { 100 } else { 40 };
+        for number in 0..changed {
+            let name = format!("{}", (round * 7 + number * 3) % 100);
             let length = (number * 911 + round * 77) % 30_000;
             fs::write(source.join(name), noise(length as usize, round * 1000 + number)).unwrap();
         }
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let moments = (random >> 33) as usize % 150;
+        // The first two rounds run to their end: the second tells how many moments the others have.
+        let moments = if round < 2 { usize::MAX } else { (random >> 33) as usize % all_moments };
         let what = format!("round {round}, killed after {moments} moments");
-        killed += u64::from(kill_child(folder.path(), moments));
+        let packs = store.list("packs/").unwrap().len();
+        let (heard, was_killed) = kill_child(folder.path(), moments);
+        if round < 2 {
+            all_moments = heard;
+        }
+        killed += u64::from(was_killed);
         let wanted = folder_contents(&source);
 
         let repository = open_quick(store.clone(), Some(&cache));
         let found = all_contents(&repository);
         assert!(found.len() == kept.len() || found.len() == kept.len() + 1, "{what}");
+        let uncommitted = found.len() == kept.len();
+        left_packs += u64::from(uncommitted && store.list("packs/").unwrap().len() > packs);
         for (number, found) in found.iter().enumerate() {
             assert_same(found, kept.get(number).unwrap_or(&wanted), &what);
         }
@@ -334,12 +366,17 @@ fn killed_at_any_moment_a_backup_loses_nothing() {
         kept.resize(found.len(), wanted);
     }
     assert!(killed >= 15, "only {killed} of 20 were killed before they ended");
+    assert!(left_packs >= 3, "only {left_packs} of 20 left packs behind");
     let stranger = open_quick(store, None);
     for (found, wanted) in all_contents(&stranger).iter().zip(&kept) {
         assert_same(found, wanted, "read without a cache at the end");
     }
-    let left = fs::read_dir(
-        fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path().join("journals"),
-    );
-    assert_eq!(left.unwrap().count(), 0, "journals are left after the last run has committed");
+    assert_eq!(journals(&cache), 0, "journals are left after the last run has committed");
+}
+
+/// How many journals are in the only cache below this folder.
+fn journals(cache: &Path) -> usize {
+    let cache = fs::read_dir(cache).unwrap().next().unwrap().unwrap().path();
+    let folders = fs::read_dir(cache.join("journals")).unwrap();
+    folders.map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
 }

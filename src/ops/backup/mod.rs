@@ -31,7 +31,7 @@ use crate::view::DirectoryRoot;
 
 use assemble::Assembler;
 use content::Cutting;
-use journal::{Journal, Resumed};
+use journal::{Journal, Resumed, journal_folder};
 use parent::ParentWalk;
 use pipeline::Pipeline;
 
@@ -146,11 +146,11 @@ pub fn backup(
     let paths = source.paths();
     let parent = choose_parent(&known, options, &paths)?;
     let reader = BlobReader::new(repository, (options.memory_budget / 8).max(8 << 20));
-    let resumed = Resumed::load(repository.cache_folder().map(|folder| folder.as_path()));
-    let journal = repository
-        .cache_folder()
+    let journals = repository.cache_folder().map(|folder| journal_folder(folder, &paths));
+    let resumed = Resumed::load(journals.as_deref());
+    let journal = journals
         .filter(|_| !options.dry_run)
-        .and_then(|folder| Journal::begin(folder, writer.session()));
+        .and_then(|folder| Journal::begin(&folder, writer.session()));
     let chunker = Chunker::new(repository.chunker_params(), repository.chunker_secret());
     let zero_region = repository.naming().region_digest(&vec![0; DIGEST_REGION as usize]);
     let cutting = Cutting { chunker: &chunker, naming: repository.naming(), zero_region, monitor };
