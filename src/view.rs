@@ -208,7 +208,15 @@ pub fn find_path(
     snapshot: &Snapshot,
     path: &TreePath,
 ) -> Result<Option<Found>> {
-    let root = DirectoryRoot::of_snapshot(snapshot);
+    find_below(reader, DirectoryRoot::of_snapshot(snapshot), path)
+}
+
+/// Follows a path from a root directory, as [`find_path`] does.
+pub fn find_below(
+    reader: &BlobReader<'_>,
+    root: DirectoryRoot,
+    path: &TreePath,
+) -> Result<Option<Found>> {
     let mut directory = Some(root);
     let mut found = None;
     for name in path.components() {

@@ -53,6 +53,13 @@ struct Counters {
     stored_bytes: AtomicU64,
 }
 
+/// A finished pack on its way to the store.
+struct Finished {
+    name: String,
+    object: Vec<u8>,
+    record: PackRecord,
+}
+
 /// What waits for an index object.
 #[derive(Default)]
 struct Unindexed {
@@ -79,7 +86,7 @@ pub struct Writer<'a> {
     index_count: AtomicU32,
     counters: Counters,
     uploads: Arc<Uploads>,
-    queue: Mutex<Option<SyncSender<(String, Vec<u8>, PackRecord)>>>,
+    queue: Mutex<Option<SyncSender<Box<Finished>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -303,11 +310,12 @@ impl<'a> Writer<'a> {
             self.repository.keep_pack(&record.id, &object);
         }
         let sender = self.queue.lock().clone();
-        let sent = sender.map(|sender| sender.send((name, object, record)));
+        let finished = Box::new(Finished { name, object, record });
+        let sent = sender.is_some_and(|sender| sender.send(finished).is_ok());
         self.check_uploads()?;
         match sent {
-            Some(Ok(())) => self.write_index_when_due(INDEX_BLOBS),
-            _ => Err(RepositoryError::new(Kind::Unavailable, "upload", "has ended early")),
+            true => self.write_index_when_due(INDEX_BLOBS),
+            false => Err(RepositoryError::new(Kind::Unavailable, "upload", "has ended early")),
         }
     }
 
@@ -415,9 +423,10 @@ impl Drop for Writer<'_> {
 }
 
 /// Brings packs to the store until the writer ends or one cannot be stored.
-fn upload(uploads: &Uploads, queue: &Mutex<Receiver<(String, Vec<u8>, PackRecord)>>) {
+fn upload(uploads: &Uploads, queue: &Mutex<Receiver<Box<Finished>>>) {
     loop {
-        let Ok((name, object, record)) = queue.lock().recv() else { return };
+        let Ok(finished) = queue.lock().recv() else { return };
+        let Finished { name, object, record } = *finished;
         if uploads.failure.lock().is_some() {
             // Go on receiving, so that nobody waits for a queue that nobody empties.
             continue;

@@ -9,5 +9,6 @@ mod damage;
 mod model;
 mod packs;
 mod properties;
+mod restore;
 mod resume;
 mod support;

@@ -5,13 +5,13 @@ use std::sync::mpsc::Receiver;
 
 use super::content::{ContentError, Cutting, RegionContent};
 use super::journal::Journal;
-use super::nodes::{DirectoryBuilder, ListBuilder};
+use super::nodes::{DirectoryBuilder, INLINE_EXTENTS, ListBuilder};
 use crate::format::snapshot::BackupCounts;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
 use crate::repository::writer::SegmentWriter;
 use crate::source::OpenFile;
-use crate::tree::entry::{Entry, FileContent, Node};
+use crate::tree::entry::{Content, Entry, FileContent, Node};
 use crate::view::DirectoryRoot;
 
 /// What the parent knew of an entry.
@@ -28,7 +28,7 @@ pub enum Change {
 /// A finished step of the walk.
 pub enum Done {
     /// A directory begins; what the parent had in its place.
-    Enter { entry: Entry, previous: Option<Entry> },
+    Enter { entry: Entry, previous: Option<Box<Entry>> },
     /// An entry, its content known. `journal`: it was read by this run.
     Entry { entry: Entry, change: Change, journal: bool },
     /// A file that could not be read: its place in the listing stays empty.
@@ -65,7 +65,7 @@ pub struct LargeFile {
 
 struct OpenDirectory {
     entry: Entry,
-    previous: Option<Entry>,
+    previous: Option<Box<Entry>>,
     builder: DirectoryBuilder,
     path_length: usize,
 }
@@ -163,7 +163,7 @@ impl<'w, 'a> Assembler<'w, 'a> {
         Ok(())
     }
 
-    fn add(&mut self, entry: Entry, change: Change, journal: bool) -> Result<(), OpsError> {
+    fn add(&mut self, mut entry: Entry, change: Change, journal: bool) -> Result<(), OpsError> {
         if let Node::File(file) = &entry.node {
             self.counts.total_files_processed += 1;
             self.counts.total_bytes_processed += file.size;
@@ -179,6 +179,17 @@ impl<'w, 'a> Assembler<'w, 'a> {
                 journal.record(&self.path, &entry);
                 self.path.truncate(length);
             }
+        }
+        // After the journal, which keeps the chunks themselves: a list's own blobs may never be stored.
+        if let Node::File(FileContent { content, .. }) = &mut entry.node
+            && let Content::Extents(extents) = content
+            && extents.len() > INLINE_EXTENTS
+        {
+            let mut list = ListBuilder::new();
+            for extent in std::mem::take(extents) {
+                list.push(extent, &mut self.trees)?;
+            }
+            *content = list.finish(&mut self.trees)?;
         }
         if let Some(directory) = self.directories.last_mut() {
             directory.builder.push(&entry, &mut self.trees)?;
@@ -197,7 +208,7 @@ impl<'w, 'a> Assembler<'w, 'a> {
         let mut entry = directory.entry;
         entry.node = Node::Directory { root: root.blob, height: root.height };
         match directory.previous {
-            Some(previous) if previous == entry => self.counts.dirs_unmodified += 1,
+            Some(previous) if *previous == entry => self.counts.dirs_unmodified += 1,
             Some(previous) if previous.node.is_directory() => self.counts.dirs_changed += 1,
             _ => self.counts.dirs_new += 1,
         }

@@ -111,7 +111,7 @@ impl<'a> Digester<'a> {
     }
 
     fn zeros(&mut self, mut length: u64) {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         while length > 0 {
             if self.in_region == 0 && length >= DIGEST_REGION {
                 self.digests.push(self.cutting.zero_region);

@@ -26,8 +26,9 @@ use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::reader::BlobReader;
 use crate::repository::writer::Writer;
 use crate::source::Source;
+use crate::tree::path::TreePath;
 use crate::units::Timestamp;
-use crate::view::DirectoryRoot;
+use crate::view::{DirectoryRoot, find_below};
 
 use assemble::Assembler;
 use content::Cutting;
@@ -183,9 +184,13 @@ pub fn backup(
     let (root, journal) = assembler.finish()?;
     let root = root.ok_or_else(|| OpsError::Invalid("the source told no root".into()))?;
 
-    let unchanged = parent.is_some_and(|(_, parent)| DirectoryRoot::of_snapshot(parent) == root);
-    let skipped = unchanged && options.skip_if_unchanged && !options.dry_run;
     writer.finish()?;
+    let skipped = options.skip_if_unchanged
+        && !options.dry_run
+        && match parent {
+            Some((_, parent)) => is_unchanged(repository, parent, root, &paths)?,
+            None => false,
+        };
     let added = writer.added();
     counts.problems = counter.problems.load(Ordering::Relaxed);
     counts.data_blobs = added.data_blobs;
@@ -256,6 +261,28 @@ fn choose_parent<'s>(
         .iter()
         .rev()
         .find(|(_, snapshot)| snapshot.host == options.host && snapshot.paths == paths))
+}
+
+/// Whether the named sources are what they were in the parent. The directories above them do not count: a new
+/// file beside a source changes their times.
+fn is_unchanged(
+    repository: &Repository,
+    parent: &Snapshot,
+    root: DirectoryRoot,
+    paths: &[Vec<u8>],
+) -> Result<bool, OpsError> {
+    let before = DirectoryRoot::of_snapshot(parent);
+    if before == root {
+        return Ok(true);
+    }
+    let reader = BlobReader::new(repository, 16 << 20);
+    for path in paths {
+        let path = TreePath::parse(path).map_err(|error| OpsError::Invalid(error.to_string()))?;
+        if find_below(&reader, before, &path)? != find_below(&reader, root, &path)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// After an interruption: what was read is uploaded and indexed, so that the next run finds it. Failing costs

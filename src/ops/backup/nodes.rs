@@ -16,7 +16,7 @@ const LEAF_MAXIMUM: usize = 128 << 10;
 /// Once long enough, a leaf is cut at one entry in this many.
 const LEAF_ENTRIES: u32 = 64;
 /// A chunk list up to this long stands in the directory entry.
-const INLINE_EXTENTS: usize = 32;
+pub const INLINE_EXTENTS: usize = 32;
 /// A list leaf is not cut before it has this many extents, and a branch before it has this many children.
 const NODE_MINIMUM: usize = 64;
 /// A list leaf or a branch is cut after this many elements at the latest.

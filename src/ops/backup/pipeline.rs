@@ -184,7 +184,7 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
                         self.path.push(b'/');
                         self.path.extend_from_slice(&entry.name);
                     }
-                    let previous = parent.enter(&entry.name);
+                    let previous = parent.enter(&entry.name).map(Box::new);
                     self.push(Work::Done(Done::Enter { entry, previous }))?;
                 }
                 Step::Leave => {
@@ -223,14 +223,14 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
             entry.metadata.attributes = std::mem::take(&mut previous.metadata.attributes);
             return self.unmodified(entry);
         }
-        if is_file && !self.pipeline.resumed.is_empty() {
-            if let Some(read) = self.resume(&entry)? {
-                entry.node = read.node;
-                entry.metadata.attributes = read.metadata.attributes;
-                let files = Progress { files: 1, bytes: entry.size() };
-                self.monitor().advance(files);
-                return self.push(Work::Done(Done::Entry { entry, change, journal: true }));
-            }
+        if is_file
+            && !self.pipeline.resumed.is_empty()
+            && let Some(read) = self.resume(&entry)?
+        {
+            entry.node = read.node;
+            entry.metadata.attributes = read.metadata.attributes;
+            self.monitor().advance(Progress { files: 1, bytes: entry.size() });
+            return self.push(Work::Done(Done::Entry { entry, change, journal: true }));
         }
         if !is_file {
             match readable.attributes() {

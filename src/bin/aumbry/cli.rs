@@ -1,0 +1,108 @@
+//! What may be typed: the global flags and the commands.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::ArgAction;
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+
+use crate::commands::backup::BackupArgs;
+use crate::commands::check::CheckArgs;
+use crate::commands::completions::CompletionsArgs;
+use crate::commands::debug::DebugArgs;
+use crate::commands::dump::DumpArgs;
+use crate::commands::init::InitArgs;
+use crate::commands::key::KeyArgs;
+use crate::commands::ls::LsArgs;
+use crate::commands::restore::RestoreArgs;
+use crate::commands::snapshots::SnapshotsArgs;
+use crate::commands::stats::StatsArgs;
+
+const AFTER_HELP: &str = "\
+Begin with `aumbry backup ~/Documents`: it makes a repository, asks for a passphrase and saves.
+Get something back with `aumbry restore --at yesterday ~/Documents/letter.txt --target .`
+
+Exit codes: 0 done; 1 failed, or damage was found; 2 wrong usage; 3 done, but for some files;
+10 no repository; 11 somebody else was there first; 12 wrong passphrase; 130 interrupted.";
+
+/// Keeps every version of your files: deduplicated, compressed, encrypted.
+#[derive(Parser)]
+#[command(name = "aumbry", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(disable_help_subcommand = true)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// The repository [default: ~/.local/share/aumbry/repository] [env: AUMBRY_REPOSITORY,
+    /// AUMBRY_REPOSITORY_FILE]
+    #[arg(short, long, global = true, value_name = "PLACE")]
+    pub repo: Option<OsString>,
+    /// Read the passphrase from this file [env: AUMBRY_PASSWORD_FILE; AUMBRY_PASSWORD holds the
+    /// passphrase itself]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Take the passphrase from what this shell command prints [env: AUMBRY_PASSWORD_COMMAND]
+    #[arg(long, global = true, value_name = "COMMAND", conflicts_with = "password_file")]
+    pub password_command: Option<OsString>,
+    /// Open with the 24 words in this file instead of a passphrase [env: AUMBRY_RECOVERY_KEY, the
+    /// words themselves]
+    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["password_file", "password_command"])]
+    pub recovery_key_file: Option<PathBuf>,
+    /// Keep the local cache here [default: ~/.cache/aumbry] [env: AUMBRY_CACHE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Use no local cache
+    #[arg(long, global = true, conflicts_with = "cache_dir")]
+    pub no_cache: bool,
+    /// Speak JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print only what was asked for, and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Tell more; twice, still more
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a repository
+    Init(InitArgs),
+    /// Save files and folders as a snapshot
+    Backup(BackupArgs),
+    /// List the snapshots
+    #[command(visible_alias = "list")]
+    Snapshots(SnapshotsArgs),
+    /// List the files in a snapshot
+    Ls(LsArgs),
+    /// Bring files back from a snapshot
+    Restore(RestoreArgs),
+    /// Write one file to standard output, or a folder as a tar archive
+    Dump(DumpArgs),
+    /// Find out whether everything can be restored
+    Check(CheckArgs),
+    /// Passphrases and recovery keys
+    Key(KeyArgs),
+    /// Tell how large things are
+    Stats(StatsArgs),
+    /// Look into a repository's objects
+    Debug(DebugArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the version
+    Version,
+}

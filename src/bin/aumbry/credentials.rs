@@ -1,0 +1,182 @@
+//! Where passphrases and recovery keys come from: flags, variables, a person.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+
+use aumbry::repository::keys::Credential;
+use zeroize::Zeroizing;
+
+use crate::context::Context;
+use crate::failure::Code;
+use crate::failure::Failure;
+use crate::output::printable;
+
+/// What opens a repository, and where it was found.
+pub struct Given {
+    /// What opens it.
+    pub credential: Credential,
+    /// Where it was found, for a person who wonders why it is wrong.
+    pub origin: String,
+}
+
+/// What flags and variables give; `None` when they give nothing. A flag is stronger than any variable; of
+/// the variables, a recovery key is stronger than a passphrase: nobody keeps one set.
+pub fn find(context: &Context) -> Result<Option<Given>, Failure> {
+    let global = &context.global;
+    let surroundings = &context.surroundings;
+    if let Some(file) = &global.recovery_key_file {
+        let words = read_text(file)?;
+        return recovery(&words, named_file(file)).map(Some);
+    }
+    if let Some(file) = &global.password_file {
+        return from_file(file, named_file(file)).map(Some);
+    }
+    if let Some(command) = &global.password_command {
+        return from_command(command, "--password-command".to_string()).map(Some);
+    }
+    if let Some(words) = surroundings.text_variable("AUMBRY_RECOVERY_KEY")? {
+        return recovery(&words, "AUMBRY_RECOVERY_KEY".to_string()).map(Some);
+    }
+    if let Some(file) = surroundings.variable("AUMBRY_PASSWORD_FILE") {
+        let file = Path::new(&file);
+        return from_file(file, format!("AUMBRY_PASSWORD_FILE, {}", named_file(file))).map(Some);
+    }
+    if let Some(command) = surroundings.variable("AUMBRY_PASSWORD_COMMAND") {
+        return from_command(&command, "AUMBRY_PASSWORD_COMMAND".to_string()).map(Some);
+    }
+    if let Some(text) = surroundings.text_variable("AUMBRY_PASSWORD")? {
+        return passphrase(Zeroizing::new(text), "AUMBRY_PASSWORD".to_string()).map(Some);
+    }
+    Ok(None)
+}
+
+/// The same for a repository that is about to be made: a person chooses a passphrase when nothing is given.
+pub fn find_or_choose(context: &Context) -> Result<Given, Failure> {
+    match find(context)? {
+        Some(Given { credential: Credential::Recovery(_), .. }) => {
+            Err(Failure::usage("a new repository is opened by a passphrase")
+                .hint("make the repository first, then its recovery key: `aumbry key recovery`"))
+        }
+        Some(given) => Ok(given),
+        None => {
+            if context.surroundings.can_ask() {
+                context.output.error_line(
+                    "Choose a passphrase. Without it, or a recovery key, nobody can read what is saved.",
+                );
+            }
+            Ok(Given { credential: choose(context)?, origin: "the terminal".to_string() })
+        }
+    }
+}
+
+/// A new passphrase: from `file`, from a variable, or from a person.
+pub fn find_new(context: &Context, file: Option<&Path>) -> Result<Credential, Failure> {
+    if let Some(file) = file {
+        return Ok(from_file(file, named_file(file))?.credential);
+    }
+    if let Some(text) = context.surroundings.text_variable("AUMBRY_NEW_PASSWORD")? {
+        let given = passphrase(Zeroizing::new(text), "AUMBRY_NEW_PASSWORD".to_string())?;
+        return Ok(given.credential);
+    }
+    if !context.surroundings.can_ask() {
+        return Err(Failure::failed("there is no terminal to ask for the new passphrase")
+            .hint("set AUMBRY_NEW_PASSWORD, or use --new-password-file FILE"));
+    }
+    choose(context)
+}
+
+/// Asks a person once.
+pub fn ask(context: &Context, question: &str) -> Result<Credential, Failure> {
+    if !context.surroundings.can_ask() {
+        return Err(Failure::failed("there is no passphrase, and no terminal to ask for it").hint(
+            "set AUMBRY_PASSWORD_FILE, AUMBRY_PASSWORD_COMMAND or AUMBRY_PASSWORD, or use \
+             --password-file FILE",
+        ));
+    }
+    let typed = prompt(question)?;
+    Ok(passphrase(typed, "the terminal".to_string())?.credential)
+}
+
+/// Asks a person twice, so that no slip of the finger locks anything up.
+fn choose(context: &Context) -> Result<Credential, Failure> {
+    let first = ask(context, "New passphrase: ")?;
+    let second = prompt("Once more: ")?;
+    match &first {
+        Credential::Passphrase(text) if *text != second => {
+            Err(Failure::failed("the two passphrases differ; nothing was changed"))
+        }
+        _ => Ok(first),
+    }
+}
+
+fn prompt(question: &str) -> Result<Zeroizing<String>, Failure> {
+    match rpassword::prompt_password(question) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            Err(Failure::new(Code::Interrupted, "interrupted"))
+        }
+        Err(error) => Err(Failure::file("the terminal", &error)),
+    }
+}
+
+fn passphrase(text: Zeroizing<String>, origin: String) -> Result<Given, Failure> {
+    if text.is_empty() {
+        return Err(Failure::failed(format!("the passphrase from {origin} is empty"))
+            .hint("an empty passphrase protects nothing"));
+    }
+    Ok(Given { credential: Credential::Passphrase(text), origin })
+}
+
+fn recovery(words: &str, origin: String) -> Result<Given, Failure> {
+    // People write words in capitals and on several lines.
+    let words = Zeroizing::new(words.split_whitespace().collect::<Vec<_>>().join(" "));
+    let words = Zeroizing::new(words.to_lowercase());
+    let credential = Credential::from_words(&words)
+        .map_err(|error| Failure::from(error).hint(format!("it was taken from {origin}")))?;
+    Ok(Given { credential, origin })
+}
+
+fn from_file(file: &Path, origin: String) -> Result<Given, Failure> {
+    passphrase(without_line_end(read_text(file)?), origin)
+}
+
+fn from_command(command: &OsStr, origin: String) -> Result<Given, Failure> {
+    let shown = printable(command.as_bytes());
+    let result = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(command)
+        .stdin(Stdio::inherit())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| Failure::file(shown.as_bytes(), &error))?;
+    let bytes = Zeroizing::new(result.stdout);
+    if !result.status.success() {
+        return Err(Failure::failed(format!("`{shown}` gave no passphrase: {}", result.status)));
+    }
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| Failure::failed(format!("what `{shown}` printed is not UTF-8 text")))?;
+    passphrase(without_line_end(Zeroizing::new(text.to_string())), origin)
+}
+
+fn read_text(file: &Path) -> Result<Zeroizing<String>, Failure> {
+    let name = file.as_os_str().as_bytes();
+    let bytes = std::fs::read(file).map_err(|error| Failure::file(name, &error))?;
+    let bytes = Zeroizing::new(bytes);
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| Failure::failed(format!("{} is not UTF-8 text", printable(name))))?;
+    Ok(Zeroizing::new(text.to_string()))
+}
+
+/// Editors and `echo` end a file with a line end that nobody means.
+fn without_line_end(text: Zeroizing<String>) -> Zeroizing<String> {
+    let kept = text.strip_suffix('\n').unwrap_or(&text);
+    Zeroizing::new(kept.strip_suffix('\r').unwrap_or(kept).to_string())
+}
+
+fn named_file(file: &Path) -> String {
+    printable(file.as_os_str().as_bytes())
+}

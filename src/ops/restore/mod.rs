@@ -1,0 +1,163 @@
+//! Restore: a snapshot, or a part of it, into a folder.
+
+mod content;
+mod plan;
+mod region;
+mod work;
+
+use std::path::Path;
+
+use crate::format::snapshot::Snapshot;
+use crate::id::SnapshotId;
+use crate::monitor::{Monitor, Phase, Problem};
+use crate::ops::OpsError;
+use crate::repository::Repository;
+use crate::repository::reader::BlobReader;
+use crate::target::files::FilesTarget;
+use crate::tree::filter::{ExcludeFilter, IncludeFilter};
+use crate::tree::path::TreePath;
+use crate::view::find_path;
+
+use plan::Planner;
+use work::Work;
+
+/// What happens to a file that is already in the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overwrite {
+    /// Compare its content with the snapshot's, and write what differs.
+    #[default]
+    Always,
+    /// Leave it when size and modification time agree; else as `Always`.
+    IfChanged,
+    /// Leave it unless the snapshot's modification time is later.
+    IfNewer,
+    /// Leave it.
+    Never,
+}
+
+/// What to restore, and how.
+pub struct RestoreOptions {
+    /// The part of the snapshot whose contents go into the target; the root for all of it. A file, or any
+    /// entry that is no directory, goes into the target under its own name.
+    pub subtree: TreePath,
+    /// Only what matches, by path in the snapshot. `IncludeFilter::new(&[])` lets everything through.
+    pub include: IncludeFilter,
+    /// Not what matches, by path in the snapshot.
+    pub exclude: ExcludeFilter,
+    /// What happens to files that are already there.
+    pub overwrite: Overwrite,
+    /// Remove from restored directories what the snapshot does not have.
+    pub delete: bool,
+    /// Tell what would be done, do nothing.
+    pub dry_run: bool,
+    /// Write runs of zeros as holes, whether they were holes or not.
+    pub sparse: bool,
+    /// Read everything again after it was written, and compare.
+    pub verify: bool,
+    /// Bytes that everything together may use.
+    pub memory_budget: u64,
+}
+
+/// What a restore did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreSummary {
+    /// Entries in the part that was asked for.
+    pub total_entries: u64,
+    /// Files among them.
+    pub total_files: u64,
+    /// Bytes of content among them.
+    pub total_bytes: u64,
+    /// Files written anew or changed.
+    pub files_restored: u64,
+    /// Files that were already as wanted.
+    pub files_unchanged: u64,
+    /// Files left as they were because of the overwrite rule.
+    pub files_skipped: u64,
+    /// Entries removed because the snapshot does not have them.
+    pub files_deleted: u64,
+    /// Bytes of content written.
+    pub bytes_written: u64,
+    /// Bytes of content that were already there.
+    pub bytes_unchanged: u64,
+    /// Pieces of metadata that could not be restored (each was reported as a problem).
+    pub metadata_failed: u64,
+    /// Entries that could not be restored (each was reported as a problem).
+    pub entries_failed: u64,
+    /// Files whose content was read again and found right.
+    pub files_verified: u64,
+    /// How long it took.
+    pub elapsed: std::time::Duration,
+}
+
+/// Restores a snapshot into the folder `target`, which is made when it is not there.
+///
+/// The snapshot is planned in windows, and while one is written the next is planned. A window's files are
+/// sorted by where their bytes lie in the packs, so that each segment is fetched and opened once. Memory:
+/// two windows (at most 32 768 entries and the chunk lists of 512 MiB each), a third of the budget for
+/// opened segments of files and an eighth for those of trees.
+///
+/// The target folder itself keeps the owner, mode and times it has, unless this run made it: it may be
+/// somebody's home, or `/tmp`.
+pub fn restore(
+    repository: &Repository,
+    snapshot: &(SnapshotId, Snapshot),
+    target: &Path,
+    options: &RestoreOptions,
+    monitor: &dyn Monitor,
+) -> Result<RestoreSummary, OpsError> {
+    let start = repository.environment().clock.elapsed();
+    let session = repository.register_reader(monitor);
+    let result = run(repository, &snapshot.1, target, options, monitor);
+    if let Some(session) = session {
+        // A session that stays undecided makes a collector wait or fence it; nothing else depends on it.
+        let _ = repository.abort(session);
+    }
+    let mut summary = result?;
+    summary.elapsed = repository.environment().clock.elapsed().saturating_sub(start);
+    Ok(summary)
+}
+
+fn run(
+    repository: &Repository,
+    snapshot: &Snapshot,
+    target: &Path,
+    options: &RestoreOptions,
+    monitor: &dyn Monitor,
+) -> Result<RestoreSummary, OpsError> {
+    report_damaged_indexes(repository, monitor)?;
+    monitor.phase(Phase::Plan);
+    let trees = BlobReader::new(repository, options.memory_budget / 8);
+    let data = BlobReader::new(repository, options.memory_budget / 3);
+    let Some(found) = find_path(&trees, snapshot, &options.subtree)? else {
+        let message = format!("the snapshot has no {}", options.subtree);
+        return Err(OpsError::Invalid(message));
+    };
+    let files = match options.dry_run {
+        true => FilesTarget::look(target)?,
+        false => FilesTarget::create(target)?,
+    };
+    let work = Work::new(&trees, &data, &files, options, monitor);
+    let mut planner = Planner::new(&work, found);
+    let mut window = planner.next_window();
+    monitor.phase(Phase::Restore);
+    while !window.is_empty() && !work.is_stopped() {
+        let next = std::thread::scope(|scope| {
+            let writing = scope.spawn(|| work.write(window));
+            let next = planner.next_window();
+            if let Err(panic) = writing.join() {
+                std::panic::resume_unwind(panic);
+            }
+            next
+        });
+        window = next;
+    }
+    work.finish()
+}
+
+/// Brings the index up to date. What only a damaged index object lists is still found in the packs.
+fn report_damaged_indexes(repository: &Repository, monitor: &dyn Monitor) -> Result<(), OpsError> {
+    for error in repository.refresh_index(monitor)?.damaged {
+        monitor.problem(Problem { item: error.item, during: "index", message: error.message });
+    }
+    Ok(())
+}

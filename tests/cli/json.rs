@@ -1,0 +1,239 @@
+//! JSON as a contract: every message and field that `docs/json.md` promises.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::Scene;
+use crate::support::only_file;
+use crate::support::strange_name;
+
+/// That a message has these fields and no others: a new one is first written into `docs/json.md`.
+#[track_caller]
+fn assert_fields(message: &Value, wanted: &str) {
+    let wanted: BTreeSet<_> = wanted.split_whitespace().collect();
+    let found: BTreeSet<_> = message.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(found, wanted);
+    let document = include_str!("../../docs/json.md");
+    for field in found {
+        let field = if field == "error" { "error.message" } else { field };
+        assert!(document.contains(&format!("`{field}`")), "docs/json.md does not tell {field}");
+    }
+}
+
+#[track_caller]
+fn assert_time(value: &Value) {
+    let text = value.as_str().unwrap();
+    assert!(text.len() >= 20 && text.contains('T') && text.ends_with('Z'), "{text}");
+}
+
+const COUNTS: &str = "files_new files_changed files_unmodified dirs_new dirs_changed dirs_unmodified \
+                      data_blobs tree_blobs data_added data_added_packed total_files_processed \
+                      total_bytes_processed error_count backup_start backup_end ";
+
+#[test]
+fn a_backup_tells_status_and_summary() {
+    let scene = Scene::with_documents();
+    let made = scene.run(&["init", "--json"]).ok().json_lines();
+    assert_fields(&made[0], "message_type id repository");
+    assert_eq!(made[0]["message_type"], "initialized");
+
+    let run = scene.run(&["backup", "--json", "Documents", "missing"]);
+    assert_eq!(run.code, 3);
+    let errors = run.json_errors();
+    assert_fields(&errors[0], "message_type error during item");
+    assert_eq!(errors[0]["message_type"], "error");
+    assert!(errors[0]["error"]["message"].is_string());
+    let mut lines = run.json_lines();
+    let summary = lines.pop().unwrap();
+    assert!(!lines.is_empty());
+    for status in &lines {
+        assert_eq!(status["message_type"], "status");
+        for field in ["percent_done", "total_files", "files_done", "total_bytes", "bytes_done"] {
+            assert!(status[field].is_number(), "{field}");
+        }
+        assert!(status["seconds_elapsed"].is_u64() && status["error_count"].is_u64());
+    }
+    let fields = "message_type snapshot_id parent total_duration dry_run skipped ";
+    assert_fields(&summary, &format!("{COUNTS}{fields}"));
+    assert_eq!(summary["files_new"], 4);
+    assert_eq!(summary["total_bytes_processed"], 1_200_018);
+    assert_eq!(summary["error_count"], 1);
+    assert_eq!(summary["parent"], Value::Null);
+    assert_eq!(summary["snapshot_id"].as_str().unwrap().len(), 32);
+    assert_time(&summary["backup_start"]);
+
+    let dry = scene.run(&["backup", "--json", "-n", "Documents"]).ok().json_lines();
+    let dry = dry.last().unwrap();
+    assert_eq!((&dry["dry_run"], &dry["snapshot_id"]), (&Value::Bool(true), &Value::Null));
+}
+
+#[test]
+fn snapshots_and_entries_are_listed() {
+    let scene = Scene::with_documents();
+    fs::write(scene.path("Documents").join(strange_name()), "x").unwrap();
+    let backup = ["backup", "--host", "box", "--tag", "b,a", "Documents"];
+    scene.run(&backup).ok();
+    scene.run(&backup).ok();
+    let list = scene.run(&["snapshots", "--json"]).ok().json_lines();
+    assert_eq!(list.len(), 1);
+    let list = list[0].as_array().unwrap();
+    let fields = "id short_id time tree paths hostname username tags program_version summary";
+    assert_fields(&list[0], fields);
+    assert_fields(&list[1], &format!("{fields} parent"));
+    assert_fields(&list[0]["summary"], COUNTS);
+    assert_eq!(list[1]["parent"], list[0]["id"]);
+    assert_eq!(list[0]["hostname"], "box");
+    assert_eq!(list[0]["tags"], serde_json::json!(["a", "b"]));
+    assert_eq!(list[0]["paths"], serde_json::json!([scene.text_path("Documents")]));
+    assert!(list[0]["id"].as_str().unwrap().starts_with(list[0]["short_id"].as_str().unwrap()));
+    assert_time(&list[0]["time"]);
+
+    let lines = scene.run(&["ls", "--json", &scene.text_path("Documents")]).ok().json_lines();
+    assert_fields(&lines[0], &format!("{fields} parent message_type struct_type"));
+    assert_eq!(lines[0]["message_type"], "snapshot");
+    let node = |name: &str| {
+        let found = lines.iter().find(|line| line["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name}")).clone()
+    };
+    let common = "message_type struct_type name path type uid gid user group mode permissions mtime \
+                  ctime inode links";
+    // Not every file system tells when a file was made.
+    let without_birth = |mut node: Value| {
+        node.as_object_mut().unwrap().remove("btime");
+        node
+    };
+    assert_fields(&without_birth(node("notes.txt")), &format!("{common} size"));
+    assert_fields(&without_birth(node("newest")), &format!("{common} linktarget"));
+    assert_fields(&without_birth(node("letters")), common);
+    assert_eq!(node("notes.txt")["size"], 6);
+    assert_eq!(node("letters")["type"], "dir");
+    assert_eq!(node("newest")["linktarget"], "letters/first.txt");
+    let strange = without_birth(node("na\u{fffd}me\n"));
+    assert_fields(&strange, &format!("{common} size name_b64 path_b64"));
+    assert_eq!(strange["name_b64"], "bmH/bWUK");
+}
+
+#[test]
+fn restoring_and_counting_end_with_a_summary() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "Documents"]).ok();
+    let what = format!("latest:{}", scene.text_path("Documents"));
+    let lines = scene.run(&["restore", &what, "out", "--json"]).ok().json_lines();
+    let summary = lines.last().unwrap();
+    assert_fields(
+        summary,
+        "message_type snapshot_id target total_entries total_files total_bytes files_restored \
+         bytes_restored files_unchanged bytes_unchanged files_skipped files_deleted files_verified \
+         error_count metadata_error_count seconds_elapsed total_duration dry_run",
+    );
+    assert_eq!(summary["files_restored"], 4);
+    assert_eq!(summary["target"], scene.text_path("out"));
+
+    let lines = scene.run(&["stats", "--json"]).ok().json_lines();
+    let stats = lines.last().unwrap();
+    assert_fields(
+        stats,
+        "message_type snapshots_count total_size total_file_count regular_file_count \
+         total_uncompressed_size total_blob_count repository_size pack_count index_count",
+    );
+    assert_eq!(stats["regular_file_count"], 4);
+    assert_eq!(stats["total_size"], 1_200_018);
+
+    let version = scene.run(&["version", "--json"]).ok().json_lines();
+    assert_fields(&version[0], "message_type version format_version os arch");
+}
+
+#[test]
+fn damage_is_told_with_the_files_it_hits() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "Documents"]).ok();
+    let whole = scene.run(&["check", "--read-data", "--json"]).ok().json_lines();
+    let fields = "message_type num_errors broken_packs snapshots packs packs_read bytes_read blobs \
+                  unreferenced_packs notes total_duration";
+    assert_fields(whole.last().unwrap(), fields);
+    assert_eq!(whole.last().unwrap()["num_errors"], 0);
+
+    let folder = only_file(&scene.repository().join("packs"));
+    let packs = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let largest = packs.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = fs::read(&largest).unwrap();
+    bytes[1000] ^= 1;
+    fs::remove_file(&largest).unwrap();
+    fs::write(&largest, bytes).unwrap();
+    let run = scene.run(&["check", "--read-data", "--json"]);
+    assert_eq!(run.code, 1);
+    let lines = run.json_lines();
+    let damage = lines.iter().find(|line| line["message_type"] == "damage").unwrap();
+    assert_fields(damage, "message_type item message hits hit_count");
+    assert!(lines.iter().any(|line| {
+        line["hits"].as_array().is_some_and(|hits| {
+            hits.iter().any(|hit| hit.as_str().unwrap().ends_with("/picture.raw"))
+        })
+    }));
+    assert!(lines.last().unwrap()["num_errors"].as_u64().unwrap() > 0);
+    let human = scene.run(&["check", "--read-data"]);
+    assert_eq!(human.code, 1);
+    assert!(human.text().contains("/picture.raw"), "{}", human.text());
+}
+
+#[test]
+fn keys_are_listed_and_changed() {
+    let mut scene = Scene::new();
+    scene.run(&["init"]).ok();
+    scene.set("AUMBRY_NEW_PASSWORD", "second");
+    let added = scene.run(&["key", "add", "--json"]).ok().json_lines();
+    assert_fields(&added[0], "message_type id");
+    let keys = scene.run(&["key", "list", "--json"]).ok().json_lines();
+    assert_fields(&keys[0][0], "current id kind label userName hostName created");
+    let id = added[0]["id"].as_str().unwrap();
+    let removed = scene.run(&["key", "remove", id, "--json"]).ok().json_lines();
+    assert_eq!(removed[0]["message_type"], "key_removed");
+    let changed = scene.run(&["key", "passwd", "--json"]).ok().json_lines();
+    assert_eq!(changed[0]["message_type"], "passphrase_changed");
+}
+
+#[test]
+fn a_failure_is_a_message_with_its_code() {
+    let mut scene = Scene::new();
+    let none = scene.run(&["snapshots", "--json"]);
+    assert_eq!(none.code, 10);
+    let messages = none.json_errors();
+    assert_fields(&messages[0], "message_type code message hint");
+    assert_eq!(messages[0]["message_type"], "exit_error");
+    assert_eq!(messages[0]["code"], 10);
+    assert!(none.stdout.is_empty());
+    scene.run(&["init"]).ok();
+    scene.set("AUMBRY_PASSWORD", "wrong");
+    assert_eq!(scene.run(&["snapshots", "--json"]).json_errors()[0]["code"], 12);
+}
+
+#[test]
+fn objects_can_be_looked_into() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "Documents"]).ok();
+    let one = |arguments: &[&str]| {
+        let run = scene.run(&[&["debug", "--json"], arguments].concat()).ok();
+        run.json_lines().pop().unwrap()
+    };
+    assert!(one(&["config"])["chunk_average"].is_u64());
+    assert_eq!(one(&["snapshot"])["height"], 0);
+    let documents = scene.text_path("Documents");
+    let picture = one(&["tree", &format!("latest:{documents}/picture.raw")]);
+    let blob = picture["extents"][0]["blob"].as_str().unwrap();
+    let folder = one(&["tree", &format!("latest:{documents}")]);
+    assert_eq!(folder["kind"], "directory leaf");
+    assert_eq!(one(&["tree", folder["id"].as_str().unwrap()]), folder);
+    let bytes = scene.run(&["debug", "blob", blob]).ok().stdout;
+    assert_eq!(bytes.len() as u64, picture["extents"][0]["length"].as_u64().unwrap());
+    let names = scene.run(&["debug", "index"]).ok();
+    let index = one(&["index", names.text().rsplit('/').next().unwrap().trim()]);
+    let packs = index["packs"].as_array().unwrap();
+    let found = packs.iter().any(|pack| {
+        let pack = one(&["pack", pack["id"].as_str().unwrap()]);
+        let segments = pack["segments"].as_array().unwrap().clone();
+        segments.iter().any(|segment| segment["blobs"].to_string().contains(blob))
+    });
+    assert!(found);
+}

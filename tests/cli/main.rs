@@ -1,0 +1,10 @@
+//! The command line as people and programs meet it: the real binary, its words, its JSON, its exit codes.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod errors;
+mod help;
+mod json;
+mod passphrases;
+mod stories;
+mod support;

@@ -1,0 +1,214 @@
+//! What a person types and sees, from the first backup on.
+
+use std::fs;
+
+use crate::support::Scene;
+use crate::support::assert_same_file;
+use crate::support::assert_seen;
+use crate::support::strange_name;
+
+#[test]
+fn the_first_backup_makes_the_repository_and_the_next_is_small() {
+    let mut scene = Scene::with_documents();
+    scene.show(&["backup", "--host", "box", "Documents"]);
+    fs::write(scene.path("Documents/notes.txt"), "second, and longer\n").unwrap();
+    fs::write(scene.path("Documents/new.txt"), "new\n").unwrap();
+    scene.show(&["backup", "--host", "box", "--tag", "work,home", "Documents"]);
+    scene.show(&["backup", "--host", "box", "--quiet", "Documents/letters"]);
+    scene.show(&["snapshots"]);
+    scene.show(&["list", "--latest", "1"]);
+    scene.show(&["snapshots", "--tag", "home", "-q"]);
+    assert_seen("backup", scene.transcript());
+}
+
+#[test]
+fn what_has_not_changed_makes_no_snapshot_if_that_is_wanted() {
+    let mut scene = Scene::with_documents();
+    // Without the folders above it, which others may change.
+    let arguments = |more| ["backup", "--as-path", "/Documents", "Documents", more];
+    scene.run(&arguments("--quiet")).ok();
+    scene.show(&arguments("--skip-if-unchanged"));
+    scene.show(&arguments("--dry-run"));
+    assert_eq!(
+        scene.run(&["snapshots", "--json"]).ok().json_lines()[0].as_array().unwrap().len(),
+        1
+    );
+    assert_seen("unchanged", scene.transcript());
+}
+
+#[test]
+fn what_is_in_a_snapshot_is_listed_dumped_and_counted() {
+    let mut scene = Scene::with_documents();
+    scene.run(&["backup", "--host", "box", "--time", "2026-11-01 14:30", "Documents"]).ok();
+    let documents = scene.text_path("Documents");
+    scene.show(&["ls", &format!("latest:{documents}")]);
+    scene.show(&["ls", "--flat", "--at", "2026-11-02", &documents]);
+    scene.show(&["dump", &format!("latest:{documents}/letters/first.txt")]);
+    scene.show(&["dump", "latest", &format!("{documents}/letters/first.txt"), "-q"]);
+    scene.show(&["stats", "latest"]);
+    scene.show(&["check"]);
+    assert_seen("reading", scene.transcript());
+
+    let long = scene.run(&["ls", "-l", "-q", &format!("{documents}/newest")]).ok();
+    assert!(long.text().starts_with("lrwxrwxrwx "), "{}", long.text());
+    assert!(long.text().ends_with("newest -> letters/first.txt\n"), "{}", long.text());
+    let archive = scene.run(&["dump", &format!("{documents}/letters"), "-q"]).ok().stdout;
+    let mut names: Vec<_> = tar::Archive::new(&archive[..])
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().to_str().unwrap().to_string())
+        .collect();
+    names.retain(|name| name.ends_with("first.txt"));
+    assert_eq!(names.len(), 1);
+}
+
+#[test]
+fn yesterdays_file_comes_back_in_one_line() {
+    let mut scene = Scene::with_documents();
+    let notes = scene.text_path("Documents/notes.txt");
+    let host = ["--host", "box"];
+    let backup = |scene: &Scene, time| {
+        scene.run(&["backup", host[0], host[1], "--time", time, "Documents"]).ok();
+    };
+    backup(&scene, "2026-11-01 14:30");
+    fs::write(&notes, "ruined\n").unwrap();
+    backup(&scene, "2026-11-02 14:30");
+    scene.show(&["restore", "--at", "2026-11-01", &notes, "--target", "."]);
+    assert_eq!(fs::read(scene.path("notes.txt")).unwrap(), b"first\n");
+
+    let documents = scene.text_path("Documents");
+    scene.show(&["restore", "latest~1", "--in-place", "--dry-run", "-i", &notes]);
+    scene.show(&["restore", &format!("latest~1:{documents}"), "out"]);
+    for name in ["notes.txt", "letters/first.txt", "letters/empty", "picture.raw", "newest"] {
+        if name != "notes.txt" {
+            assert_same_file(
+                &scene.path(&format!("Documents/{name}")),
+                &scene.path(&format!("out/{name}")),
+            );
+        }
+    }
+    assert_eq!(fs::read(scene.path("out/notes.txt")).unwrap(), b"first\n");
+    fs::write(scene.path("out/more"), "").unwrap();
+    scene.show(&["restore", &format!("latest:{documents}"), "out", "--delete", "--verify"]);
+    assert!(!scene.path("out/more").exists());
+    scene.show(&["restore", &format!("latest~1:{documents}/notes.txt"), "--in-place", "-q"]);
+    assert_eq!(fs::read(&notes).unwrap(), b"first\n");
+    assert_seen("restore", scene.transcript());
+}
+
+#[test]
+fn keys_are_told_in_few_words() {
+    let mut scene = Scene::new();
+    scene.show(&["init", "--label", "home"]);
+    scene.set("AUMBRY_NEW_PASSWORD", "second");
+    scene.show(&["key", "add"]);
+    scene.show(&["key", "passwd"]);
+    assert_seen("keys", scene.transcript());
+
+    scene.set("AUMBRY_PASSWORD", "second");
+    let list = scene.run(&["key", "list"]).ok();
+    assert_eq!(list.text().lines().filter(|line| line.starts_with('*')).count(), 1);
+    assert!(list.text().contains("home"), "{}", list.text());
+    assert!(list.stderr.contains("aumbry key recovery"), "{}", list.stderr);
+    let words = scene.run(&["key", "recovery", "--quiet"]).ok();
+    assert_eq!(words.text().lines().count(), 6);
+    assert!(words.text().contains("  24. "), "{}", words.text());
+}
+
+#[test]
+fn names_cannot_play_with_the_terminal() {
+    let scene = Scene::new();
+    fs::create_dir(scene.path("odd")).unwrap();
+    fs::write(scene.path("odd").join(strange_name()), "x").unwrap();
+    fs::write(scene.path("odd/\u{1b}[31mred"), "x").unwrap();
+    scene.run(&["backup", "odd"]).ok();
+    let list = scene.run(&["ls", "--flat", &scene.text_path("odd"), "-q"]).ok();
+    assert!(!list.stdout.contains(&0x1b));
+    assert!(list.text().contains("odd/na\u{fffd}me\\n\n"), "{}", list.text());
+}
+
+#[test]
+fn sources_are_named_in_every_way_and_rules_leave_things_out() {
+    let scene = Scene::with_documents();
+    fs::create_dir(scene.path("Documents/cache")).unwrap();
+    let tag = "Signature: 8a477f597d28d172789f06886806bc55\n";
+    fs::write(scene.path("Documents/cache/CACHEDIR.TAG"), tag).unwrap();
+    fs::write(scene.path("Documents/cache/junk"), "junk").unwrap();
+    fs::write(scene.path("Documents/letters/.gitignore"), "empty\n").unwrap();
+    fs::write(scene.path("rules"), "# nothing large\n*.raw\n").unwrap();
+    fs::write(scene.path("list"), "Documents/l*\n# remark\nDocuments/cache\n").unwrap();
+    scene
+        .run(&[
+            "backup",
+            "--files-from",
+            "list",
+            "--exclude-caches",
+            "--ignore-file",
+            ".gitignore",
+            "-e",
+            "newest",
+            "--exclude-larger-than",
+            "1M",
+            "Documents/notes.txt",
+        ])
+        .ok();
+    let listed = |scene: &Scene| -> Vec<String> {
+        let home = scene.text_path("");
+        let list = scene.run(&["ls", "-q"]).ok();
+        let inside = list.text().lines().filter_map(|line| line.strip_prefix(&home));
+        inside.map(str::to_string).collect()
+    };
+    assert_eq!(
+        listed(&scene),
+        [
+            "Documents",
+            "Documents/cache",
+            "Documents/cache/CACHEDIR.TAG",
+            "Documents/letters",
+            "Documents/letters/.gitignore",
+            "Documents/letters/first.txt",
+            "Documents/notes.txt",
+        ]
+    );
+    scene.run(&["backup", "--exclude-file", "rules", "--iexclude", "LETTERS", "Documents"]).ok();
+    let names = listed(&scene);
+    assert!(
+        !names.iter().any(|name| name.ends_with("raw") || name.contains("letters")),
+        "{names:?}"
+    );
+
+    let verbatim = b"Documents/notes.txt\0Documents/newest\0";
+    scene.run_with_input(&["backup", "--files-from-raw", "-"], verbatim).ok();
+    assert_eq!(listed(&scene), ["Documents", "Documents/newest", "Documents/notes.txt"]);
+}
+
+#[test]
+fn the_repository_is_not_saved_into_itself() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "."]).ok();
+    scene.run(&["backup", "."]).ok();
+    let list = scene.run(&["ls", "-q"]).ok();
+    assert!(list.text().contains("Documents/notes.txt"));
+    assert!(!list.text().contains("/config") && !list.text().contains(".redb"), "{}", list.text());
+}
+
+#[test]
+fn restoring_a_home_does_not_remove_the_repository_in_it() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "."]).ok();
+    let home = format!("latest:{}", scene.text_path(""));
+    let run = scene.run(&["restore", &home, "--in-place", "--delete"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("the repository is in that folder"), "{}", run.stderr);
+    scene.run(&["restore", &home, "--in-place"]).ok();
+    scene.run(&["check"]).ok();
+}
+
+#[test]
+fn streams_are_saved_as_files() {
+    let scene = Scene::new();
+    scene.run_with_input(&["backup", "--stdin", "--stdin-filename", "dumps/all.sql"], b"rows").ok();
+    assert_eq!(scene.run(&["dump", "/dumps/all.sql"]).ok().stdout, b"rows");
+    scene.run(&["backup", "--stdin-from-command", "--", "echo", "-n", "--json"]).ok();
+    assert_eq!(scene.run(&["dump", "latest:stdin"]).ok().stdout, b"--json");
+}
