@@ -13,17 +13,19 @@ use aumbry::monitor::{Monitor, Phase, Progress, SilentMonitor};
 use aumbry::ops::OpsError;
 use aumbry::ops::backup::{BackupSummary, backup};
 use aumbry::repository::Repository;
+use aumbry::repository::reader::BlobReader;
 use aumbry::source::files::{Files, FilesOptions};
 use aumbry::source::{OpenFile, Readable, Source, SourceError, Step};
 use aumbry::store::{LocalMode, Store};
-use aumbry::tree::entry::ExtendedAttribute;
+use aumbry::tree::entry::{Content, ExtendedAttribute, Node};
+use aumbry::view::{Found, find_path};
 use parking_lot::Mutex;
 
 use crate::model::{
     Plain, all_contents, assert_nothing_stored_twice, assert_same, create_quick, folder_contents,
     open_quick,
 };
-use crate::support::{noise, options};
+use crate::support::{noise, options, snapshots};
 
 /// Tells the child process of [`killed_at_any_moment_a_backup_loses_nothing`] where to work.
 const CHILD: &str = "AUMBRY_TEST_KILLED_CHILD";
@@ -141,7 +143,7 @@ fn make_files(folder: &Path) {
     for number in 0..FILES {
         let folder = folder.join(format!("{:02}", number / 16));
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(format!("{number:03}")), noise(150_000, number)).unwrap();
+        fs::write(folder.join(format!("{number:03}")), noise(220_000, number)).unwrap();
     }
 }
 
@@ -153,7 +155,7 @@ fn an_interrupted_backup_goes_on_where_it_was_and_reads_nothing_it_finished_agai
     }
     let source = tempfile::tempdir().unwrap();
     make_files(source.path());
-    let batch = (1 << 20) / 150_000 + 1;
+    let batch = (1 << 20) / 220_000 + 1;
     for patience in [1, 30, 60, 100] {
         let cache = tempfile::tempdir().unwrap();
         let store = Store::memory();
@@ -176,11 +178,22 @@ fn an_interrupted_backup_goes_on_where_it_was_and_reads_nothing_it_finished_agai
         assert_nothing_stored_twice(&repository, &what);
         let wanted = folder_contents(source.path());
         assert_same(&all_contents(&repository)[0], &wanted, &what);
+        // The lists of chunks that are too long for a directory entry are resumed, too.
+        assert!(has_lists(&repository), "no file is long enough to need a list");
         // The journal has done its work.
         let (outcome, opened) = back_up_counting(&repository, source.path(), &SilentMonitor);
         assert_eq!(outcome.unwrap().counts.files_unmodified, FILES, "{what}");
         assert!(opened.is_empty(), "{what}: {opened:?}");
     }
+}
+
+/// Whether a file of the first snapshot has a chunk list of its own.
+fn has_lists(repository: &Repository) -> bool {
+    let (_, snapshot) = &snapshots(repository)[0];
+    let reader = BlobReader::new(repository, 1 << 20);
+    let found = find_path(&reader, snapshot, &"/tree/00/000".parse().unwrap()).unwrap().unwrap();
+    let Found::Entry(entry) = found else { return false };
+    matches!(&entry.node, Node::File(file) if matches!(file.content, Content::List { .. }))
 }
 
 #[test]
@@ -207,7 +220,7 @@ fn a_backup_interrupted_again_and_again_gets_to_its_end() {
         }
     }
     assert!(rounds > 3, "{rounds} rounds");
-    let batch = (1 << 20) / 150_000 + 1;
+    let batch = (1 << 20) / 220_000 + 1;
     let most = FILES + rounds * BATCHES_UNDER_WAY * batch;
     assert!(reads <= most, "{reads} reads of {FILES} files in {rounds} rounds");
     let repository = open_quick(store, None);
@@ -229,7 +242,7 @@ fn a_file_that_changed_after_the_interruption_is_read_again() {
     // Same length, and the old time put back: only the change time tells.
     let changed = source.path().join("00/003");
     let before = fs::metadata(&changed).unwrap().modified().unwrap();
-    fs::write(&changed, noise(150_000, 9999)).unwrap();
+    fs::write(&changed, noise(220_000, 9999)).unwrap();
     fs::File::options().write(true).open(&changed).unwrap().set_modified(before).unwrap();
     let (outcome, opened) = back_up_counting(&repository, source.path(), &SilentMonitor);
     outcome.unwrap();

@@ -170,6 +170,7 @@ pub fn backup(
         writer: &writer,
         cutting: &cutting,
         resumed: &resumed,
+        reader: &reader,
         detection: options.detection,
     };
     let walked = pipeline.run(source, ParentWalk::new(&reader, root), &mut assembler);
