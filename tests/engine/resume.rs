@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aumbry::format::header::ObjectKind;
 use aumbry::monitor::{Monitor, Phase, Progress, SilentMonitor};
 use aumbry::ops::OpsError;
 use aumbry::ops::backup::{BackupSummary, backup};
@@ -16,7 +18,7 @@ use aumbry::repository::Repository;
 use aumbry::repository::reader::BlobReader;
 use aumbry::source::files::{Files, FilesOptions};
 use aumbry::source::{OpenFile, Readable, Source, SourceError, Step};
-use aumbry::store::{LocalMode, Store};
+use aumbry::store::{LocalMode, Store, layout};
 use aumbry::tree::entry::{Content, ExtendedAttribute, Node};
 use aumbry::view::{Found, find_path};
 use parking_lot::Mutex;
@@ -178,8 +180,6 @@ fn an_interrupted_backup_goes_on_where_it_was_and_reads_nothing_it_finished_agai
         assert_nothing_stored_twice(&repository, &what);
         let wanted = folder_contents(source.path());
         assert_same(&all_contents(&repository)[0], &wanted, &what);
-        // The lists of chunks that are too long for a directory entry are resumed, too.
-        assert!(has_lists(&repository), "no file is long enough to need a list");
         // The journal has done its work.
         let (outcome, opened) = back_up_counting(&repository, source.path(), &SilentMonitor);
         assert_eq!(outcome.unwrap().counts.files_unmodified, FILES, "{what}");
@@ -187,13 +187,62 @@ fn an_interrupted_backup_goes_on_where_it_was_and_reads_nothing_it_finished_agai
     }
 }
 
-/// Whether a file of the first snapshot has a chunk list of its own.
-fn has_lists(repository: &Repository) -> bool {
-    let (_, snapshot) = &snapshots(repository)[0];
+/// Whether this file of the newest snapshot has a chunk list of its own.
+fn has_list(repository: &Repository, path: &str) -> bool {
+    let all = snapshots(repository);
+    let (_, snapshot) = all.last().unwrap();
     let reader = BlobReader::new(repository, 1 << 20);
-    let found = find_path(&reader, snapshot, &"/tree/00/000".parse().unwrap()).unwrap().unwrap();
+    let found = find_path(&reader, snapshot, &path.parse().unwrap()).unwrap().unwrap();
     let Found::Entry(entry) = found else { return false };
     matches!(&entry.node, Node::File(file) if matches!(file.content, Content::List { .. }))
+}
+
+#[test]
+fn a_file_of_several_regions_is_not_read_again_after_an_interruption() {
+    if !is_with_one_worker("a_file_of_several_regions_is_not_read_again_after_an_interruption") {
+        return;
+    }
+    let (source, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    make_files(source.path());
+    // Longer than a region, with more pieces than a directory entry takes.
+    let large = source.path().join("00/+large");
+    let file = fs::File::create_new(&large).unwrap();
+    for number in 0..60 {
+        file.write_all_at(&noise(2000, 5000 + number), number << 20).unwrap();
+    }
+    let repository = create_quick(Store::memory(), Some(cache.path()));
+    let (outcome, opened) = back_up_counting(&repository, source.path(), &Impatient::after(100));
+    assert!(matches!(outcome, Err(OpsError::Interrupted)));
+    assert_eq!(opened.get(large.to_str().unwrap()), Some(&1));
+    let (outcome, opened) = back_up_counting(&repository, source.path(), &SilentMonitor);
+    outcome.unwrap();
+    assert_eq!(opened.get(large.to_str().unwrap()), None, "the large file was read again");
+    assert!(has_list(&repository, "/tree/00/+large"));
+    assert_same(&all_contents(&repository)[0], &folder_contents(source.path()), "resumed");
+}
+
+#[test]
+fn after_a_pack_is_lost_only_the_files_that_were_in_it_are_read_again() {
+    let (source, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    make_files(source.path());
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), Some(cache.path()));
+    back_up_counting(&repository, source.path(), &SilentMonitor).0.unwrap();
+    assert!(has_list(&repository, "/tree/00/000"), "the files need lists of chunks");
+    let packs = repository.cache().packs().unwrap();
+    let lost = packs.iter().find(|(_, pack)| pack.kind == ObjectKind::DataPack).unwrap();
+    store.delete(&layout::pack(lost.1.id)).unwrap();
+    let (outcome, opened) = back_up_counting(&repository, source.path(), &SilentMonitor);
+    outcome.unwrap();
+    assert!(!opened.is_empty() && opened.len() < 20, "{} were read", opened.len());
+    let wanted = folder_contents(source.path());
+    // Both snapshots are whole again: they share what was stored once more.
+    for found in all_contents(&open_quick(store, None)) {
+        assert_same(&found, &wanted, "after the loss");
+    }
+    let (outcome, opened) = back_up_counting(&repository, source.path(), &SilentMonitor);
+    assert_eq!(outcome.unwrap().counts.files_unmodified, FILES);
+    assert!(opened.is_empty(), "{} were read once more", opened.len());
 }
 
 #[test]
