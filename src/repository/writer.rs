@@ -28,7 +28,7 @@ use crate::store::{Created, Store, layout};
 /// Locks that the set of this session's blobs is spread over.
 const SHARDS: usize = 64;
 /// An index object is written when this many blobs wait for one.
-const INDEX_BLOBS: u64 = 500_000;
+const INDEX_BLOBS: u64 = 100_000;
 /// Packs on their way to the store at a time, and threads that bring them there.
 const UPLOADS: usize = 2;
 

@@ -19,7 +19,7 @@ use super::region::LargePlan;
 use super::work::{Failure, Item, LinkGroup, Window, Work, add};
 
 /// How many entries a window holds.
-const WINDOW_ENTRIES: usize = 32_768;
+const WINDOW_ENTRIES: usize = 16_384;
 /// How many bytes of content a window holds.
 const WINDOW_BYTES: u64 = 512 << 20;
 
