@@ -384,7 +384,9 @@ fn stop_keys<T: std::fmt::Debug>(
 fn adding_a_key_may_be_stopped_at_any_call() {
     let store = Store::memory();
     create_quick(store.clone(), None);
-    let add = |repository: &Repository| repository.add_key(&quick_key(2), None, "second");
+    let add = |repository: &Repository| {
+        repository.add_key(&quick_key(2), Some(Argon2Cost::FLOOR), "second")
+    };
     stop_keys(&store, &quick_key(1), add, |store, reported, what| {
         assert!(opens(store, &quick_key(1)), "{what}");
         assert!(opens(store, &quick_key(2)) || !reported, "{what}");
@@ -395,7 +397,9 @@ fn adding_a_key_may_be_stopped_at_any_call() {
 fn changing_the_passphrase_may_be_stopped_at_any_call() {
     let store = Store::memory();
     create_with(store.clone(), &passphrase()).unwrap();
-    let change = |repository: &Repository| repository.change_key(&quick_key(2), None, "new");
+    let change = |repository: &Repository| {
+        repository.change_key(&quick_key(2), Some(Argon2Cost::FLOOR), "new")
+    };
     stop_keys(&store, &passphrase(), change, |store, reported, what| {
         let (old, new) = (opens(store, &passphrase()), opens(store, &quick_key(2)));
         assert!(old || new, "{what}");
@@ -406,7 +410,9 @@ fn changing_the_passphrase_may_be_stopped_at_any_call() {
 #[test]
 fn removing_a_key_may_be_stopped_at_any_call() {
     let store = Store::memory();
-    let second = create_quick(store.clone(), None).add_key(&quick_key(2), None, "").unwrap();
+    let second = create_quick(store.clone(), None)
+        .add_key(&quick_key(2), Some(Argon2Cost::FLOOR), "")
+        .unwrap();
     let remove = move |repository: &Repository| repository.remove_key(second);
     stop_keys(&store, &quick_key(1), remove, |store, reported, what| {
         assert!(opens(store, &quick_key(1)), "{what}");
@@ -421,13 +427,13 @@ fn removing_a_key_may_be_stopped_at_any_call() {
 fn the_last_key_cannot_be_removed_by_who_opened_with_one_that_is_gone() {
     let store = Store::memory();
     let repository = create_quick(store.clone(), None);
-    let new = repository.change_key(&quick_key(2), None, "").unwrap();
+    let new = repository.change_key(&quick_key(2), Some(Argon2Cost::FLOOR), "").unwrap();
     let error = repository.remove_key(new).unwrap_err();
     assert_eq!(error.kind, Kind::Invalid, "{error}");
     assert!(opens(&store, &quick_key(2)));
 
     // The same when somebody else has removed the key that opened it.
-    let third = open_with(&store, 2).add_key(&quick_key(3), None, "").unwrap();
+    let third = open_with(&store, 2).add_key(&quick_key(3), Some(Argon2Cost::FLOOR), "").unwrap();
     let opened = open_with(&store, 2);
     open_with(&store, 3).remove_key(new).unwrap();
     assert_eq!(opened.remove_key(third).unwrap_err().kind, Kind::Invalid);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use aumbry::codec::kdf::Argon2Cost;
 use aumbry::format::config::Settings;
 use aumbry::id::BlobId;
 use aumbry::repository::keys::Credential;
@@ -33,7 +34,9 @@ pub fn create_quick_with(
     settings: Settings,
     cache_folder: Option<&Path>,
 ) -> Repository {
-    let options = CreateOptions { settings, ..CreateOptions::default() };
+    // The cost is for passphrases only, but without one it would be measured.
+    let cost = Some(Argon2Cost::FLOOR);
+    let options = CreateOptions { settings, cost, label: String::new() };
     Repository::create(store, &options, &quick_key(1), environment(cache_folder)).unwrap()
 }
 

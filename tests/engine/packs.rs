@@ -117,7 +117,7 @@ fn any_segments_come_back_from_their_pack() {
 fn any_blobs_come_back_through_the_writer() {
     let blob = (edge_length(), any::<bool>(), 0u64..20);
     let strategy = (proptest::collection::vec(blob, 1..12), any::<bool>());
-    for_all(32, strategy, |(blobs, trees)| {
+    for_all(64, strategy, |(blobs, trees)| {
         let store = Store::memory();
         let repository = create_quick(store.clone(), None);
         let kind = if trees { ObjectKind::TreePack } else { ObjectKind::DataPack };

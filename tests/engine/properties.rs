@@ -513,7 +513,7 @@ fn open_and_refresh(store: Store) -> Repository {
 
 fn histories(cached: bool) {
     let strategy = proptest::collection::vec(change(), 1..40);
-    for_all(48, strategy, |changes| play(changes, cached));
+    for_all(64, strategy, |changes| play(changes, cached));
 }
 
 #[test]
