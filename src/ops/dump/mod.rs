@@ -375,7 +375,7 @@ impl Dumper<'_, '_> {
                         state.is_left_out = state.failure.is_some();
                     }
                     if state.is_left_out {
-                        state.failed_files.extend(begin.identity);
+                        state.failed_files.extend(begin.identity.clone());
                     } else {
                         self.put(&begin.header)?;
                     }
