@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what tests share fails as a test does")]
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
@@ -17,21 +18,35 @@ use std::process::Command;
 use std::sync::Arc;
 
 use aumbry::clock::SystemClock;
-use aumbry::codec::kdf::Argon2Cost;
+use aumbry::codec::chunker::{Chunker, ChunkerParams};
+use aumbry::codec::cipher::{FrameCipher, padded_length, seal_message};
+use aumbry::codec::compress::{Compressor, Decompressor, compress_delta};
+use aumbry::codec::digest::{NamingKeys, derive_key};
+use aumbry::codec::kdf::{Argon2Cost, stretch_passphrase};
 use aumbry::format::VERSION;
+use aumbry::format::bytes::{put_signed, put_time, put_varint};
 use aumbry::format::config::Settings;
+use aumbry::format::directory::DirectoryNode;
 use aumbry::format::header::ObjectKind;
+use aumbry::format::keyring::{EpochKeys, Keyring};
+use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
+use aumbry::format::slot::{SlotHeader, Way};
 use aumbry::format::snapshot::{Decision, Snapshot};
+use aumbry::id::{BlobId, KeySlotId, RepositoryId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::keys::Credential;
 use aumbry::repository::reader::BlobReader;
+use aumbry::repository::seal::Sealer;
 use aumbry::repository::writer::Writer;
 use aumbry::repository::{CreateOptions, Environment, Repository};
 use aumbry::source::files::{Files, FilesOptions};
 use aumbry::store::{LocalMode, Store};
-use aumbry::tree::entry::{Entry, Extent, Node};
+use aumbry::tree::entry::{
+    Content, Entry, ExtendedAttribute, Extent, FileContent, Metadata, Node, Owner,
+};
+use aumbry::units::Timestamp;
 use aumbry::view::{DirectoryRoot, Entries, Extents, read_file};
 
 const PASSPHRASE: &str = "correct horse battery staple";
@@ -352,18 +367,18 @@ fn write_delta(folder: &Path, tree: &Path) {
     let naming = repository.naming();
     let file = |name: &str, bytes: &[u8], extents: Vec<Extent>| Entry {
         name: name.as_bytes().into(),
-        node: Node::File(aumbry::tree::entry::FileContent {
+        node: Node::File(FileContent {
             size: bytes.len() as u64,
-            content: aumbry::tree::entry::Content::Extents(extents),
+            content: Content::Extents(extents),
             digest: Some(naming.file_digest(&[naming.region_digest(bytes)])),
         }),
-        metadata: aumbry::tree::entry::Metadata { mode: 0o644, links: 1, ..Default::default() },
+        metadata: Metadata { mode: 0o644, links: 1, ..Default::default() },
     };
     let entries = vec![
         file("new", &new, vec![extent(ids[0], a), extent(ids[1], b)]),
         file("old", &old, vec![extent(bases[0], first), extent(bases[1], second)]),
     ];
-    let leaf = aumbry::format::directory::DirectoryNode::Leaf(entries).encode();
+    let leaf = DirectoryNode::Leaf(entries).encode();
     let mut trees = writer.segments(ObjectKind::TreePack).unwrap();
     let (root, _) = trees.put(&leaf).unwrap();
     trees.flush().unwrap();
@@ -389,6 +404,237 @@ fn write_delta(folder: &Path, tree: &Path) {
     drop((segments, trees));
     repository.commit(session, &Decision::Snapshot(Box::new(snapshot))).unwrap();
     fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
+}
+
+/// The test vectors of `docs/format.md`, section 14: `name = hexadecimal digits`, which go on in lines without
+/// an equals sign.
+fn document_vectors() -> BTreeMap<String, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
+    let document = fs::read_to_string(path).unwrap();
+    let section = document.split("\n## 14 Test vectors").nth(1).unwrap();
+    let mut vectors = BTreeMap::new();
+    let mut last = String::new();
+    for line in section.split("```").skip(1).step_by(2).flat_map(str::lines).skip(1) {
+        let digits = match line.split_once(" = ") {
+            Some((name, digits)) => {
+                last = name.trim().to_string();
+                assert!(!vectors.contains_key(&last), "{last} stands twice");
+                digits
+            }
+            None => line,
+        };
+        let value: &mut String = vectors.entry(last.clone()).or_default();
+        value.push_str(digits.trim());
+    }
+    vectors
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A leaf with every kind of entry, content and flag.
+fn vector_leaf() -> Vec<u8> {
+    let owner = Owner { uid: 1000, gid: 100, user: "me".into(), group: "users".into() };
+    let metadata = Metadata {
+        mode: 0o644,
+        owner: Arc::new(owner),
+        mtime: Timestamp { seconds: 1_700_000_000, nanoseconds: 5 },
+        ctime: Timestamp { seconds: -2, nanoseconds: 500_000_000 },
+        inode: 300,
+        device: 0x801,
+        links: 1,
+        ..Default::default()
+    };
+    let root = BlobId([0xaa; 32]);
+    let file = |size, content, digest| Node::File(FileContent { size, content, digest });
+    let extents = vec![Extent::Data { blob: root, length: 70 }, Extent::Hole { length: 30 }];
+    let nodes = [
+        file(3, Content::Inline((*b"abc").into()), None),
+        file(100, Content::Extents(extents), Some([0xbb; 32])),
+        file(1 << 40, Content::List { root, height: 2 }, Some([0xbb; 32])),
+        Node::Directory { root, height: 0 },
+        Node::Symlink((*b"../target").into()),
+        Node::Fifo,
+        Node::Socket,
+        Node::CharDevice(0x103),
+        Node::BlockDevice(0x801),
+    ];
+    let mut entries: Vec<Entry> = (b'a'..)
+        .zip(nodes)
+        .map(|(name, node)| Entry { name: [name].into(), node, metadata: metadata.clone() })
+        .collect();
+    entries[0].metadata.links = 2;
+    entries[0].metadata.birth = Some(Timestamp { seconds: 1, nanoseconds: 0 });
+    let attribute = ExtendedAttribute { name: (*b"user.x").into(), value: (*b"value").into() };
+    entries[0].metadata.attributes = vec![attribute];
+    DirectoryNode::Leaf(entries).encode()
+}
+
+/// The slot of the vectors: what opens it has to find the keyring in it.
+fn prove_slot(credential: &Credential, way: Way, stretched: &[u8; 32]) {
+    let keyring = vector_keyring();
+    let id = KeySlotId([0x0c; 16]);
+    let mut slot = SlotHeader {
+        way,
+        repository: RepositoryId([5; 16]),
+        id,
+        salt: [9; 32],
+        commitment: derive_key("aumbry v1 slot commitment", stretched),
+        keyring_nonce: [0x0a; 24],
+        label_nonce: [0x0b; 24],
+        wrapped_length: (keyring.encode().len() + 16) as u32,
+    }
+    .encode()
+    .to_vec();
+    let wrapping = derive_key("aumbry v1 slot wrapping key", stretched);
+    let wrapped = seal_message(&wrapping, &[0x0a; 24], &slot, &keyring.encode());
+    slot.extend_from_slice(&wrapped);
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::local(folder.path(), LocalMode::Create).unwrap();
+    store.create(&format!("keys/{id}"), slot).unwrap();
+    let opened = aumbry::repository::keys::open(&store, RepositoryId([5; 16]), credential);
+    assert!(opened.unwrap() == (id, keyring));
+}
+
+fn vector_keyring() -> Keyring {
+    Keyring {
+        id_key: [2; 32],
+        chunker_secret: [1; 32],
+        repository_seed: [0; 32],
+        admin_seed: [0; 32],
+        epochs: vec![EpochKeys { epoch: 1, data_key: [3; 32], index_key: [4; 32] }],
+        settings: Vec::new(),
+    }
+}
+
+/// The vectors as the code has them.
+fn code_vectors() -> BTreeMap<String, String> {
+    let mut vectors = BTreeMap::new();
+    let mut add = |name: &str, bytes: &[u8]| {
+        assert!(vectors.insert(name.to_string(), hex(bytes)).is_none(), "{name}");
+    };
+    let written = |put: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = Vec::new();
+        put(&mut bytes);
+        bytes
+    };
+    for number in [0, 127, 128, 300, u64::MAX] {
+        add(&format!("varint {number}"), &written(&|bytes| put_varint(bytes, number)));
+    }
+    for number in [-1, 1, -64, 64, i64::MIN] {
+        add(&format!("signed {number}"), &written(&|bytes| put_signed(bytes, number)));
+    }
+    let time = Timestamp { seconds: -2, nanoseconds: 500_000_000 };
+    add("time -1.5 s", &written(&|bytes| put_time(bytes, time)));
+    for length in [1u64, 9, 100, 512, 1000, 100_000, 16_777_217] {
+        add(&format!("padme {length}"), &padded_length(length).to_le_bytes());
+    }
+
+    let mut gear = vec![0; 2048];
+    let mut hasher = blake3::Hasher::new_derive_key("aumbry v1 gear table");
+    hasher.update(&[1; 32]).finalize_xof().fill(&mut gear);
+    add("gear 0", &gear[..8]);
+    add("gear 255", &gear[2040..]);
+    let params = ChunkerParams { minimum: 1024, average: 4096, maximum: 16384 };
+    let (chunker, data) = (Chunker::new(params, &[1; 32]), noise(65_536, 2));
+    let mut lengths = Vec::new();
+    let mut at = 0;
+    while at < data.len() {
+        let length = chunker.cut(&data[at..]);
+        lengths.extend_from_slice(&(length as u32).to_le_bytes());
+        at += length;
+    }
+    add("chunks", &lengths);
+
+    let naming = NamingKeys::new(&[2; 32]);
+    add("data blob abc", naming.data_id(b"abc").as_bytes());
+    add("tree blob abc", naming.tree_id(b"abc").as_bytes());
+    add("region abc", &naming.region_digest(b"abc"));
+    add("region of no bytes", &naming.region_digest(b""));
+    let regions = [naming.region_digest(&vec![0; 16 << 20]), naming.region_digest(&[0])];
+    add("file of 16777217 zeros", &naming.file_digest(&regions));
+
+    let name = format!("snapshots/00000000-{}", "07".repeat(16));
+    let sealer = Sealer::new(RepositoryId([5; 16]), vector_keyring());
+    let object = sealer.seal(ObjectKind::Snapshot, &name, Decision::Abort.encode(), &[6; 32]);
+    let object = object.unwrap();
+    let material = [&[4; 32], &object[..96], name.as_bytes()].concat();
+    let key = derive_key("aumbry v1 object key", &material);
+    add("object header", &object[..128]);
+    add("object key", &key);
+    add("object commitment", &derive_key("aumbry v1 key commitment", &key));
+    add("object frame begins", &object[128..160]);
+    add("object tag", &object[object.len() - 16..]);
+    add("object length", &(object.len() as u64).to_le_bytes());
+    add("object hash", blake3::hash(&object).as_bytes());
+    assert_eq!(object[96..128], derive_key("aumbry v1 key commitment", &key));
+    for (label, number, last) in [("frame 1", 1, false), ("frame 258 last", 258, true)] {
+        let mut frame = b"abc".to_vec();
+        let tag = FrameCipher::new(&key).seal_frame(number, last, &mut frame);
+        add(label, &[&frame[..], &tag].concat());
+    }
+
+    let stretched = derive_key("aumbry v1 recovery key", &[[8; 32], [9; 32]].concat());
+    prove_slot(&Credential::Recovery([8; 32].into()), Way::Recovery, &stretched);
+    add("way 2 stretched", &stretched);
+    add("way 2 commitment", &derive_key("aumbry v1 slot commitment", &stretched));
+    add("way 2 wrapping key", &derive_key("aumbry v1 slot wrapping key", &stretched));
+    let cost = Argon2Cost::FLOOR;
+    let stretched = stretch_passphrase(PASSPHRASE.as_bytes(), &[9; 32], cost).unwrap();
+    let way =
+        Way::Passphrase { memory_kib: cost.memory_kib, passes: cost.passes, lanes: cost.lanes };
+    prove_slot(&passphrase(), way, &stretched);
+    add("way 1 stretched", stretched.as_slice());
+    add("way 1 commitment", &derive_key("aumbry v1 slot commitment", stretched.as_slice()));
+    add("keyring", &vector_keyring().encode());
+
+    let blob = |byte, length| BlobRecord { id: BlobId([byte; 32]), length };
+    let mut directory = PackDirectory::default();
+    directory.push(300, Encoding::Stored, vec![blob(0xd1, 100), blob(0xd2, 200)]);
+    directory.push(50, Encoding::Zstd, vec![blob(0xd3, 70_000)]);
+    directory.push(9, Encoding::Delta(vec![BlobId([0xd3; 32])]), vec![blob(0xd4, 70_001)]);
+    add("directory", &written(&|bytes| directory.encode(bytes)));
+    add("leaf", &vector_leaf());
+    vectors
+}
+
+#[test]
+fn the_documents_test_vectors_hold() {
+    let mut document = document_vectors();
+    // How a compressor packs is its own affair: these are read, not written.
+    let mut take = |name: &str| -> Vec<u8> {
+        let digits = document.remove(name).unwrap_or_default();
+        let pairs = digits.as_bytes().chunks(2);
+        pairs.map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    };
+    let old = b"the quick brown fox jumps over the lazy dog. ".repeat(4);
+    let new = [&old[45..], b"the end"].concat();
+    let (zstd, delta) = (take("zstd segment"), take("delta segment"));
+    let mut decompressor = Decompressor::new().unwrap();
+    let mut wrong = String::new();
+    if decompressor.decompress(&zstd, &[], old.len()).as_ref() != Ok(&old) {
+        let mut bytes = Vec::new();
+        Compressor::new(3, 1 << 20).unwrap().compress(&old, &mut bytes).unwrap();
+        let _ = writeln!(wrong, "zstd segment = {}", hex(&bytes));
+    }
+    if decompressor.decompress(&delta, &old, new.len()).as_ref() != Ok(&new) {
+        let bytes = compress_delta(3, &old, &new).unwrap();
+        let _ = writeln!(wrong, "delta segment = {}", hex(&bytes));
+    }
+
+    let code = code_vectors();
+    for (name, digits) in &code {
+        if document.get(name) != Some(digits) {
+            let _ = writeln!(wrong, "{name} = {digits}");
+        }
+    }
+    assert!(wrong.is_empty(), "the code has:\n{wrong}");
+    let unknown: Vec<_> = document.keys().filter(|name| !code.contains_key(*name)).collect();
+    assert!(unknown.is_empty(), "the document has more: {unknown:?}");
 }
 
 #[test]

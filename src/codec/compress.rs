@@ -107,6 +107,16 @@ pub fn compress_delta(level: i32, prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>
     Ok(output)
 }
 
+/// A segment is one zstd frame and nothing behind it.
+fn require_single_frame(compressed: &[u8]) -> Result<(), CompressError> {
+    let length = zstd::zstd_safe::find_frame_compressed_size(compressed).map_err(zstd_error)?;
+    // A skippable frame has a length too, and holds nothing.
+    if length != compressed.len() || !compressed.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        return Err(CompressError("not exactly one frame".to_string()));
+    }
+    Ok(())
+}
+
 /// Decompresses segment after segment with one context.
 pub struct Decompressor {
     context: DCtx<'static>,
@@ -142,6 +152,7 @@ impl Decompressor {
         length: usize,
         plain: &mut Vec<u8>,
     ) -> Result<(), CompressError> {
+        require_single_frame(compressed)?;
         plain.clear();
         plain.reserve(length);
         let written = if prefix.is_empty() {

@@ -36,6 +36,8 @@ const HAS_FIELDS: u8 = 0x80;
 const CONTENT_INLINE: u8 = 0;
 const CONTENT_EXTENTS: u8 = 1;
 const CONTENT_LIST: u8 = 2;
+/// No file is inline that is longer than this, in bytes: readers treat inline files as small.
+const INLINE_MAX: u64 = 4096;
 /// A digest of the whole file follows the content.
 const HAS_DIGEST: u8 = 0x80;
 
@@ -256,9 +258,10 @@ fn read_file(reader: &mut Reader<'_>) -> Result<FileContent, FormatError> {
     let tag = reader.u8()?;
     let content = match tag & !HAS_DIGEST {
         CONTENT_INLINE => {
-            let length = usize::try_from(size)
-                .map_err(|_| FormatError::corrupt("an inline file larger than memory"))?;
-            Content::Inline(reader.take(length)?.into())
+            if size > INLINE_MAX {
+                return Err(FormatError::corrupt(format!("{size} bytes of inline content")));
+            }
+            Content::Inline(reader.take(size as usize)?.into())
         }
         CONTENT_EXTENTS => {
             let count = reader.count(1)?;

@@ -282,7 +282,7 @@ pub fn list(
     Ok(slots)
 }
 
-/// Removes a slot. Refuses the slot in use and the last one.
+/// Removes a slot. Refuses the slot in use and the last one: the slot in use must be there to stay.
 pub fn remove(store: &Store, id: KeySlotId, in_use: KeySlotId) -> Result<()> {
     if id == in_use {
         return Err(RepositoryError::new(
@@ -291,6 +291,27 @@ pub fn remove(store: &Store, id: KeySlotId, in_use: KeySlotId) -> Result<()> {
             "is the key that opened the repository just now; open it with another one to remove it",
         ));
     }
+    if store.size(&layout::key(in_use))?.is_none() {
+        return Err(RepositoryError::new(
+            Kind::Invalid,
+            layout::key(id),
+            "may be the last key: the one that opened the repository was removed meanwhile; open it \
+             again to remove this one",
+        ));
+    }
     store.delete(&layout::key(id))?;
     Ok(())
+}
+
+/// Removes the slots of attempts to make a repository here that were stopped before its config was written.
+/// Only for who has just written the config of a store that held nothing else: nobody can finish such an
+/// attempt any more. Failing leaves slots that open nothing.
+pub(super) fn clear_left_overs(store: &Store, repository: RepositoryId) {
+    for object in store.list(layout::KEYS).unwrap_or_default() {
+        let header = store.get(&object.name).ok();
+        let header = header.and_then(|bytes| SlotHeader::decode(&bytes).ok());
+        if header.is_some_and(|header| header.repository != repository) {
+            let _ = store.delete(&object.name);
+        }
+    }
 }

@@ -96,6 +96,20 @@ impl Repository {
                 "is a repository already",
             ));
         }
+        // A config that was lost must not cost what it belonged to: its key slots may still be saved.
+        for folder in [layout::SNAPSHOTS, layout::INDEX, layout::PACKS] {
+            if let Some(object) = store.list(folder)?.first() {
+                return Err(RepositoryError::new(
+                    Kind::Conflict,
+                    store.location(),
+                    format!(
+                        "holds {} of a repository whose config is gone: restore the config from a \
+                         copy, or choose an empty place",
+                        object.name
+                    ),
+                ));
+            }
+        }
         let id = RepositoryId(environment.chance.bytes()?);
         let settings = Settings { created: environment.clock.now(), ..options.settings };
         let keyring = Keyring {
@@ -126,6 +140,7 @@ impl Repository {
                 "was made a repository by somebody else at the same time",
             ));
         }
+        keys::clear_left_overs(&store, id);
         Self::assemble(store, settings, slot, sealer, environment)
     }
 

@@ -28,7 +28,7 @@ use crate::store::{Created, Store, layout};
 /// Locks that the set of this session's blobs is spread over.
 const SHARDS: usize = 64;
 /// An index object is written when this many blobs wait for one.
-const INDEX_BLOBS: u64 = 500_000;
+const INDEX_BLOBS: u64 = 100_000;
 /// Packs on their way to the store at a time, and threads that bring them there.
 const UPLOADS: usize = 2;
 
@@ -197,10 +197,13 @@ impl<'a> Writer<'a> {
 
     /// `true`: the blob is new, and the caller, who is the only one to hear so, must store it.
     pub fn claim(&self, id: &BlobId) -> Result<bool> {
-        if self.repository.cache.lookup(id)?.is_some() {
+        // Looked up under the lock: an index object that is being taken in moves blobs from here to there, and
+        // between two separate questions a blob could be in neither.
+        let mut claimed = self.shard(id).lock();
+        if claimed.contains(id) || self.repository.cache.lookup(id)?.is_some() {
             return Ok(false);
         }
-        Ok(self.shard(id).lock().insert(*id))
+        Ok(claimed.insert(*id))
     }
 
     fn shard(&self, id: &BlobId) -> &Mutex<HashSet<BlobId>> {

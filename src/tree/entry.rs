@@ -6,7 +6,7 @@ use crate::id::BlobId;
 use crate::units::Timestamp;
 
 /// Bytes of one hole-free, content-defined piece of a file, or a hole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Extent {
     /// `length` bytes (at least 1) that are the plaintext of `blob`.
     Data {
@@ -32,7 +32,7 @@ impl Extent {
 }
 
 /// Where a file's bytes are. The lengths of all extents add up to the file's size.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Content {
     /// The bytes themselves: of a file so small that naming a blob would take more room (the empty
     /// file is one).
@@ -55,7 +55,7 @@ impl Default for Content {
 }
 
 /// What a file holds.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct FileContent {
     /// Size in bytes.
     pub size: u64,
@@ -67,7 +67,7 @@ pub struct FileContent {
 }
 
 /// What sort of thing an entry is, with what only that sort has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Node {
     /// A regular file.
     File(FileContent),
@@ -154,12 +154,16 @@ pub struct Metadata {
     pub inode: u64,
     /// Device number of the file system (`st_dev`).
     pub device: u64,
-    /// Number of hard links; 1 for directories. Entries with more than one link and the same device
-    /// and inode are the same file.
+    /// Number of hard links; 1 for directories. Entries with more than one link and the same device,
+    /// inode and node are the same file.
     pub links: u64,
     /// Extended attributes, sorted by name.
     pub attributes: Vec<ExtendedAttribute>,
 }
+
+/// What tells one file's names from another's: device, inode, and what it is. A number alone is not enough: a
+/// file may have changed between two of its names, or two snapshots' numbers may collide.
+pub type LinkIdentity = (u64, u64, Node);
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,6 +177,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What this entry shares with its other names; `None` when it has no other.
+    pub fn link_identity(&self) -> Option<LinkIdentity> {
+        let metadata = &self.metadata;
+        (metadata.links > 1).then(|| (metadata.device, metadata.inode, self.node.clone()))
+    }
+
     /// Size of a file's content in bytes; 0 for everything else.
     pub fn size(&self) -> u64 {
         match &self.node {

@@ -3,8 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what tests share fails as a test does")]
 
 mod backup;
+mod concurrent;
+mod crash;
 mod damage;
 mod described;
 mod fidelity;
+mod model;
+mod packs;
+mod properties;
 mod restore;
+mod resume;
 mod support;

@@ -1,7 +1,8 @@
 //! What a backup has read so far, kept in the cache, so that the next run after an interruption does not read
 //! it again.
 //!
-//! One file for each running backup, locked while it runs: a journal that can be locked belongs to a run that
+//! One file for each running backup, in a folder for each set of sources, so that the backup of something else
+//! takes nothing away. It is locked while the backup runs: a journal that can be locked belongs to a run that
 //! ended early. A record is a path and the entry as it would stand in a directory leaf. Records are believed
 //! only when the entry's times, size and inode agree and every blob it names is in the repository, so a torn
 //! or stale journal costs nothing but time. Memory when resuming: 16 bytes a file.
@@ -20,6 +21,13 @@ use crate::format::directory::{DirectoryNode, LeafBuilder};
 use crate::id::SessionId;
 use crate::tree::entry::Entry;
 
+/// The folder below the cache for the journals of backups of these sources.
+pub fn journal_folder(cache_folder: &Path, sources: &[Vec<u8>]) -> PathBuf {
+    // No path has a NUL, so different lists never join to the same bytes.
+    let sources = blake3::hash(&sources.join(&0)).to_hex();
+    cache_folder.join("journals").join(&sources[..16])
+}
+
 /// Records are handed to the system in pieces of about this many bytes.
 const BUFFER: usize = 64 << 10;
 
@@ -34,8 +42,7 @@ pub struct Journal {
 impl Journal {
     /// Begins a journal in this folder. `None` when it cannot be: the backup goes on without.
     pub fn begin(folder: &Path, session: SessionId) -> Option<Self> {
-        let folder = folder.join("journals");
-        std::fs::create_dir_all(&folder).ok()?;
+        std::fs::create_dir_all(folder).ok()?;
         let path = folder.join(session.to_string());
         let file = std::fs::OpenOptions::new()
             .append(true)
@@ -86,7 +93,7 @@ impl Resumed {
     /// Reads the journals in this folder whose runs have ended, oldest first.
     pub fn load(folder: Option<&Path>) -> Self {
         let mut resumed = Resumed { files: Vec::new(), records: HashMap::new() };
-        let listing = folder.and_then(|folder| std::fs::read_dir(folder.join("journals")).ok());
+        let listing = folder.and_then(|folder| std::fs::read_dir(folder).ok());
         let mut paths: Vec<_> =
             listing.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         let changed = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).ok();

@@ -32,7 +32,7 @@ use crate::view::{DirectoryRoot, find_below};
 
 use assemble::Assembler;
 use content::Cutting;
-use journal::{Journal, Resumed};
+use journal::{Journal, Resumed, journal_folder};
 use parent::ParentWalk;
 use pipeline::Pipeline;
 
@@ -129,7 +129,8 @@ impl Monitor for ProblemCounter<'_> {
     }
 }
 
-/// Backs up everything that `source` tells into one snapshot.
+/// Backs up everything that `source` tells into one snapshot. To be called from a plain thread: it waits for
+/// rayon's workers, so a worker that called it could wait for itself.
 pub fn backup(
     repository: &Repository,
     source: &mut dyn Source,
@@ -146,11 +147,11 @@ pub fn backup(
     let paths = source.paths();
     let parent = choose_parent(&known, options, &paths)?;
     let reader = BlobReader::new(repository, (options.memory_budget / 8).max(8 << 20));
-    let resumed = Resumed::load(repository.cache_folder().map(|folder| folder.as_path()));
-    let journal = repository
-        .cache_folder()
+    let journals = repository.cache_folder().map(|folder| journal_folder(folder, &paths));
+    let resumed = Resumed::load(journals.as_deref());
+    let journal = journals
         .filter(|_| !options.dry_run)
-        .and_then(|folder| Journal::begin(folder, writer.session()));
+        .and_then(|folder| Journal::begin(&folder, writer.session()));
     let chunker = Chunker::new(repository.chunker_params(), repository.chunker_secret());
     let zero_region = repository.naming().region_digest(&vec![0; DIGEST_REGION as usize]);
     let cutting = Cutting { chunker: &chunker, naming: repository.naming(), zero_region, monitor };
@@ -169,6 +170,7 @@ pub fn backup(
         writer: &writer,
         cutting: &cutting,
         resumed: &resumed,
+        reader: &reader,
         detection: options.detection,
     };
     let walked = pipeline.run(source, ParentWalk::new(&reader, root), &mut assembler);

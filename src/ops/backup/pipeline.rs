@@ -14,9 +14,11 @@ use crate::format::header::ObjectKind;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
 use crate::repository::error::RepositoryError;
+use crate::repository::reader::BlobReader;
 use crate::repository::writer::Writer;
 use crate::source::{OpenFile, Readable, Source, Step};
 use crate::tree::entry::{Content, Entry, Extent, FileContent, Node};
+use crate::view::Extents;
 
 /// A batch is handed to a worker when its files hold this many bytes …
 const BATCH_BYTES: u64 = 1 << 20;
@@ -105,6 +107,8 @@ pub struct Pipeline<'a> {
     pub writer: &'a Writer<'a>,
     pub cutting: &'a Cutting<'a>,
     pub resumed: &'a Resumed,
+    /// Reads chunk lists, to see whether all their chunks are there.
+    pub reader: &'a BlobReader<'a>,
     pub detection: ChangeDetection,
 }
 
@@ -267,19 +271,19 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         }
     }
 
-    /// Whether the repository has every blob of this entry. Of a long chunk list that is not asked.
+    /// Whether the repository has every blob of this entry. A list that cannot be read is not complete.
     fn is_complete(&self, entry: &Entry) -> Result<bool, OpsError> {
         let Node::File(file) = &entry.node else { return Ok(true) };
-        let extents = match &file.content {
-            Content::Inline(_) => return Ok(true),
-            Content::Extents(extents) => extents,
-            Content::List { .. } => return Ok(false),
-        };
-        for extent in extents {
-            if let Extent::Data { blob, .. } = extent
-                && !self.pipeline.writer.has(blob)?
-            {
-                return Ok(false);
+        if let Content::List { root, .. } = &file.content
+            && !self.pipeline.writer.has(root)?
+        {
+            return Ok(false);
+        }
+        for extent in Extents::new(self.pipeline.reader, file) {
+            match extent {
+                Ok(Extent::Hole { .. }) => {}
+                Ok(Extent::Data { blob, .. }) if self.pipeline.writer.has(&blob)? => {}
+                _ => return Ok(false),
             }
         }
         Ok(true)

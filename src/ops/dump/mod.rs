@@ -17,7 +17,7 @@ use crate::repository::Repository;
 use crate::repository::error::RepositoryError;
 use crate::repository::reader::BlobReader;
 use crate::target::TargetError;
-use crate::tree::entry::{Content, Entry, Extent, FileContent, Node};
+use crate::tree::entry::{Content, Entry, Extent, FileContent, LinkIdentity, Node};
 use crate::tree::path::{Printable, TreePath};
 use crate::view::{DirectoryRoot, Entries, Extents, Found, find_path};
 
@@ -124,7 +124,7 @@ struct Begin {
     header: Vec<u8>,
     is_whole: bool,
     /// The file that this is a name of, if it has several.
-    identity: Option<(u64, u64)>,
+    identity: Option<LinkIdentity>,
     is_link: bool,
 }
 
@@ -150,7 +150,7 @@ struct Walk<'r, 'a> {
     path: Vec<u8>,
     pieces: Vec<Piece>,
     file: Option<OpenFile<'r, 'a>>,
-    first_names: HashMap<(u64, u64), Vec<u8>>,
+    first_names: HashMap<LinkIdentity, Vec<u8>>,
     failed: u64,
     single: bool,
 }
@@ -235,15 +235,14 @@ impl<'r, 'a> Walk<'r, 'a> {
 
     fn meet(&mut self, entry: &Entry) {
         let path = [&self.path, &entry.name[..]].concat();
-        let metadata = &entry.metadata;
-        let identity = (metadata.links > 1).then_some((metadata.device, metadata.inode));
-        let link = identity.and_then(|identity| self.first_names.get(&identity)).cloned();
+        let identity = entry.link_identity();
+        let link = identity.as_ref().and_then(|identity| self.first_names.get(identity)).cloned();
         let name = Name { path: &path, link: link.as_deref() };
         let Some(header) = header(&name, entry) else {
             return self.problem(&path, "an archive cannot hold a socket".to_string());
         };
-        if let (Some(identity), None) = (identity, &link) {
-            self.first_names.insert(identity, path.clone());
+        if let (Some(identity), None) = (&identity, &link) {
+            self.first_names.insert(identity.clone(), path.clone());
         }
         let begin = Begin {
             path: self.display(&path),
@@ -376,7 +375,7 @@ impl Dumper<'_, '_> {
                         state.is_left_out = state.failure.is_some();
                     }
                     if state.is_left_out {
-                        state.failed_files.extend(begin.identity);
+                        state.failed_files.extend(begin.identity.clone());
                     } else {
                         self.put(&begin.header)?;
                     }
@@ -413,7 +412,7 @@ impl Dumper<'_, '_> {
         state: &State,
     ) -> Option<String> {
         if begin.is_link
-            && begin.identity.is_some_and(|identity| state.failed_files.contains(&identity))
+            && begin.identity.as_ref().is_some_and(|it| state.failed_files.contains(it))
         {
             return Some("the file that it is another name of could not be written".to_string());
         }
@@ -514,7 +513,7 @@ struct State {
     in_region: u64,
     digests: Vec<[u8; 32]>,
     /// Files with several names that were left out.
-    failed_files: HashSet<(u64, u64)>,
+    failed_files: HashSet<LinkIdentity>,
 }
 
 impl State {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::monitor::{Problem, Progress};
 use crate::target::files::Directory;
 use crate::target::is_full;
-use crate::tree::entry::{Entry, Metadata, Node};
+use crate::tree::entry::{Entry, LinkIdentity, Metadata, Node};
 use crate::tree::filter::Match;
 use crate::tree::path::TreePath;
 use crate::view::{DirectoryRoot, Entries, Found};
@@ -19,7 +19,7 @@ use super::region::LargePlan;
 use super::work::{Failure, Item, LinkGroup, Window, Work, add};
 
 /// How many entries a window holds.
-const WINDOW_ENTRIES: usize = 32_768;
+const WINDOW_ENTRIES: usize = 16_384;
 /// How many bytes of content a window holds.
 const WINDOW_BYTES: u64 = 512 << 20;
 
@@ -49,8 +49,8 @@ pub(super) struct Planner<'p, 'w, 'a> {
     /// The path in the snapshot of the innermost directory; empty for the root.
     path: Vec<u8>,
     large: Option<LargePlan<'w, 'a>>,
-    /// Files with several names, by device and inode: the group, and how many names are still to come.
-    groups: HashMap<(u64, u64), (Arc<LinkGroup>, u64)>,
+    /// Files with several names, by what they share: the group, and how many names are still to come.
+    groups: HashMap<LinkIdentity, (Arc<LinkGroup>, u64)>,
     /// The only entry, when no directory was asked for.
     single: Option<Entry>,
 }
@@ -273,7 +273,7 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
         if is_file {
             add(&counts.total_files, 1);
         }
-        let (is_further, group) = self.group_of(&entry.metadata);
+        let (is_further, group) = self.group_of(&entry);
         let size = entry.size();
         let item = Item { directory, entry, group };
         if is_further {
@@ -290,14 +290,12 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
     }
 
     /// Whether an entry is a further name of something met before, and its group if it has several names.
-    fn group_of(&mut self, metadata: &Metadata) -> (bool, Option<Arc<LinkGroup>>) {
-        if metadata.links < 2 {
-            return (false, None);
-        }
-        match self.groups.entry((metadata.device, metadata.inode)) {
+    fn group_of(&mut self, entry: &Entry) -> (bool, Option<Arc<LinkGroup>>) {
+        let Some(identity) = entry.link_identity() else { return (false, None) };
+        match self.groups.entry(identity) {
             MapEntry::Vacant(vacant) => {
                 let group = Arc::new(LinkGroup::default());
-                vacant.insert((group.clone(), metadata.links - 1));
+                vacant.insert((group.clone(), entry.metadata.links - 1));
                 (false, Some(group))
             }
             MapEntry::Occupied(mut occupied) => {
