@@ -1,19 +1,24 @@
-//! The local redb file: runs of blob locations, packs, which index objects are in it, and which snapshots
-//! were seen. Disposable: when it is gone or broken it is made anew from the store.
+//! The local cache: a redb file of packs, which index objects are in it and which snapshots were seen; beside
+//! it the runs of blob locations. Disposable: when it is gone or broken it is made anew from the store.
+//!
+//! A run's file is complete and durable before redb lists it, and goes after redb has ceased to; what redb does
+//! not list is a left-over and is removed when the cache is opened.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use redb::{
-    Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition,
-    WriteTransaction,
+    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
+    TableDefinition, WriteTransaction,
 };
 
 use super::super::error::{Kind, RepositoryError, Result};
-use super::filter::Filter;
-use super::run::{BlockWriter, IndexEntry, block_key, decode_block, encode_block, search_block};
+use super::run::{IndexEntry, MergedRows, Run, RunWriter};
 use super::{Location, PackInfo, SegmentInfo, locations};
 use crate::format::bytes::{Reader, put_varint};
 use crate::format::header::{HEADER_LENGTH, Header};
@@ -22,9 +27,12 @@ use crate::format::pack::Encoding;
 use crate::id::{BlobId, IndexId, PackId, RepositoryId, SessionId, SnapshotId};
 
 /// Raised whenever a table changes its meaning: an older cache is thrown away.
-const CACHE_VERSION: u64 = 1;
+const CACHE_VERSION: u64 = 2;
 /// redb's page cache, in bytes. Part of the memory budget.
 const PAGE_CACHE: usize = 16 << 20;
+/// A run is merged with the smaller ones when it is at most this many times as large as they are together:
+/// so there are few runs, and an entry is rewritten seldom.
+const MERGE_RATIO: u64 = 4;
 
 /// `version` and `repository`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -34,10 +42,8 @@ const INDEXES: TableDefinition<&[u8], ()> = TableDefinition::new("indexes");
 const PACKS: TableDefinition<u32, &[u8]> = TableDefinition::new("packs");
 /// Pack name → pack number.
 const PACK_NUMBERS: TableDefinition<&[u8], u32> = TableDefinition::new("pack_numbers");
-/// (run, key of the first entry) → block.
-const BLOCKS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("blocks");
-/// Run → number of entries (8 bytes), then the filter.
-const RUNS: TableDefinition<u32, &[u8]> = TableDefinition::new("runs");
+/// Run → number of entries.
+const RUNS: TableDefinition<u32, u64> = TableDefinition::new("runs");
 /// Names of packs that are in the runs although no index object lists them.
 const ADOPTED: TableDefinition<&[u8], ()> = TableDefinition::new("adopted");
 /// Names of packs that an index object lists and the store has not.
@@ -45,24 +51,98 @@ const MISSING: TableDefinition<&[u8], ()> = TableDefinition::new("missing");
 /// Name of a slot → its sealed object.
 const SLOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("slots");
 
-/// A run, as far as looking up needs it in memory.
-struct Run {
-    number: u32,
-    entries: u64,
-    filter: Filter,
+/// Where the files of runs go.
+enum Place {
+    /// Into this folder, which is this cache's own.
+    Folder(PathBuf),
+    /// Into this folder, which is another cache's: without a name, so that they end with the process.
+    Unnamed(PathBuf),
+    /// Into memory.
+    Memory,
 }
+
+/// Makes the names of files that lose them at once differ within this process.
+static UNNAMED: AtomicU32 = AtomicU32::new(0);
+
+impl Place {
+    fn path(folder: &Path, number: u32) -> PathBuf {
+        folder.join(format!("{number:08x}"))
+    }
+
+    /// An empty file for the run with this number; `None`: it goes into memory.
+    fn create(&self, number: u32) -> io::Result<Option<File>> {
+        let (path, named) = match self {
+            Place::Memory => return Ok(None),
+            Place::Folder(folder) => (Self::path(folder, number), true),
+            Place::Unnamed(folder) => {
+                let count = UNNAMED.fetch_add(1, Ordering::Relaxed);
+                (folder.join(format!("{}-{count}.unnamed", std::process::id())), false)
+            }
+        };
+        // What has this name was never listed, or is no longer.
+        remove(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        if !named {
+            remove(&path)?;
+        }
+        Ok(Some(file))
+    }
+
+    /// Makes the names of new files durable.
+    fn sync(&self) -> io::Result<()> {
+        match self {
+            Place::Folder(folder) => File::open(folder)?.sync_all(),
+            Place::Unnamed(_) | Place::Memory => Ok(()),
+        }
+    }
+
+    /// Removes every file that is none of these runs: what was merged, and what a writer that was stopped
+    /// could not list or remove. What cannot be removed costs space until the next time.
+    fn keep_only(&self, runs: &BTreeSet<u32>) {
+        let Place::Folder(folder) = self else { return };
+        let kept: BTreeSet<PathBuf> = runs.iter().map(|run| Self::path(folder, *run)).collect();
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if !kept.contains(&path) {
+                let _ = remove(&path);
+            }
+        }
+    }
+}
+
+/// Removes a file that may not be there.
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })
+}
+
+/// A run and its number.
+type NumberedRun = (u32, Arc<Run>);
 
 /// What look-ups read, replaced after every commit.
 struct View {
-    runs: Vec<Run>,
-    blocks: ReadOnlyTable<(u32, u64), &'static [u8]>,
+    /// The largest first: it holds most of what is known.
+    runs: Vec<NumberedRun>,
     packs: ReadOnlyTable<u32, &'static [u8]>,
+}
+
+/// What the next change needs to know.
+struct Writing {
+    /// Number of the next run.
+    next_run: u32,
+    /// Something was taken in that a crash would undo.
+    passing: bool,
 }
 
 /// The cache of one repository.
 pub struct IndexCache {
     database: Database,
-    view: RwLock<Arc<View>>,
+    place: Place,
+    /// Held by whoever changes the cache.
+    writing: Mutex<Writing>,
+    view: RwLock<View>,
     packs: Mutex<HashMap<u32, Arc<PackInfo>>>,
 }
 
@@ -135,55 +215,96 @@ fn decode_pack(bytes: &[u8]) -> Option<PackInfo> {
 
 impl IndexCache {
     /// Opens the cache file at `path` for this repository, or makes it; one that is broken, of another
-    /// version or of another repository is thrown away first. `None` as path, or a file that another
-    /// process has open: a cache in memory that ends with the process.
+    /// version or of another repository is thrown away first. `None` as path: a cache in memory that ends
+    /// with the process. A file that another process has open: a cache that ends with the process, too, its runs in
+    /// files without a name.
     pub fn open(path: Option<&Path>, repository: RepositoryId) -> Result<Self> {
-        let Some(path) = path else {
-            let backend = redb::backends::InMemoryBackend::new();
-            let mut builder = Database::builder();
-            builder.set_cache_size(PAGE_CACHE);
-            let database = builder.create_with_backend(backend).map_err(cache_error)?;
-            return Self::with_database(database, repository)?
-                .ok_or_else(|| cache_error("a new cache is of another version"));
-        };
+        let Some(path) = path else { return Self::open_passing(Place::Memory, repository) };
+        let folder = path.with_extension("runs");
+        fs::create_dir_all(&folder).map_err(cache_error)?;
         for attempt in 0..2 {
             let mut builder = Database::builder();
             builder.set_cache_size(PAGE_CACHE);
             let opened = match builder.create(path) {
-                // Another process holds it: this one works with a cache of its own.
-                Err(DatabaseError::DatabaseAlreadyOpen) => return Self::open(None, repository),
+                Err(DatabaseError::DatabaseAlreadyOpen) => {
+                    return Self::open_passing(Place::Unnamed(folder), repository);
+                }
                 opened => opened.map_err(cache_error),
             };
-            match opened.and_then(|database| Self::with_database(database, repository)) {
-                Ok(Some(cache)) => return Ok(cache),
-                Err(error) if attempt == 1 => return Err(error),
-                Ok(None) | Err(_) => {
-                    std::fs::remove_file(path)
-                        .or_else(|error| match error.kind() {
-                            std::io::ErrorKind::NotFound => Ok(()),
-                            _ => Err(error),
-                        })
-                        .map_err(cache_error)?;
+            let place = Place::Folder(folder.clone());
+            match opened.and_then(|database| Self::with_database(database, place, repository)) {
+                Ok(Some(cache)) => {
+                    let view = cache.view.read();
+                    let runs = view.runs.iter().map(|(number, _)| *number).collect();
+                    drop(view);
+                    cache.place.keep_only(&runs);
+                    return Ok(cache);
                 }
+                Err(error) if attempt == 1 => return Err(error),
+                Ok(None) | Err(_) => remove(path).map_err(cache_error)?,
             }
         }
         Err(cache_error("could not be made anew"))
     }
 
+    /// A cache that ends with the process.
+    fn open_passing(place: Place, repository: RepositoryId) -> Result<Self> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(PAGE_CACHE);
+        let database = builder
+            .create_with_backend(redb::backends::InMemoryBackend::new())
+            .map_err(cache_error)?;
+        Self::with_database(database, place, repository)?
+            .ok_or_else(|| cache_error("a new cache is of another version"))
+    }
+
     /// `None`: the database is not for this repository or version.
-    fn with_database(database: Database, repository: RepositoryId) -> Result<Option<Self>> {
+    fn with_database(
+        database: Database,
+        place: Place,
+        repository: RepositoryId,
+    ) -> Result<Option<Self>> {
         let expected = [&CACHE_VERSION.to_le_bytes()[..], repository.as_bytes()].concat();
         match Self::read_meta(&database)? {
             Some(found) if found != expected => return Ok(None),
             Some(_) => {}
             None => Self::make_tables(&database, &expected)?,
         }
-        let view = Self::load_view(&database)?;
+        let runs = Self::open_runs(&database, &place)?;
+        let next_run = runs.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
+        let view = Self::make_view(&database, runs)?;
         Ok(Some(IndexCache {
             database,
-            view: RwLock::new(Arc::new(view)),
+            place,
+            writing: Mutex::new(Writing { next_run, passing: false }),
+            view: RwLock::new(view),
             packs: Mutex::default(),
         }))
+    }
+
+    /// Opens the runs that the database lists.
+    fn open_runs(database: &Database, place: &Place) -> Result<Vec<NumberedRun>> {
+        let Place::Folder(folder) = place else { return Ok(Vec::new()) };
+        let transaction = database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(RUNS).map_err(cache_error)?;
+        let mut runs = Vec::new();
+        for row in table.iter().map_err(cache_error)? {
+            let (number, entries) = row.map_err(cache_error)?;
+            let number = number.value();
+            let file = File::open(Place::path(folder, number)).map_err(cache_error)?;
+            let run = Run::open(file)
+                .map_err(cache_error)?
+                .filter(|run| run.entries() == entries.value())
+                .ok_or_else(|| cache_error(format!("run {number} is broken")))?;
+            runs.push((number, Arc::new(run)));
+        }
+        Ok(runs)
+    }
+
+    fn make_view(database: &Database, mut runs: Vec<NumberedRun>) -> Result<View> {
+        runs.sort_by_key(|(_, run)| std::cmp::Reverse(run.entries()));
+        let transaction = database.begin_read().map_err(cache_error)?;
+        Ok(View { runs, packs: transaction.open_table(PACKS).map_err(cache_error)? })
     }
 
     fn read_meta(database: &Database) -> Result<Option<Vec<u8>>> {
@@ -207,35 +328,11 @@ impl IndexCache {
         transaction.open_table(INDEXES).map_err(cache_error)?;
         transaction.open_table(PACKS).map_err(cache_error)?;
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
-        transaction.open_table(BLOCKS).map_err(cache_error)?;
         transaction.open_table(RUNS).map_err(cache_error)?;
         transaction.open_table(ADOPTED).map_err(cache_error)?;
         transaction.open_table(MISSING).map_err(cache_error)?;
         transaction.open_table(SLOTS).map_err(cache_error)?;
         transaction.commit().map_err(cache_error)
-    }
-
-    fn load_view(database: &Database) -> Result<View> {
-        let transaction = database.begin_read().map_err(cache_error)?;
-        let mut runs = Vec::new();
-        for row in transaction.open_table(RUNS).map_err(cache_error)?.iter().map_err(cache_error)? {
-            let (number, value) = row.map_err(cache_error)?;
-            let (entries, filter) = value
-                .value()
-                .split_first_chunk::<8>()
-                .and_then(|(entries, filter)| {
-                    Some((u64::from_le_bytes(*entries), Filter::from_bytes(filter)?))
-                })
-                .ok_or_else(|| cache_error("a run without its filter"))?;
-            runs.push(Run { number: number.value(), entries, filter });
-        }
-        // The largest run holds most of what is known: ask it first.
-        runs.sort_by_key(|run| std::cmp::Reverse(run.entries));
-        Ok(View {
-            runs,
-            blocks: transaction.open_table(BLOCKS).map_err(cache_error)?,
-            packs: transaction.open_table(PACKS).map_err(cache_error)?,
-        })
     }
 
     /// Where the blob is, if the index knows it: the first copy, when there are several.
@@ -260,17 +357,9 @@ impl IndexCache {
 
     /// Hands the blob's places to `take` until it says that it has had enough.
     fn search(&self, id: &BlobId, mut take: impl FnMut(Location) -> bool) -> Result<()> {
-        let view = self.view.read().clone();
-        for run in view.runs.iter().filter(|run| run.filter.may_contain(id)) {
-            let key = (run.number, block_key(id));
-            let mut rows = view.blocks.range((run.number, 0)..=key).map_err(cache_error)?;
-            if let Some(row) = rows.next_back() {
-                let (_, block) = row.map_err(cache_error)?;
-                for location in search_block(block.value(), id) {
-                    if !take(location) {
-                        return Ok(());
-                    }
-                }
+        for (_, run) in &self.view.read().runs {
+            if run.search(id, &mut take).map_err(cache_error)? {
+                break;
             }
         }
         Ok(())
@@ -278,21 +367,21 @@ impl IndexCache {
 
     /// How many blobs the index lists, those in several packs as often as they are there.
     pub fn blob_count(&self) -> u64 {
-        self.view.read().runs.iter().map(|run| run.entries).sum()
+        self.view.read().runs.iter().map(|(_, run)| run.entries()).sum()
     }
 
     /// What is known of the pack with this number.
     pub fn pack(&self, number: u32) -> Result<Arc<PackInfo>> {
-        if let Some(pack) = self.packs.lock().get(&number) {
+        // Held until the pack is in, so that what is read from a view that goes is forgotten with it.
+        let mut known = self.packs.lock();
+        if let Some(pack) = known.get(&number) {
             return Ok(pack.clone());
         }
-        let view = self.view.read().clone();
-        let row = view.packs.get(number).map_err(cache_error)?;
+        let row = self.view.read().packs.get(number).map_err(cache_error)?;
         let pack = row
             .and_then(|row| decode_pack(row.value()))
             .ok_or_else(|| cache_error(format!("no pack has number {number}")))?;
         let pack = Arc::new(pack);
-        let mut known = self.packs.lock();
         if known.len() >= 4096 {
             known.clear();
         }
@@ -302,7 +391,7 @@ impl IndexCache {
 
     /// Every pack that the index lists, by number.
     pub fn packs(&self) -> Result<Vec<(u32, PackInfo)>> {
-        let view = self.view.read().clone();
+        let view = self.view.read();
         let mut packs = Vec::new();
         for row in view.packs.iter().map_err(cache_error)? {
             let (number, value) = row.map_err(cache_error)?;
@@ -330,8 +419,17 @@ impl IndexCache {
     /// Takes in packs, and remembers that these index objects, which list them, are now in the cache. Without
     /// an index object the packs are remembered as adopted. A pack that is there already is passed over.
     pub fn add(&self, indexes: &[IndexId], packs: &[PackRecord]) -> Result<()> {
-        let mut transaction = self.database.begin_write().map_err(cache_error)?;
-        transaction.set_quick_repair(true);
+        self.append(indexes, packs)?;
+        self.settle()
+    }
+
+    /// Like [`IndexCache::add`], but a crash undoes it until [`IndexCache::settle`] was called: for many calls
+    /// in a row. Most of the runs are merged before they have to reach the disk.
+    pub fn append(&self, indexes: &[IndexId], packs: &[PackRecord]) -> Result<()> {
+        let mut writing = self.writing.lock();
+        let mut transaction = self.begin_write()?;
+        transaction.set_durability(Durability::None).map_err(cache_error)?;
+        writing.passing = true;
         {
             let mut table = transaction.open_table(INDEXES).map_err(cache_error)?;
             for index in indexes {
@@ -351,12 +449,99 @@ impl IndexCache {
             }
         }
         let entries = Self::add_packs(&transaction, packs)?;
+        let mut runs = self.view.read().runs.clone();
         if !entries.is_empty() {
-            Self::add_run(&transaction, entries)?;
+            let count = entries.len() as u64;
+            runs.push(self.write_run(&mut writing, count, entries.into_iter().map(Ok))?);
         }
+        Self::list_runs(&transaction, &runs)?;
         transaction.commit().map_err(cache_error)?;
-        *self.view.write() = Arc::new(Self::load_view(&self.database)?);
+        *self.view.write() = Self::make_view(&self.database, runs)?;
         Ok(())
+    }
+
+    fn begin_write(&self) -> Result<WriteTransaction> {
+        let mut transaction = self.database.begin_write().map_err(cache_error)?;
+        transaction.set_quick_repair(true);
+        Ok(transaction)
+    }
+
+    /// Lists these runs and no others.
+    fn list_runs(transaction: &WriteTransaction, runs: &[NumberedRun]) -> Result<()> {
+        let numbers: BTreeSet<u32> = runs.iter().map(|(number, _)| *number).collect();
+        let mut table = transaction.open_table(RUNS).map_err(cache_error)?;
+        table.retain(|number, _| numbers.contains(&number)).map_err(cache_error)?;
+        for (number, run) in runs {
+            table.insert(number, run.entries()).map_err(cache_error)?;
+        }
+        Ok(())
+    }
+
+    /// Commits for good, with these runs and no others, and lets look-ups see it.
+    fn publish(
+        &self,
+        writing: &mut Writing,
+        transaction: WriteTransaction,
+        runs: Vec<NumberedRun>,
+    ) -> Result<()> {
+        for (_, run) in &runs {
+            run.sync().map_err(cache_error)?;
+        }
+        self.place.sync().map_err(cache_error)?;
+        Self::list_runs(&transaction, &runs)?;
+        transaction.commit().map_err(cache_error)?;
+        writing.passing = false;
+        let kept: BTreeSet<u32> = runs.iter().map(|(number, _)| *number).collect();
+        *self.view.write() = Self::make_view(&self.database, runs)?;
+        self.place.keep_only(&kept);
+        Ok(())
+    }
+
+    /// Writes a run of sorted entries, at most `capacity` of them.
+    fn write_run(
+        &self,
+        writing: &mut Writing,
+        capacity: u64,
+        entries: impl Iterator<Item = io::Result<IndexEntry>>,
+    ) -> Result<NumberedRun> {
+        let number = writing.next_run;
+        writing.next_run += 1;
+        let file = self.place.create(number).map_err(cache_error)?;
+        let mut writer = RunWriter::new(file, capacity);
+        for entry in entries {
+            entry.and_then(|entry| writer.push(&entry)).map_err(cache_error)?;
+        }
+        Ok((number, Arc::new(writer.finish().map_err(cache_error)?)))
+    }
+
+    /// Merges small runs with one another and with larger ones, so that a look-up asks few, and makes what was
+    /// appended last.
+    pub fn settle(&self) -> Result<()> {
+        let mut writing = self.writing.lock();
+        let mut runs = self.view.read().runs.clone();
+        let mut entries = 0;
+        let merged_count = runs
+            .iter()
+            .rev()
+            .take_while(|(_, run)| {
+                let fits = entries == 0 || run.entries() <= MERGE_RATIO * entries;
+                entries += run.entries();
+                fits
+            })
+            .count();
+        if merged_count < 2 {
+            return match writing.passing {
+                true => self.publish(&mut writing, self.begin_write()?, runs),
+                false => Ok(()),
+            };
+        }
+        let merged = runs.split_off(runs.len() - merged_count);
+        let sources: Vec<Arc<Run>> = merged.iter().map(|(_, run)| run.clone()).collect();
+        let capacity = sources.iter().map(|run| run.entries()).sum();
+        let rows = MergedRows::new(&sources).map_err(cache_error)?;
+        let new = self.write_run(&mut writing, capacity, rows)?;
+        runs.push(new);
+        self.publish(&mut writing, self.begin_write()?, runs)
     }
 
     fn add_packs(transaction: &WriteTransaction, packs: &[PackRecord]) -> Result<Vec<IndexEntry>> {
@@ -377,47 +562,6 @@ impl IndexCache {
         }
         entries.sort_unstable();
         Ok(entries)
-    }
-
-    /// Writes a run, merged with those before it that are less than four times its size.
-    fn add_run(transaction: &WriteTransaction, mut entries: Vec<IndexEntry>) -> Result<()> {
-        let mut runs = transaction.open_table(RUNS).map_err(cache_error)?;
-        let mut blocks = transaction.open_table(BLOCKS).map_err(cache_error)?;
-        let mut existing = Vec::new();
-        for row in runs.iter().map_err(cache_error)? {
-            let (number, value) = row.map_err(cache_error)?;
-            let count =
-                value.value().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            existing.push((number.value(), count));
-        }
-        let number = existing.last().map_or(0, |(number, _)| number + 1);
-        while let Some((older, count)) = existing.pop() {
-            // Merging happens in memory, so only up to a million entries (48 MB).
-            if count > 4 * entries.len() as u64 || count + entries.len() as u64 > 1 << 20 {
-                continue;
-            }
-            let range = (older, 0)..=(older, u64::MAX);
-            for row in blocks.extract_from_if(range, |_, _| true).map_err(cache_error)? {
-                let (_, block) = row.map_err(cache_error)?;
-                entries.extend(decode_block(block.value()));
-            }
-            runs.remove(older).map_err(cache_error)?;
-        }
-        entries.sort_unstable();
-        let mut filter = Filter::with_capacity(entries.len());
-        let mut writer = BlockWriter::new(|key, block: Vec<u8>| {
-            blocks.insert((number, key), block.as_slice()).map_err(cache_error)?;
-            Ok(())
-        });
-        for entry in &entries {
-            filter.insert(&entry.0);
-            writer.push(*entry)?;
-        }
-        writer.finish()?;
-        let mut row = (entries.len() as u64).to_le_bytes().to_vec();
-        row.extend_from_slice(&filter.to_bytes());
-        runs.insert(number, row.as_slice()).map_err(cache_error)?;
-        Ok(())
     }
 
     /// The packs of one of the tables that hold nothing but names.
@@ -447,8 +591,8 @@ impl IndexCache {
 
     /// Forgets packs and every place in them. Rewrites the runs, so it is for rare use.
     pub fn drop_packs(&self, packs: &[PackId]) -> Result<()> {
-        let mut transaction = self.database.begin_write().map_err(cache_error)?;
-        transaction.set_quick_repair(true);
+        let mut writing = self.writing.lock();
+        let transaction = self.begin_write()?;
         let mut dropped = BTreeSet::new();
         {
             let mut table = transaction.open_table(PACKS).map_err(cache_error)?;
@@ -465,51 +609,44 @@ impl IndexCache {
                 }
             }
         }
-        let runs: Vec<u32> = self.view.read().runs.iter().map(|run| run.number).collect();
-        for run in runs {
-            let mut blocks = transaction.open_table(BLOCKS).map_err(cache_error)?;
-            let mut rows = Vec::new();
-            for row in blocks.range((run, 0)..=(run, u64::MAX)).map_err(cache_error)? {
-                let (key, block) = row.map_err(cache_error)?;
-                let all = decode_block(block.value()).count();
-                let kept: Vec<IndexEntry> = decode_block(block.value())
-                    .filter(|(_, location)| !dropped.contains(&location.pack))
-                    .collect();
-                if kept.len() < all {
-                    rows.push((key.value(), kept));
-                }
+        let before = self.view.read().runs.clone();
+        let mut after = before.clone();
+        for (number, run) in &before {
+            let is_kept = |(_, location): &IndexEntry| !dropped.contains(&location.pack);
+            let mut kept = 0;
+            for row in run.rows() {
+                kept += u64::from(is_kept(&row.map_err(cache_error)?));
             }
-            for (key, kept) in rows {
-                // The key stays, although it may lie before the first entry now: searching still works.
-                blocks.insert(key, encode_block(&kept).as_slice()).map_err(cache_error)?;
+            if kept == run.entries() {
+                continue;
             }
+            if kept > 0 {
+                let rows = run.rows().filter(|row| row.as_ref().map_or(true, is_kept));
+                after.push(self.write_run(&mut writing, kept, rows)?);
+            }
+            after.retain(|(other, _)| other != number);
         }
-        transaction.commit().map_err(cache_error)?;
+        self.publish(&mut writing, transaction, after)?;
         self.packs.lock().clear();
-        *self.view.write() = Arc::new(Self::load_view(&self.database)?);
         Ok(())
     }
 
     /// Forgets every index object and pack; what was seen of snapshots stays.
     pub fn clear(&self) -> Result<()> {
-        let transaction = self.database.begin_write().map_err(cache_error)?;
+        let mut writing = self.writing.lock();
+        let transaction = self.begin_write()?;
         transaction.delete_table(INDEXES).map_err(cache_error)?;
         transaction.delete_table(PACKS).map_err(cache_error)?;
         transaction.delete_table(PACK_NUMBERS).map_err(cache_error)?;
-        transaction.delete_table(BLOCKS).map_err(cache_error)?;
-        transaction.delete_table(RUNS).map_err(cache_error)?;
         transaction.delete_table(ADOPTED).map_err(cache_error)?;
         transaction.delete_table(MISSING).map_err(cache_error)?;
         transaction.open_table(INDEXES).map_err(cache_error)?;
         transaction.open_table(PACKS).map_err(cache_error)?;
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
-        transaction.open_table(BLOCKS).map_err(cache_error)?;
-        transaction.open_table(RUNS).map_err(cache_error)?;
         transaction.open_table(ADOPTED).map_err(cache_error)?;
         transaction.open_table(MISSING).map_err(cache_error)?;
-        transaction.commit().map_err(cache_error)?;
+        self.publish(&mut writing, transaction, Vec::new())?;
         self.packs.lock().clear();
-        *self.view.write() = Arc::new(Self::load_view(&self.database)?);
         Ok(())
     }
 
@@ -608,6 +745,7 @@ mod tests {
             }
             assert_eq!(cache.lookup(&id(10_001)).unwrap(), None);
         }
+        assert!(fs::read_dir(path.with_extension("runs")).unwrap().count() <= 5);
         let cache = IndexCache::open(Some(&path), repository).unwrap();
         cache.drop_packs(&[PackId { session: session(), number: 3 }]).unwrap();
         assert_eq!(cache.lookup(&id(1600)).unwrap(), None);
@@ -628,6 +766,50 @@ mod tests {
         drop(cache);
         let cache = IndexCache::open(Some(&path), RepositoryId([6; 16])).unwrap();
         assert_eq!(cache.blob_count(), 0);
+    }
+
+    #[test]
+    fn a_run_that_is_gone_or_cut_costs_the_cache_and_left_overs_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.redb");
+        let runs = path.with_extension("runs");
+        let repository = RepositoryId([5; 16]);
+        for damage in ["cut", "gone"] {
+            let cache = IndexCache::open(Some(&path), repository).unwrap();
+            cache.add(&[index(1)], &[pack(0, 0..500)]).unwrap();
+            drop(cache);
+            fs::write(runs.join("0000ffff"), b"left over").unwrap();
+            let cache = IndexCache::open(Some(&path), repository).unwrap();
+            assert_eq!(cache.blob_count(), 500);
+            drop(cache);
+            let files: Vec<_> =
+                fs::read_dir(&runs).unwrap().map(|file| file.unwrap().path()).collect();
+            assert_eq!(files.len(), 1);
+            match damage {
+                "cut" => {
+                    File::options().write(true).open(&files[0]).unwrap().set_len(5000).unwrap()
+                }
+                _ => fs::remove_file(&files[0]).unwrap(),
+            }
+            let cache = IndexCache::open(Some(&path), repository).unwrap();
+            assert_eq!(cache.blob_count(), 0);
+            assert!(cache.indexes().unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_second_process_has_a_cache_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.redb");
+        let first = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
+        first.add(&[index(1)], &[pack(0, 0..500)]).unwrap();
+        let second = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
+        assert_eq!(second.blob_count(), 0);
+        second.add(&[index(1)], &[pack(0, 0..500), pack(1, 500..700)]).unwrap();
+        second.drop_packs(&[PackId { session: session(), number: 0 }]).unwrap();
+        assert_eq!((first.blob_count(), second.blob_count()), (500, 200));
+        assert!(second.lookup(&id(600)).unwrap().is_some());
+        assert_eq!(fs::read_dir(path.with_extension("runs")).unwrap().count(), 1);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Brings index objects, and the packs that no index object lists, into the cache.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::sync_channel;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
@@ -17,13 +18,41 @@ use crate::id::{IndexId, PackId, SessionId};
 use crate::monitor::{Monitor, Phase};
 use crate::store::{ObjectInfo, layout};
 
-/// Index objects read at a time: they are decoded in parallel and taken in together, which keeps runs
-/// large and memory bounded (an index object lists at most half a million blobs).
-const BATCH: usize = 4;
-/// Pack directories read at a time: reading one is waiting, far more than work.
-const DIRECTORY_READERS: usize = 8;
+/// Bytes of index objects that are taken in together; one that is larger, alone. A writer's own are 18 MB at the
+/// most (half a million blobs), so large ones do not share memory, and of small ones few commits are made.
+const BATCH: u64 = 16 << 20;
+/// Objects read at a time: reading one is waiting, far more than work.
+const READERS: usize = 8;
 /// How much of a pack's end is read at first to find its directory.
 const TAIL: u64 = 256 << 10;
+
+/// Index objects that were read, and those that could not be.
+#[derive(Default)]
+struct ReadIndexes {
+    ids: Vec<IndexId>,
+    packs: Vec<PackRecord>,
+    damaged: Vec<RepositoryError>,
+}
+
+impl ReadIndexes {
+    fn take(&mut self, indexes: Vec<(IndexId, Result<Index>)>) -> Result<()> {
+        for (id, index) in indexes {
+            match index {
+                Ok(index) => {
+                    self.ids.push(id);
+                    self.packs.extend(index.packs);
+                }
+                // One flipped bit can make an object look newer, or sealed with another key: it must not
+                // stop every command.
+                Err(error) if error.kind != Kind::NotFound && is_damage(&error) => {
+                    self.damaged.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
 
 /// What bringing the cache up to date found.
 #[derive(Debug, Default)]
@@ -39,40 +68,69 @@ impl Repository {
         monitor.phase(Phase::LoadIndex);
         // Known first, listed then: what another thread adds between the two is not taken for gone.
         let mut known = self.cache.indexes()?;
-        let listed: BTreeSet<IndexId> = self
+        let listed: BTreeMap<IndexId, u64> = self
             .store
             .list(layout::INDEX)?
             .iter()
-            .filter_map(|object| layout::parse_index(&object.name))
+            .filter_map(|object| Some((layout::parse_index(&object.name)?, object.size)))
             .collect();
-        if !known.is_subset(&listed) {
+        if !known.iter().all(|id| listed.contains_key(id)) {
             // What an index object listed may be gone with it: start over.
             self.cache.clear()?;
             known.clear();
         }
-        let new: Vec<IndexId> = listed.difference(&known).copied().collect();
-        let mut report = IndexReport::default();
-        for batch in new.chunks(BATCH) {
-            let read: Vec<_> = batch.par_iter().map(|id| (*id, self.read_index(*id))).collect();
-            let mut ids = Vec::new();
-            let mut packs = Vec::new();
-            for (id, index) in read {
-                match index {
-                    Ok(index) => {
-                        ids.push(id);
-                        packs.extend(index.packs);
-                    }
-                    // One flipped bit can make an object look newer, or sealed with another key: it must
-                    // not stop every command.
-                    Err(error) if error.kind != Kind::NotFound && is_damage(&error) => {
-                        report.damaged.push(error);
-                    }
-                    Err(error) => return Err(error),
+        let mut batches: Vec<Vec<IndexId>> = Vec::new();
+        let mut bytes = 0;
+        for (id, size) in listed.iter().filter(|(id, _)| !known.contains(id)) {
+            bytes += size;
+            match batches.last_mut() {
+                Some(batch) if bytes <= BATCH => batch.push(*id),
+                _ => {
+                    batches.push(vec![*id]);
+                    bytes = *size;
                 }
             }
-            self.cache.add(&ids, &packs)?;
         }
+        let mut report = IndexReport::default();
+        if batches.is_empty() {
+            return Ok(report);
+        }
+        // The next batch is read while one is taken in: at most two are in memory.
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(0);
+            scope.spawn(move || {
+                batches.iter().map(|batch| self.read_indexes(batch)).all(|read| {
+                    let is_whole = read.is_ok();
+                    sender.send(read).is_ok() && is_whole
+                })
+            });
+            for read in receiver {
+                let read = read?;
+                report.damaged.extend(read.damaged);
+                self.cache.append(&read.ids, &read.packs)?;
+            }
+            self.cache.settle()
+        })?;
         Ok(report)
+    }
+
+    fn read_indexes(&self, ids: &[IndexId]) -> Result<ReadIndexes> {
+        let indexes = std::thread::scope(|scope| {
+            let parts = ids.chunks(ids.len().div_ceil(READERS).max(1));
+            let read = |part: &[IndexId]| -> Vec<_> {
+                part.iter().map(|id| (*id, self.read_index(*id))).collect()
+            };
+            let threads: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
+            threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+        });
+        let mut read = ReadIndexes::default();
+        for indexes in indexes {
+            let indexes = indexes.map_err(|_| {
+                RepositoryError::new(Kind::Unavailable, layout::INDEX, "a thread failed")
+            })?;
+            read.take(indexes)?;
+        }
+        Ok(read)
     }
 
     /// Compares the packs that the index lists with those in the store, and drops from the index what is
@@ -133,8 +191,9 @@ impl Repository {
         for batch in new.chunks(64) {
             let packs = self.read_pack_directories(batch);
             adopted += packs.len() as u64;
-            self.cache.add(&[], &packs)?;
+            self.cache.append(&[], &packs)?;
         }
+        self.cache.settle()?;
         Ok(adopted)
     }
 
@@ -146,7 +205,7 @@ impl Repository {
             read.filter_map(std::result::Result::ok).collect()
         };
         std::thread::scope(|scope| {
-            let parts = packs.chunks(packs.len().div_ceil(DIRECTORY_READERS).max(1));
+            let parts = packs.chunks(packs.len().div_ceil(READERS).max(1));
             let threads: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
             threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
         })

@@ -1,102 +1,348 @@
-//! The rows of a run: blocks of sorted entries, searched by halving.
+//! A run: entries sorted by id, in a file that is written once and never changed.
+//!
+//! | part | what |
+//! |---|---|
+//! | blocks | 4096 bytes each: 85 entries of 48 bytes (id, pack, segment, offset, length), 16 zeros |
+//! | fences | for every block 8 bytes: the beginning of its first id, as a number, little endian |
+//! | filter | see `filter` |
+//! | footer | 8 bytes magic, 8 each: number of entries, length of the filter |
+//!
+//! Looking up reads one page of the file: which one follows from the fences, which stay in memory together
+//! with the filter (8 bytes for 85 entries; 16 bits an entry). It is a file of its own and not rows in redb,
+//! because redb copies a row of 16 KiB for each look-up and needs twice the space to merge.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Location;
+use super::filter::Filter;
 use crate::id::BlobId;
 
-/// Bytes of an entry: id, pack, segment, offset, length.
+/// Bytes of an entry.
 const ENTRY_LENGTH: usize = BlobId::LENGTH + 16;
-/// Entries in a block: just under 16 KiB, which redb keeps in one page of its own.
-pub const BLOCK_ENTRIES: usize = 340;
+/// Bytes of a block: what a disk and the page cache read at the least.
+const BLOCK_LENGTH: usize = 4096;
+/// Entries in every block but the last.
+const BLOCK_ENTRIES: usize = BLOCK_LENGTH / ENTRY_LENGTH;
+/// Changes whenever the layout does.
+const MAGIC: [u8; 8] = *b"aumrun01";
+const FOOTER_LENGTH: usize = 24;
+/// Blocks that a reader of the whole run takes at a time.
+const BLOCKS_AT_A_TIME: usize = 32;
 
 /// An id and its place.
 pub type IndexEntry = (BlobId, Location);
 
-/// The number a block is found by: the first eight bytes of its first id, so that order is kept.
-pub fn block_key(id: &BlobId) -> u64 {
+/// What a block is found by: the first eight bytes of an id, so that order is kept.
+fn fence(id: &BlobId) -> u64 {
     u64::from_be_bytes(id.0[..8].try_into().expect("eight bytes of thirty-two"))
 }
 
-/// A block's bytes.
-pub fn encode_block(entries: &[IndexEntry]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(entries.len() * ENTRY_LENGTH);
-    for (id, location) in entries {
-        bytes.extend_from_slice(id.as_bytes());
-        for number in [location.pack, location.segment, location.offset, location.length] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
+fn put_entry(output: &mut Vec<u8>, (id, location): &IndexEntry) {
+    output.extend_from_slice(id.as_bytes());
+    for number in [location.pack, location.segment, location.offset, location.length] {
+        output.extend_from_slice(&number.to_le_bytes());
     }
-    bytes
 }
 
-fn decode_entry(bytes: &[u8]) -> Option<IndexEntry> {
-    let id = BlobId(bytes.get(..BlobId::LENGTH)?.try_into().ok()?);
+fn read_entry(bytes: &[u8]) -> IndexEntry {
+    let id = BlobId(bytes[..BlobId::LENGTH].try_into().expect("an id's length"));
     let number = |at: usize| {
         let start = BlobId::LENGTH + at * 4;
-        Some(u32::from_le_bytes(bytes.get(start..start + 4)?.try_into().ok()?))
+        u32::from_le_bytes(bytes[start..start + 4].try_into().expect("four bytes"))
     };
-    let location =
-        Location { pack: number(0)?, segment: number(1)?, offset: number(2)?, length: number(3)? };
-    Some((id, location))
+    (id, Location { pack: number(0), segment: number(1), offset: number(2), length: number(3) })
 }
 
-/// All entries of a block.
-pub fn decode_block(bytes: &[u8]) -> impl Iterator<Item = IndexEntry> + '_ {
-    bytes.chunks_exact(ENTRY_LENGTH).filter_map(decode_entry)
+/// Where a run's bytes are.
+enum Bytes {
+    File(File),
+    Memory(Vec<u8>),
 }
 
-/// The places of `id` in a block: entries with one id stand side by side.
-pub fn search_block<'b>(bytes: &'b [u8], id: &BlobId) -> impl Iterator<Item = Location> + 'b {
-    let wanted = *id;
-    let key = |at: usize| &bytes[at * ENTRY_LENGTH..at * ENTRY_LENGTH + BlobId::LENGTH];
-    let (mut low, mut high) = (0, bytes.len() / ENTRY_LENGTH);
-    while low < high {
-        let middle = (low + high) / 2;
-        if key(middle) < wanted.as_bytes().as_slice() {
-            low = middle + 1;
-        } else {
-            high = middle;
+impl Bytes {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Bytes::File(file) => file.read_exact_at(buffer, offset),
+            Bytes::Memory(bytes) => {
+                let from = bytes.get(offset as usize..).and_then(|rest| rest.get(..buffer.len()));
+                buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
         }
     }
-    decode_block(&bytes[low * ENTRY_LENGTH..])
-        .take_while(move |(id, _)| *id == wanted)
-        .map(|(_, location)| location)
 }
 
-/// Cuts sorted entries into blocks. Entries whose keys are equal stay in one block, so that the last
-/// block that begins at or before a key is the only one that can hold it.
-pub struct BlockWriter<F: FnMut(u64, Vec<u8>) -> super::super::error::Result<()>> {
-    pending: Vec<IndexEntry>,
-    write: F,
+/// A run, ready to be looked up in.
+pub struct Run {
+    bytes: Bytes,
+    synced: AtomicBool,
+    entries: u64,
+    fences: Vec<u64>,
+    filter: Filter,
 }
 
-impl<F: FnMut(u64, Vec<u8>) -> super::super::error::Result<()>> BlockWriter<F> {
-    /// A writer that hands finished blocks to `write`.
-    pub fn new(write: F) -> Self {
-        BlockWriter { pending: Vec::with_capacity(BLOCK_ENTRIES), write }
+impl Run {
+    /// The run in this file; `None` when the file does not hold a whole one.
+    pub fn open(file: File) -> io::Result<Option<Run>> {
+        let length = file.metadata()?.len();
+        let Some(tail) = length.checked_sub(FOOTER_LENGTH as u64) else { return Ok(None) };
+        let mut footer = [0; FOOTER_LENGTH];
+        file.read_exact_at(&mut footer, tail)?;
+        let number = |at: usize| {
+            u64::from_le_bytes(footer[at..at + 8].try_into().expect("eight bytes of the footer"))
+        };
+        let (entries, filter_length) = (number(8), number(16));
+        let blocks = entries.div_ceil(BLOCK_ENTRIES as u64);
+        let expected = blocks
+            .checked_mul(BLOCK_LENGTH as u64 + 8)
+            .and_then(|length| length.checked_add(filter_length));
+        if footer[..8] != MAGIC || expected != Some(tail) {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; blocks as usize * 8];
+        file.read_exact_at(&mut bytes, blocks * BLOCK_LENGTH as u64)?;
+        let fences = bytes
+            .chunks_exact(8)
+            .map(|chunk| u64::from_le_bytes(chunk.try_into().expect("a chunk of eight bytes")))
+            .collect();
+        bytes.resize(filter_length as usize, 0);
+        file.read_exact_at(&mut bytes, tail - filter_length)?;
+        let Some(filter) = Filter::from_bytes(&bytes) else { return Ok(None) };
+        let synced = AtomicBool::new(true);
+        Ok(Some(Run { bytes: Bytes::File(file), synced, entries, fences, filter }))
+    }
+
+    /// Makes the file durable, unless it is.
+    pub fn sync(&self) -> io::Result<()> {
+        if let Bytes::File(file) = &self.bytes
+            && !self.synced.load(Ordering::Relaxed)
+        {
+            file.sync_data()?;
+            self.synced.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// How many entries it has.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// How many entries stand in a block.
+    fn entries_in(&self, block: usize) -> usize {
+        (self.entries - (block * BLOCK_ENTRIES) as u64).min(BLOCK_ENTRIES as u64) as usize
+    }
+
+    /// Hands the places of `id` to `take` until it says that it has had enough. Returns whether it did.
+    pub fn search(&self, id: &BlobId, take: &mut impl FnMut(Location) -> bool) -> io::Result<bool> {
+        if !self.filter.may_contain(id) {
+            return Ok(false);
+        }
+        let wanted = fence(id);
+        // The block before the first that begins at or behind the id may hold it, and so may those behind.
+        let first = self.fences.partition_point(|fence| *fence < wanted).saturating_sub(1);
+        let mut buffer = [0; BLOCK_LENGTH];
+        for block in first..self.fences.len() {
+            if block > first && self.fences[block] > wanted {
+                break;
+            }
+            self.bytes.read_at(&mut buffer, (block * BLOCK_LENGTH) as u64)?;
+            let (entries, _) =
+                buffer[..self.entries_in(block) * ENTRY_LENGTH].as_chunks::<ENTRY_LENGTH>();
+            let start = entries.partition_point(|entry| entry[..BlobId::LENGTH] < id.0[..]);
+            for entry in &entries[start..] {
+                let (found, location) = read_entry(entry);
+                if found != *id {
+                    return Ok(false);
+                }
+                if !take(location) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// All entries, in order.
+    pub fn rows(self: &Arc<Self>) -> Rows {
+        Rows { run: self.clone(), next_block: 0, buffer: Vec::new(), at: 0 }
+    }
+}
+
+/// The entries of a run, in order, a few blocks in memory at a time.
+pub struct Rows {
+    run: Arc<Run>,
+    next_block: usize,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl Rows {
+    fn fill(&mut self) -> io::Result<()> {
+        let blocks = (self.run.fences.len() - self.next_block).min(BLOCKS_AT_A_TIME);
+        self.buffer.resize(blocks * BLOCK_LENGTH, 0);
+        self.run.bytes.read_at(&mut self.buffer, (self.next_block * BLOCK_LENGTH) as u64)?;
+        // Close the gaps between the blocks, so that entries follow one another.
+        let mut length = 0;
+        for block in 0..blocks {
+            let start = block * BLOCK_LENGTH;
+            let end = start + self.run.entries_in(self.next_block + block) * ENTRY_LENGTH;
+            self.buffer.copy_within(start..end, length);
+            length += end - start;
+        }
+        self.buffer.truncate(length);
+        self.next_block += blocks;
+        self.at = 0;
+        Ok(())
+    }
+}
+
+impl Iterator for Rows {
+    type Item = io::Result<IndexEntry>;
+
+    fn next(&mut self) -> Option<io::Result<IndexEntry>> {
+        if self.at == self.buffer.len() {
+            if self.next_block == self.run.fences.len() {
+                return None;
+            }
+            if let Err(error) = self.fill() {
+                // Whoever goes on after an error would miss entries: the iterator ends.
+                self.next_block = self.run.fences.len();
+                self.at = self.buffer.len();
+                return Some(Err(error));
+            }
+        }
+        let entry = read_entry(&self.buffer[self.at..self.at + ENTRY_LENGTH]);
+        self.at += ENTRY_LENGTH;
+        Some(Ok(entry))
+    }
+}
+
+/// The entries of several runs in one order.
+pub struct MergedRows {
+    sources: Vec<Rows>,
+    next: BinaryHeap<Reverse<(IndexEntry, usize)>>,
+}
+
+impl MergedRows {
+    /// Merges these runs. Memory: 128 KiB for each.
+    pub fn new(runs: &[Arc<Run>]) -> io::Result<Self> {
+        let mut sources: Vec<Rows> = runs.iter().map(Run::rows).collect();
+        let mut next = BinaryHeap::with_capacity(sources.len());
+        for (number, source) in sources.iter_mut().enumerate() {
+            if let Some(entry) = source.next() {
+                next.push(Reverse((entry?, number)));
+            }
+        }
+        Ok(MergedRows { sources, next })
+    }
+}
+
+impl Iterator for MergedRows {
+    type Item = io::Result<IndexEntry>;
+
+    fn next(&mut self) -> Option<io::Result<IndexEntry>> {
+        let mut top = self.next.peek_mut()?;
+        let Reverse((entry, number)) = *top;
+        match self.sources[number].next() {
+            // Replacing the top sinks it once, where taking it and putting another would do so twice.
+            Some(Ok(following)) => *top = Reverse((following, number)),
+            Some(Err(error)) => return Some(Err(error)),
+            None => {
+                std::collections::binary_heap::PeekMut::pop(top);
+            }
+        }
+        Some(Ok(entry))
+    }
+}
+
+enum Sink {
+    File(BufWriter<File>),
+    Memory(Vec<u8>),
+}
+
+/// Writes a run.
+pub struct RunWriter {
+    sink: Sink,
+    block: Vec<u8>,
+    entries: u64,
+    fences: Vec<u64>,
+    filter: Filter,
+}
+
+impl RunWriter {
+    /// A writer of at most `capacity` entries into an empty file; `None`: into memory.
+    pub fn new(file: Option<File>, capacity: u64) -> Self {
+        let sink = match file {
+            Some(file) => Sink::File(BufWriter::with_capacity(1 << 18, file)),
+            None => Sink::Memory(Vec::new()),
+        };
+        RunWriter {
+            sink,
+            block: Vec::with_capacity(BLOCK_LENGTH),
+            entries: 0,
+            fences: Vec::with_capacity((capacity as usize).div_ceil(BLOCK_ENTRIES)),
+            filter: Filter::with_capacity(capacity as usize),
+        }
+    }
+
+    fn write(sink: &mut Sink, bytes: &[u8]) -> io::Result<()> {
+        match sink {
+            Sink::File(file) => file.write_all(bytes),
+            Sink::Memory(memory) => {
+                memory.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        self.block.resize(BLOCK_LENGTH, 0);
+        Self::write(&mut self.sink, &self.block)?;
+        self.block.clear();
+        Ok(())
     }
 
     /// The next entry, in order.
-    pub fn push(&mut self, entry: IndexEntry) -> super::super::error::Result<()> {
-        if self.pending.len() >= BLOCK_ENTRIES
-            && self.pending.last().is_some_and(|last| block_key(&last.0) != block_key(&entry.0))
-        {
-            self.flush()?;
+    pub fn push(&mut self, entry: &IndexEntry) -> io::Result<()> {
+        if self.block.is_empty() {
+            self.fences.push(fence(&entry.0));
         }
-        self.pending.push(entry);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> super::super::error::Result<()> {
-        if let Some(first) = self.pending.first() {
-            (self.write)(block_key(&first.0), encode_block(&self.pending))?;
-            self.pending.clear();
+        self.filter.insert(&entry.0);
+        put_entry(&mut self.block, entry);
+        self.entries += 1;
+        if self.block.len() == BLOCK_ENTRIES * ENTRY_LENGTH {
+            self.end_block()?;
         }
         Ok(())
     }
 
-    /// The last block.
-    pub fn finish(mut self) -> super::super::error::Result<()> {
-        self.flush()
+    /// Writes what is left and opens the run, which is not durable yet.
+    pub fn finish(mut self) -> io::Result<Run> {
+        if !self.block.is_empty() {
+            self.end_block()?;
+        }
+        let bytes = match self.sink {
+            Sink::Memory(memory) => Bytes::Memory(memory),
+            Sink::File(mut file) => {
+                for fence in &self.fences {
+                    file.write_all(&fence.to_le_bytes())?;
+                }
+                let filter_length = self.filter.write(&mut file)?;
+                file.write_all(&MAGIC)?;
+                file.write_all(&self.entries.to_le_bytes())?;
+                file.write_all(&filter_length.to_le_bytes())?;
+                Bytes::File(file.into_inner().map_err(io::IntoInnerError::into_error)?)
+            }
+        };
+        let synced = AtomicBool::new(false);
+        Ok(Run { bytes, synced, entries: self.entries, fences: self.fences, filter: self.filter })
     }
 }
 
@@ -104,29 +350,86 @@ impl<F: FnMut(u64, Vec<u8>) -> super::super::error::Result<()>> BlockWriter<F> {
 mod tests {
     use super::*;
 
+    fn entry(number: u32, copy: u32) -> IndexEntry {
+        let id = BlobId(*blake3::hash(&number.to_le_bytes()).as_bytes());
+        (id, Location { pack: number, segment: copy, offset: 2, length: 3 })
+    }
+
+    fn write(file: Option<File>, entries: &[IndexEntry]) -> Run {
+        let mut writer = RunWriter::new(file, entries.len() as u64);
+        entries.iter().for_each(|entry| writer.push(entry).unwrap());
+        writer.finish().unwrap()
+    }
+
+    fn places(run: &Run, id: &BlobId) -> Vec<Location> {
+        let mut places = Vec::new();
+        run.search(id, &mut |place| {
+            places.push(place);
+            true
+        })
+        .unwrap();
+        places
+    }
+
     #[test]
-    fn blocks_are_found_and_searched() {
-        let mut entries: Vec<IndexEntry> = (0..1000u32)
-            .map(|number| {
-                let id = BlobId(*blake3::hash(&number.to_le_bytes()).as_bytes());
-                (id, Location { pack: number, segment: 1, offset: 2, length: 3 })
+    fn entries_are_found_in_memory_in_a_file_and_after_reopening() {
+        for count in [1, 84, 85, 86, 170, 1000] {
+            let mut entries: Vec<_> = (0..count).map(|number| entry(number, 1)).collect();
+            entries.sort();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let runs = [
+                write(None, &entries),
+                write(Some(file.reopen().unwrap()), &entries),
+                Run::open(file.reopen().unwrap()).unwrap().unwrap(),
+            ];
+            for run in runs {
+                for (id, place) in &entries {
+                    assert_eq!(places(&run, id), [*place]);
+                }
+                assert_eq!(places(&run, &BlobId([0xff; 32])), []);
+                assert_eq!(places(&run, &entry(count, 1).0), []);
+                let rows: Result<Vec<_>, _> = Arc::new(run).rows().collect();
+                assert_eq!(rows.unwrap(), entries);
+            }
+        }
+    }
+
+    #[test]
+    fn copies_of_a_blob_are_found_across_blocks() {
+        let mut entries: Vec<_> = (0..200).map(|copy| entry(7, copy)).collect();
+        entries.extend((8..100).map(|number| entry(number, 0)));
+        entries.sort();
+        let run = write(None, &entries);
+        assert_eq!(places(&run, &entry(7, 0).0).len(), 200);
+        assert_eq!(places(&run, &entry(50, 0).0).len(), 1);
+    }
+
+    #[test]
+    fn merging_keeps_every_entry_in_order() {
+        let mut entries: Vec<_> = (0..3000).map(|number| entry(number % 2500, number)).collect();
+        let runs: Vec<_> = entries
+            .chunks(700)
+            .map(|part| {
+                let mut part = part.to_vec();
+                part.sort();
+                Arc::new(write(None, &part))
             })
             .collect();
         entries.sort();
-        let mut blocks = Vec::new();
-        let mut writer = BlockWriter::new(|key, block| {
-            blocks.push((key, block));
-            Ok(())
-        });
-        entries.iter().for_each(|entry| writer.push(*entry).unwrap());
-        writer.finish().unwrap();
-        assert_eq!(blocks.len(), 3);
-        for (id, location) in &entries {
-            let at = blocks.partition_point(|(key, _)| *key <= block_key(id)) - 1;
-            assert_eq!(search_block(&blocks[at].1, id).collect::<Vec<_>>(), [*location]);
+        let merged: Result<Vec<_>, _> = MergedRows::new(&runs).unwrap().collect();
+        assert_eq!(merged.unwrap(), entries);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_no_run_is_recognised() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut entries: Vec<_> = (0..300).map(|number| entry(number, 1)).collect();
+        entries.sort();
+        write(Some(file.reopen().unwrap()), &entries);
+        let length = file.as_file().metadata().unwrap().len();
+        for cut in [0, 10, 4096, length - 4096, length - 1] {
+            file.as_file().set_len(cut).unwrap();
+            assert!(Run::open(file.reopen().unwrap()).unwrap().is_none(), "{cut}");
         }
-        assert_eq!(search_block(&blocks[0].1, &BlobId([0xff; 32])).next(), None);
-        let all: Vec<_> = blocks.iter().flat_map(|(_, block)| decode_block(block)).collect();
-        assert_eq!(all, entries);
     }
 }

@@ -1,0 +1,122 @@
+//! Restoring a snapshot of 64 MiB of text and 64 MiB of random bytes, in files of 16 KiB and of 2 MiB, from a
+//! store in memory into an empty folder in memory; and reading the same without writing it.
+//!
+//! The limits: writing the same files from memory, on all cores, and nothing else; and opening every pack
+//! (ChaCha20-Poly1305) on all cores.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use aumbry::format::header::ObjectKind;
+use aumbry::monitor::SilentMonitor;
+use aumbry::ops::backup::backup;
+use aumbry::ops::restore::{Overwrite, RestoreOptions, restore as run_restore};
+use aumbry::repository::reader::BlobReader;
+use aumbry::store::{Store, layout};
+use aumbry::tree::entry::Node;
+use aumbry::tree::filter::{ExcludeFilter, IncludeFilter};
+use aumbry::tree::path::TreePath;
+use aumbry::view::{DirectoryRoot, Entries, read_file};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
+
+use crate::common::{Bytes, MemoryFiles, backup_options, create, criterion, folder_in_memory};
+
+const TOTAL: usize = 128 << 20;
+
+fn options() -> RestoreOptions {
+    RestoreOptions {
+        subtree: TreePath::root(),
+        include: IncludeFilter::new(&[]).unwrap(),
+        exclude: ExcludeFilter::default(),
+        overwrite: Overwrite::Always,
+        delete: false,
+        dry_run: false,
+        sparse: false,
+        verify: false,
+        memory_budget: 256 << 20,
+    }
+}
+
+fn write_all(files: &[Vec<u8>], folder: &Path) {
+    files.par_iter().enumerate().for_each(|(number, bytes)| {
+        fs::write(folder.join(number.to_string()), bytes).unwrap();
+    });
+}
+
+fn restore(criterion: &mut Criterion) {
+    let mut files = Vec::new();
+    for kind in [Bytes::Text, Bytes::Random] {
+        for (length, count) in [(16 << 10, 2048), (2 << 20, 16)] {
+            files.extend((0..count).map(|seed| kind.make(length, seed)));
+        }
+    }
+    assert_eq!(files.iter().map(Vec::len).sum::<usize>(), TOTAL);
+    let files = Arc::new(files);
+    let store = Store::memory();
+    let repository = create(store.clone(), None);
+    let mut source = MemoryFiles::new(files.clone());
+    backup(&repository, &mut source, &backup_options(false), &SilentMonitor).unwrap();
+    let snapshot = repository.snapshots(&SilentMonitor).unwrap().all.remove(0);
+
+    let mut group = criterion.benchmark_group("restore");
+    group.throughput(Throughput::Bytes(TOTAL as u64));
+    group.bench_function("into an empty folder", |bencher| {
+        bencher.iter_batched(
+            folder_in_memory,
+            |folder| {
+                let summary =
+                    run_restore(&repository, &snapshot, folder.path(), &options(), &SilentMonitor)
+                        .unwrap();
+                assert_eq!((summary.total_bytes, summary.entries_failed), (TOTAL as u64, 0));
+                folder
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("limit: writing the files", |bencher| {
+        bencher.iter_batched(
+            folder_in_memory,
+            |folder| {
+                write_all(&files, folder.path());
+                folder
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("reading file by file, one core", |bencher| {
+        bencher.iter(|| {
+            let reader = BlobReader::new(&repository, 64 << 20);
+            let mut bytes = 0;
+            for entry in Entries::new(&reader, DirectoryRoot::of_snapshot(&snapshot.1)) {
+                if let Node::File(file) = entry.unwrap().node {
+                    bytes += read_file(&reader, &file, u64::MAX >> 1).unwrap().len();
+                }
+            }
+            assert_eq!(bytes, TOTAL);
+        });
+    });
+    let names: Vec<String> =
+        store.list(layout::PACKS).unwrap().into_iter().map(|object| object.name).collect();
+    group.bench_function("limit: opening the packs", |bencher| {
+        let kinds = [ObjectKind::DataPack, ObjectKind::TreePack];
+        bencher.iter(|| -> usize {
+            names
+                .par_iter()
+                .map(|name| {
+                    let object = store.get(name).unwrap();
+                    repository.sealer().unseal_stream(&kinds, name, object).unwrap().1.len()
+                })
+                .sum()
+        });
+    });
+    group.finish();
+}
+
+criterion_group! { name = benches; config = criterion(); targets = restore }
+criterion_main!(benches);
