@@ -11,7 +11,7 @@ use crate::codec::cipher::{
 use crate::format::header::{HEADER_LENGTH, ObjectKind};
 use crate::format::index::PackRecord;
 use crate::format::pack::{BlobRecord, Encoding, PACK_TRAILER_LENGTH, PackDirectory};
-use crate::id::PackId;
+use crate::id::{BlobId, PackId};
 
 /// A pack that is being filled.
 pub struct PackBuilder {
@@ -32,6 +32,18 @@ impl PackBuilder {
     /// How many stored bytes it holds.
     pub fn body_length(&self) -> usize {
         self.plain_length
+    }
+
+    /// Whether it is time to finish a pack that should hold about `target` stored bytes: when it does, or from
+    /// three quarters on as soon as padding would add no more than 0.8 %. Padding to fixed steps costs 1.5 % of
+    /// a pack on average; choosing the moment costs nothing and tells the store nothing more.
+    pub fn is_full(&self, target: usize) -> bool {
+        // About what the directory will take.
+        let tail = self.directory.blob_count() * (BlobId::LENGTH + 3) + PACK_TRAILER_LENGTH;
+        let length = (self.plain_length + tail) as u64;
+        let padding = padded_length(length) - length;
+        self.plain_length >= target
+            || self.plain_length >= target / 4 * 3 && padding * 125 <= length
     }
 
     /// Whether it holds nothing.

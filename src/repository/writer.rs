@@ -283,7 +283,7 @@ impl<'a> Writer<'a> {
             }
         };
         pack.push(stored, encoding, blobs);
-        if pack.body_length() >= target {
+        if pack.is_full(target) {
             return self.finish_pack(kind, pack);
         }
         open.lock().push(pack);
