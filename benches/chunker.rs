@@ -8,13 +8,17 @@ mod common;
 use std::hint::black_box;
 
 use aumbry::codec::chunker::{Chunker, ChunkerParams};
+use aumbry::format::config::Settings;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fastcdc::v2020::FastCDC;
 
 use crate::common::{criterion, noise, text};
 
-const PARAMS: ChunkerParams =
-    ChunkerParams { minimum: 16 << 10, average: 64 << 10, maximum: 256 << 10 };
+const PARAMS: ChunkerParams = ChunkerParams {
+    minimum: Settings::DEFAULT.chunk_minimum,
+    average: Settings::DEFAULT.chunk_average,
+    maximum: Settings::DEFAULT.chunk_maximum,
+};
 
 fn cut_all(chunker: &Chunker, mut data: &[u8]) -> usize {
     let mut chunks = 0;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use aumbry::codec::cipher::{FRAME_LENGTH, FrameCipher};
 use aumbry::codec::compress::Compressor;
 use aumbry::codec::digest::NamingKeys;
+use aumbry::format::config::Settings;
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::backup;
 use aumbry::store::Store;
@@ -21,8 +22,8 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::common::{Bytes, MemoryFiles, backup_options, create, criterion};
 
-const SEGMENT_LENGTH: usize = 2 << 20;
-const CHUNK_LENGTH: usize = 64 << 10;
+const SEGMENT_LENGTH: usize = Settings::DEFAULT.segment_length as usize;
+const CHUNK_LENGTH: usize = Settings::DEFAULT.chunk_average as usize;
 
 /// Hashes, compresses and seals one segment, and returns the sealed length.
 fn limit(naming: &NamingKeys, cipher: &FrameCipher, segment: &[u8]) -> usize {

@@ -62,12 +62,10 @@ impl Repository {
         match self.register(Purpose::Read) {
             Ok(session) => Some(session),
             Err(error) => {
-                if matches!(error.kind, Kind::Denied | Kind::Full) {
-                    monitor.note(&format!(
-                        "could not register as a reader ({error}): nothing holds a collector off \
-                         while this runs"
-                    ));
-                }
+                monitor.note(&format!(
+                    "could not register as a reader ({error}): nothing holds a collector off while \
+                     this runs"
+                ));
                 None
             }
         }

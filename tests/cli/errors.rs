@@ -74,7 +74,54 @@ fn a_prefix_of_two_snapshots_names_neither() {
     };
     let run = scene.run(&["ls", &digit]);
     assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("2 snapshots"), "{}", run.stderr);
     assert!(run.stderr.contains("aumbry snapshots"), "{}", run.stderr);
+}
+
+#[test]
+fn a_stream_beside_paths_is_refused() {
+    let scene = Scene::with_documents();
+    for arguments in [
+        &["backup", "--stdin", "Documents"][..],
+        &["backup", "--stdin", "--files-from", "list"],
+        &["backup", "Documents", "--stdin-from-command", "echo", "x"],
+    ] {
+        let run = scene.run(arguments);
+        assert_eq!(run.code, 2, "{arguments:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_a_problem_and_the_rest_is_saved() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "Documents"]).ok();
+    let run = scene.run(&["backup", "Documents", "/proc/self/mem"]);
+    // Root may read everything but what cannot be read.
+    assert_eq!(run.code, 3, "{}", run.stderr);
+    assert!(run.stderr.contains("/mem: "), "{}", run.stderr);
+    let listed = scene.run(&["ls", "latest"]).ok();
+    assert!(listed.text().contains("Documents/letters"), "{}", listed.text());
+}
+
+#[test]
+fn the_repository_is_never_saved_into_itself() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "Documents"]).ok();
+    for arguments in [&["backup", "."][..], &["backup", "--as-path", "/elsewhere", "."]] {
+        scene.run(arguments).ok();
+        let listed = scene.run(&["ls", "latest"]).ok();
+        assert!(listed.text().contains("aumbry/repository"), "{}", listed.text());
+        assert!(!listed.text().contains("repository/packs"), "{}", listed.text());
+    }
+}
+
+#[test]
+fn restoring_into_a_place_that_cannot_be_written_says_which() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "Documents"]).ok();
+    let run = scene.run(&["restore", "latest", "--target", "/proc/nothing/here"]);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(run.stderr.contains("/proc/nothing"), "{}", run.stderr);
 }
 
 #[test]

@@ -14,3 +14,4 @@ mod properties;
 mod restore;
 mod resume;
 mod support;
+mod troubled;

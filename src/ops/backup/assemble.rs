@@ -252,27 +252,27 @@ impl<'w, 'a> Assembler<'w, 'a> {
         let content = open.list.finish(&mut self.trees)?;
         let digest =
             (!single && open.size > 0).then(|| self.cutting.naming.file_digest(&open.digests));
+        // As it was when it was opened. When it has changed since, the next run finds that, and reads it again.
         let mut entry = open.large.entry;
-        let before = entry.clone();
+        let mut whole = true;
         match open.large.file.stat() {
-            Ok(Some(mut now)) => {
-                now.name = entry.name.clone();
-                if now.metadata.mtime != before.metadata.mtime
-                    || now.metadata.ctime != before.metadata.ctime
-                    || now.size() != open.size
-                {
+            Ok(Some(now)) => {
+                whole = now.metadata.mtime == entry.metadata.mtime
+                    && now.metadata.ctime == entry.metadata.ctime
+                    && now.size() == open.size;
+                if !whole {
                     problem("changed while it was read; what was read is in the snapshot".into());
                 }
-                entry = now;
             }
             Ok(None) => {}
             Err(error) => {
+                whole = false;
                 problem(error.to_string());
             }
         }
         entry.node = Node::File(FileContent { size: open.size, content, digest });
         self.monitor.advance(Progress { files: 1, bytes: 0 });
-        self.add(entry, open.large.change, true)
+        self.add(entry, open.large.change, whole)
     }
 
     /// The snapshot's root, when the walk went through; the journal; everything stored.

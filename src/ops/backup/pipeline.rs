@@ -479,9 +479,17 @@ fn read_file(
             && now.size() == content.size
             && size == content.size;
         now.name = unread.entry.name.clone();
-        if same || attempt == 1 {
+        if same {
             now.node = Node::File(content);
-            return Ok((now, !same));
+            return Ok((now, false));
+        }
+        if attempt == 1 {
+            // Recorded as it was before this reading: the next run finds it changed and reads it again,
+            // where the times of now would pass the torn bytes off as the file for ever.
+            before.name = now.name;
+            before.metadata.attributes = now.metadata.attributes;
+            before.node = Node::File(content);
+            return Ok((before, true));
         }
         before = now;
     }

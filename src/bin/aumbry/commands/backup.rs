@@ -200,15 +200,21 @@ fn find_source(
     location: &Location,
 ) -> Result<Box<dyn Source>, Failure> {
     let filename = || TreePath::parse(args.stdin_filename.as_bytes());
+    let lists = [&args.files_from, &args.files_from_verbatim, &args.files_from_raw];
+    let names_paths = !args.paths.is_empty() || lists.iter().any(|list| !list.is_empty());
+    let is_stream = args.stdin || args.stdin_from_command.is_some();
+    if is_stream && (names_paths || args.as_path.is_some()) {
+        return Err(Failure::usage(
+            "--stdin and --stdin-from-command save one stream, and no paths beside it; \
+             --stdin-filename names it",
+        ));
+    }
     if let Some(command) = &args.stdin_from_command {
         // restic writes `--` before the command; it is no part of it.
         let command = command.strip_prefix(&[OsString::from("--")][..]).unwrap_or(command);
         return Ok(Box::new(Stream::command(filename()?, command, context.now())?));
     }
     if args.stdin {
-        if !args.paths.is_empty() {
-            return Err(Failure::usage("--stdin saves standard input, and no paths beside it"));
-        }
         return Ok(Box::new(Stream::stdin(filename()?, Box::new(io::stdin()), context.now())?));
     }
     let mut paths = args.paths.clone();
@@ -228,18 +234,20 @@ fn find_source(
         .into_iter()
         .map(|path| context.surroundings.absolute(path))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Box::new(Files::new(&paths, files_options(args, context, location)?)?))
+    Ok(Box::new(Files::new(&paths, files_options(args, &paths, context, location)?)?))
 }
 
 fn files_options(
     args: &BackupArgs,
+    paths: &[PathBuf],
     context: &Context,
     location: &Location,
 ) -> Result<FilesOptions, Failure> {
     let mut patterns = patterns::patterns(&args.exclude_file, &args.exclude, &args.iexclude)?;
-    if args.as_path.is_none() {
-        patterns.extend(own_folders(context, location));
-    }
+    // Patterns are matched against paths in the snapshot, so below `--as-path` when that is given.
+    let moved = args.as_path.as_deref().zip(paths.first().and_then(|path| real_path(path)));
+    let moved = moved.as_ref().map(|(to, from)| (Path::new(*to), from.as_path()));
+    patterns.extend(own_folders(context, location, moved));
     let to_bytes = |name: &OsString| name.as_bytes().to_vec();
     let marker = |text: &OsString| {
         let bytes = text.as_bytes();
@@ -262,9 +270,16 @@ fn files_options(
 /// The repository and the cache are never saved into the repository: they would change while they are
 /// read, and grow with every backup of a home folder. What is inside them is left out, not they
 /// themselves, so that naming them is no surprise.
-fn own_folders(context: &Context, location: &Location) -> Vec<Pattern> {
+fn own_folders(
+    context: &Context,
+    location: &Location,
+    moved: Option<(&Path, &Path)>,
+) -> Vec<Pattern> {
     let below = |folder: &Path| {
-        let real = real_path(folder)?;
+        let mut real = real_path(folder)?;
+        if let Some((to, from)) = moved {
+            real = to.join(real.strip_prefix(from).ok()?);
+        }
         patterns::exactly(&real.join("x")).map(|pattern| {
             let text = pattern.text.strip_suffix('x').unwrap_or(&pattern.text);
             Pattern::new(format!("{text}*"))
