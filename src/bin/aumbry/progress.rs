@@ -17,6 +17,7 @@ use aumbry::monitor::Phase;
 use aumbry::monitor::Problem;
 use aumbry::monitor::Progress;
 use aumbry::tree::path::Printable;
+use aumbry::units::bytes::{format_bytes, format_rate};
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
@@ -30,6 +31,8 @@ use crate::output::Style;
 const NAME_INTERVAL: u64 = 100;
 /// How often a program is told how far things are, in milliseconds.
 const STATUS_INTERVAL: u64 = 500;
+/// Milliseconds between lines where there is no terminal: what is over sooner leaves no line in a log.
+const LINE_INTERVAL: u64 = 10_000;
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
@@ -141,6 +144,24 @@ impl ProgressMonitor {
                 .is_ok()
     }
 
+    /// One line that says how far it is, for a log.
+    fn tell_line(&self) {
+        let Some(phase) = self.current_phase() else { return };
+        let (files, bytes) =
+            (self.done_files.load(Ordering::Relaxed), self.done_bytes.load(Ordering::Relaxed));
+        let expected = self.expected_bytes.load(Ordering::Relaxed);
+        let of = match expected.max(bytes) {
+            total if expected > 0 => format!(" of {}", format_bytes(total)),
+            _ => String::new(),
+        };
+        self.error_line(&format!(
+            "{}: {files} files, {}{of}, {}",
+            phase_words(phase),
+            format_bytes(bytes),
+            format_rate(bytes, self.clock.elapsed()),
+        ));
+    }
+
     fn tell_status(&self) {
         let expected_bytes = self.expected_bytes.load(Ordering::Relaxed);
         let expected_files = self.expected_files.load(Ordering::Relaxed);
@@ -244,6 +265,7 @@ impl Monitor for ProgressMonitor {
             Manner::Json if self.tells_status && self.is_time(STATUS_INTERVAL) => {
                 self.tell_status()
             }
+            Manner::Lines if self.is_time(LINE_INTERVAL) => self.tell_line(),
             _ => {}
         }
     }
