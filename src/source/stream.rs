@@ -74,12 +74,6 @@ impl Stream {
         Ok(Stream { path, time, owner, origin: Some(origin), steps: VecDeque::new() })
     }
 
-    /// The same with this owner for the file and the directories above it, instead of number 0.
-    pub fn owned_by(mut self, owner: Arc<Owner>) -> Self {
-        self.owner = owner;
-        self
-    }
-
     fn metadata(&self, mode: u32) -> Metadata {
         Metadata {
             mode,

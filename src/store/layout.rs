@@ -50,11 +50,6 @@ pub fn index(index: IndexId) -> String {
     format!("{INDEX}{index}")
 }
 
-/// The prefix of all index objects of one session, and of no other.
-pub fn session_indexes(session: SessionId) -> String {
-    format!("{INDEX}{session}-")
-}
-
 /// The name of a session's slot: a snapshot or an abort.
 pub fn snapshot(session: SessionId) -> String {
     format!("{SNAPSHOTS}{session}")
@@ -180,7 +175,6 @@ mod tests {
         let slot = KeySlotId([9; 16]);
         assert_eq!(parse_pack(&pack(pack_id)), Some(pack_id));
         assert_eq!(parse_index(&index(index_id)), Some(index_id));
-        assert!(index(index_id).starts_with(&session_indexes(example())));
         assert_eq!(parse_key(&key(slot)), Some(slot));
         assert_eq!(parse_session(&session(example())), Some(example()));
         assert_eq!(parse_snapshot(&snapshot(example())), Some(example()));
