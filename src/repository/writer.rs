@@ -504,7 +504,11 @@ impl<'w> SegmentWriter<'w> {
 
     fn added(&mut self, id: BlobId, length: usize) -> Result<()> {
         self.blobs.push(BlobRecord { id, length: length as u32 });
-        if self.plain.len() >= self.writer.repository.settings.segment_length as usize {
+        // Closed where the longest chunk might no longer fit, so that four segments that do not compress fill a
+        // pack of 16 MiB to just below a step of its padding, and not to just above one.
+        let settings = &self.writer.repository.settings;
+        let room = settings.chunk_maximum.min(settings.segment_length / 4);
+        if self.plain.len() >= (settings.segment_length - room) as usize {
             self.flush()?;
         }
         Ok(())
