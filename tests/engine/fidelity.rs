@@ -11,12 +11,11 @@ use std::path::Path;
 
 use aumbry::format::config::Settings;
 use aumbry::monitor::RecordingMonitor;
-use aumbry::ops::restore::{Overwrite, RestoreOptions, RestoreSummary, restore};
+use aumbry::ops::restore::{RestoreOptions, RestoreSummary, restore};
 use aumbry::repository::Repository;
 use aumbry::repository::reader::BlobReader;
 use aumbry::store::Store;
 use aumbry::tree::entry::{Content, Entry, Node};
-use aumbry::tree::filter::{ExcludeFilter, IncludeFilter};
 use aumbry::view::{Found, find_path};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, lsetxattr, makedev,
@@ -25,26 +24,14 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::described::{Tree, describe, differences};
-use crate::support::{back_up_with, create, noise, options, small_settings, snapshots};
+use crate::support::{
+    back_up_with, create, noise, options, restore_options, small_settings, snapshots,
+};
 
 mod ordinary_user;
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-fn plain() -> RestoreOptions {
-    RestoreOptions {
-        subtree: "/tree".parse().unwrap(),
-        include: IncludeFilter::new(&[]).unwrap(),
-        exclude: ExcludeFilter::default(),
-        overwrite: Overwrite::Always,
-        delete: false,
-        dry_run: false,
-        sparse: false,
-        verify: false,
-        memory_budget: 64 << 20,
-    }
 }
 
 /// Backs up a folder without any problem.
@@ -82,10 +69,11 @@ fn prove_in(source: &Path, settings: Settings, keep: &tempfile::TempDir) -> Tree
     let repository = backed_up(source, settings);
     assert!(describe(source) == wanted, "a backup changes nothing");
     let target = keep.path().join("restored");
-    let summary = restored(&repository, &target, &RestoreOptions { verify: true, ..plain() });
+    let summary =
+        restored(&repository, &target, &RestoreOptions { verify: true, ..restore_options() });
     assert_eq!(summary.files_restored, summary.total_files);
     assert_eq!(differences(&wanted, &describe(&target)), []);
-    let summary = restored(&repository, &target, &plain());
+    let summary = restored(&repository, &target, &restore_options());
     assert_eq!((summary.files_restored, summary.bytes_written), (0, 0));
     assert_eq!(differences(&wanted, &describe(&target)), []);
     wanted
@@ -404,7 +392,7 @@ fn rules_of_the_folder_that_is_restored_into_are_not_inherited() {
         return;
     }
     set_mode(target.path(), 0o2700);
-    restored(&repository, target.path(), &plain());
+    restored(&repository, target.path(), &restore_options());
     let (mut wanted, mut found) = (describe(source.path()), describe(target.path()));
     // It was there before, and is as it was.
     for tree in [&mut wanted, &mut found] {
@@ -441,7 +429,7 @@ fn metadata_that_was_changed_since_is_as_it_was_again() {
     let repository = backed_up(source.path(), small_settings());
     let keep = tempfile::tempdir().unwrap();
     let target = keep.path().join("restored");
-    restored(&repository, &target, &plain());
+    restored(&repository, &target, &restore_options());
     for name in ["file", "directory", "symlink", "fifo", "socket"] {
         let path = target.join(name);
         if is_root() {
@@ -458,7 +446,7 @@ fn metadata_that_was_changed_since_is_as_it_was_again() {
         }
         set_mtime(&path, 5, 5);
     }
-    let summary = restored(&repository, &target, &plain());
+    let summary = restored(&repository, &target, &restore_options());
     assert_eq!(summary.bytes_written, 0);
     assert_eq!(differences(&describe(source.path()), &describe(&target)), []);
 }

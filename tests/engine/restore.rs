@@ -18,21 +18,7 @@ use aumbry::store::{Store, layout};
 use aumbry::target::TargetError;
 use aumbry::tree::filter::{ExcludeFilter, IncludeFilter, Pattern};
 
-use crate::support::{back_up, create, noise, small_settings, snapshots};
-
-fn plain() -> RestoreOptions {
-    RestoreOptions {
-        subtree: "/tree".parse().unwrap(),
-        include: IncludeFilter::new(&[]).unwrap(),
-        exclude: ExcludeFilter::default(),
-        overwrite: Overwrite::Always,
-        delete: false,
-        dry_run: false,
-        sparse: false,
-        verify: false,
-        memory_budget: 64 << 20,
-    }
-}
+use crate::support::{back_up, create, noise, restore_options, small_settings, snapshots};
 
 fn restore_with(
     repository: &Repository,
@@ -143,10 +129,10 @@ fn everything_comes_back_and_a_second_restore_changes_nothing() {
     let (source, repository) = backed_up();
     let keep = tempfile::tempdir().unwrap();
     let target = keep.path().join("new");
-    let dry = RestoreOptions { dry_run: true, ..plain() };
+    let dry = RestoreOptions { dry_run: true, ..restore_options() };
     let foretold = restore_to(&repository, &target, &dry);
     assert!(!target.exists());
-    let verified = RestoreOptions { verify: true, ..plain() };
+    let verified = RestoreOptions { verify: true, ..restore_options() };
     let summary = restore_to(&repository, &target, &verified);
     assert_eq!(describe(source.path()), describe(&target));
     assert_eq!((summary.total_files, summary.files_restored), (14, 14));
@@ -158,7 +144,7 @@ fn everything_comes_back_and_a_second_restore_changes_nothing() {
     assert_eq!(sums(&foretold), sums(&summary));
     assert!(fs::metadata(target.join("sparse")).unwrap().blocks() < 4096, "holes stay holes");
 
-    let again = restore_to(&repository, &target, &plain());
+    let again = restore_to(&repository, &target, &restore_options());
     assert_eq!((again.files_restored, again.files_unchanged, again.bytes_written), (0, 14, 0));
     assert_eq!(describe(source.path()), describe(&target));
 }
@@ -167,7 +153,7 @@ fn everything_comes_back_and_a_second_restore_changes_nothing() {
 fn only_what_differs_is_written_and_the_file_stays_the_same() {
     let (source, repository) = backed_up();
     let target = tempfile::tempdir().unwrap();
-    restore_to(&repository, target.path(), &plain());
+    restore_to(&repository, target.path(), &restore_options());
     let wanted = describe(source.path());
     for (name, offset) in [("large", 18 << 20), ("a/file-1500000", 700_000), ("sparse", 1000)] {
         let path = target.path().join(name);
@@ -175,7 +161,7 @@ fn only_what_differs_is_written_and_the_file_stays_the_same() {
         let file = fs::File::options().write(true).open(&path).unwrap();
         file.write_all_at(b"damage", offset).unwrap();
         file.set_len(fs::metadata(&path).unwrap().len() + 777).unwrap();
-        let summary = restore_to(&repository, target.path(), &plain());
+        let summary = restore_to(&repository, target.path(), &restore_options());
         assert_eq!(summary.files_restored, 1, "{name}");
         assert!(summary.bytes_written <= 32_768, "{name}: {}", summary.bytes_written);
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
@@ -205,7 +191,7 @@ fn the_overwrite_rule_decides_what_happens_to_files_that_are_there() {
         let path = target.path().join("file");
         fs::write(&path, content).unwrap();
         fs::File::open(&path).unwrap().set_modified(time).unwrap();
-        let options = RestoreOptions { overwrite, ..plain() };
+        let options = RestoreOptions { overwrite, ..restore_options() };
         restore_to(&repository, target.path(), &options);
         let found = fs::read_to_string(&path).unwrap();
         assert_eq!(found == content, is_kept, "{overwrite:?} {content} {time:?}");
@@ -228,7 +214,7 @@ fn things_in_the_way_are_replaced_and_links_are_not_followed() {
     fs::write(target.join("closed"), "no directory").unwrap();
     // Another name of something that is not ours must not be written through.
     fs::hard_link(outside.join("file-100"), target.join("three")).unwrap();
-    restore_to(&repository, &target, &plain());
+    restore_to(&repository, &target, &restore_options());
     assert_eq!(describe(source.path()), describe(&target));
     for name in ["file-100", "large"] {
         assert_eq!(fs::read_to_string(outside.join(name)).unwrap(), "precious");
@@ -238,10 +224,10 @@ fn things_in_the_way_are_replaced_and_links_are_not_followed() {
     fs::remove_file(target.join("large")).unwrap();
     fs::create_dir_all(target.join("large/full")).unwrap();
     let monitor = RecordingMonitor::default();
-    let summary = restore_with(&repository, &target, &plain(), &monitor).unwrap();
+    let summary = restore_with(&repository, &target, &restore_options(), &monitor).unwrap();
     assert_eq!((summary.entries_failed, monitor.problems()[0].during), (1, "restore"));
     assert_eq!(monitor.problems()[0].item, "/tree/large");
-    restore_to(&repository, &target, &RestoreOptions { delete: true, ..plain() });
+    restore_to(&repository, &target, &RestoreOptions { delete: true, ..restore_options() });
     assert_eq!(describe(source.path()), describe(&target));
 }
 
@@ -249,7 +235,7 @@ fn things_in_the_way_are_replaced_and_links_are_not_followed() {
 fn what_is_too_much_goes_when_that_is_asked_for_but_not_what_is_excluded() {
     let (source, repository) = backed_up();
     let target = tempfile::tempdir().unwrap();
-    restore_to(&repository, target.path(), &plain());
+    restore_to(&repository, target.path(), &restore_options());
     let extra = |name: &str| {
         let path = target.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -258,17 +244,20 @@ fn what_is_too_much_goes_when_that_is_asked_for_but_not_what_is_excluded() {
     for name in ["a/extra", "a/more/x/y", "cache.tmp", "a/more/z.tmp"] {
         extra(name);
     }
-    restore_to(&repository, target.path(), &plain());
+    restore_to(&repository, target.path(), &restore_options());
     assert!(target.path().join("a/more/x/y").exists());
     let exclude = ExcludeFilter::new(&[Pattern::new("*.tmp")]).unwrap();
-    let options = RestoreOptions { delete: true, exclude, ..plain() };
+    let options = RestoreOptions { delete: true, exclude, ..restore_options() };
     let summary = restore_to(&repository, target.path(), &options);
     assert_eq!(summary.files_deleted, 3);
     assert!(target.path().join("cache.tmp").exists());
     assert!(target.path().join("a/more/z.tmp").exists());
-    let options = RestoreOptions { delete: true, ..plain() };
-    let foretold =
-        restore_to(&repository, target.path(), &RestoreOptions { dry_run: true, ..plain() });
+    let options = RestoreOptions { delete: true, ..restore_options() };
+    let foretold = restore_to(
+        &repository,
+        target.path(),
+        &RestoreOptions { dry_run: true, ..restore_options() },
+    );
     assert_eq!(foretold.files_deleted, 0);
     assert_eq!(restore_to(&repository, target.path(), &options).files_deleted, 3);
     assert_eq!(describe(source.path()), describe(target.path()));
@@ -282,7 +271,8 @@ fn parts_of_a_snapshot_can_be_restored() {
         restore_to(&repository, target.path(), options);
         describe(target.path()).into_keys().collect::<Vec<_>>()
     };
-    let subtree = |path: &str| RestoreOptions { subtree: path.parse().unwrap(), ..plain() };
+    let subtree =
+        |path: &str| RestoreOptions { subtree: path.parse().unwrap(), ..restore_options() };
     assert_eq!(names(&subtree("/tree/a/b")), ["empty", "one"]);
     assert_eq!(names(&subtree("/tree/a/file-47")), ["file-47"]);
     assert_eq!(names(&subtree("/tree/a/link")), ["link"]);
@@ -294,7 +284,7 @@ fn parts_of_a_snapshot_can_be_restored() {
     assert_eq!(names(&include("/tree/closed")), ["tree", "tree/closed", "tree/closed/two"]);
     assert_eq!(names(&include("nothing")), [""; 0]);
     let exclude = ExcludeFilter::new(&[Pattern::new("file-*"), Pattern::new("closed")]).unwrap();
-    let options = RestoreOptions { exclude, ..plain() };
+    let options = RestoreOptions { exclude, ..restore_options() };
     assert_eq!(
         names(&options),
         ["a", "a/b", "a/b/empty", "a/b/one", "a/link", "large", "pipe", "sparse", "three"]
@@ -318,7 +308,7 @@ fn sparse_restoring_leaves_out_zeros_that_were_written() {
     let repository = create(Store::memory(), Settings::DEFAULT, None);
     back_up(&repository, source.path());
     let target = tempfile::tempdir().unwrap();
-    restore_to(&repository, target.path(), &RestoreOptions { sparse: true, ..plain() });
+    restore_to(&repository, target.path(), &RestoreOptions { sparse: true, ..restore_options() });
     let restored = target.path().join("zeros");
     assert!(fs::read(&restored).unwrap() == bytes);
     assert!(fs::metadata(&restored).unwrap().blocks() * 512 < 1 << 20);
@@ -342,9 +332,9 @@ fn an_interrupted_restore_goes_on_when_it_is_run_again() {
     let (source, repository) = backed_up();
     let target = tempfile::tempdir().unwrap();
     let stopping = Stopping(AtomicU64::new(0));
-    let result = restore_with(&repository, target.path(), &plain(), &stopping);
+    let result = restore_with(&repository, target.path(), &restore_options(), &stopping);
     assert!(matches!(result, Err(OpsError::Interrupted)));
-    restore_to(&repository, target.path(), &plain());
+    restore_to(&repository, target.path(), &restore_options());
     assert_eq!(describe(source.path()), describe(target.path()));
 }
 
@@ -372,7 +362,7 @@ fn damage_costs_the_files_that_it_hits_and_leaves_no_wrong_byte() {
     }
     let target = tempfile::tempdir().unwrap();
     let monitor = RecordingMonitor::default();
-    let summary = restore_with(&repository, target.path(), &plain(), &monitor).unwrap();
+    let summary = restore_with(&repository, target.path(), &restore_options(), &monitor).unwrap();
     assert!(summary.entries_failed > 0);
     assert_eq!(monitor.problems().len() as u64, summary.entries_failed);
     let found = describe(target.path());
@@ -400,7 +390,7 @@ fn a_full_disk_ends_the_restore_with_its_own_error() {
     }
     let repository = create(Store::memory(), small_settings(), None);
     back_up(&repository, source.path());
-    let result = restore_with(&repository, mount.path(), &plain(), &SilentMonitor);
+    let result = restore_with(&repository, mount.path(), &restore_options(), &SilentMonitor);
     let wanted = describe(source.path());
     let found = describe(mount.path());
     let unmounted = std::process::Command::new("umount").arg(mount.path()).status();

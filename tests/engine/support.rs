@@ -12,6 +12,7 @@ use aumbry::id::SnapshotId;
 use aumbry::monitor::{Monitor, SilentMonitor};
 use aumbry::ops::OpsError;
 use aumbry::ops::backup::{BackupOptions, BackupSummary, ChangeDetection, backup};
+use aumbry::ops::restore::{Overwrite, RestoreOptions};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::keys::Credential;
 use aumbry::repository::reader::BlobReader;
@@ -19,6 +20,7 @@ use aumbry::repository::{CreateOptions, Environment, Repository};
 use aumbry::source::files::{Files, FilesOptions};
 use aumbry::store::Store;
 use aumbry::tree::entry::{Entry, Node};
+use aumbry::tree::filter::{ExcludeFilter, IncludeFilter};
 use aumbry::view::{DirectoryRoot, Entries, read_file};
 
 /// The passphrase of every repository here.
@@ -74,6 +76,21 @@ pub fn options() -> BackupOptions {
         skip_if_unchanged: false,
         program: "test".into(),
         memory_budget: 256 << 20,
+    }
+}
+
+/// Options of a restore of all that is below `/tree`, which a test changes where it needs to.
+pub fn restore_options() -> RestoreOptions {
+    RestoreOptions {
+        subtree: "/tree".parse().unwrap(),
+        include: IncludeFilter::new(&[]).unwrap(),
+        exclude: ExcludeFilter::default(),
+        overwrite: Overwrite::Always,
+        delete: false,
+        dry_run: false,
+        sparse: false,
+        verify: false,
+        memory_budget: 64 << 20,
     }
 }
 

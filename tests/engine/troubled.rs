@@ -8,16 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aumbry::monitor::{Monitor, RecordingMonitor, SilentMonitor};
 use aumbry::ops::backup::backup;
-use aumbry::ops::restore::{Overwrite, RestoreOptions, restore};
+use aumbry::ops::restore::{RestoreOptions, restore};
 use aumbry::repository::Repository;
 use aumbry::source::files::{Files, FilesOptions};
 use aumbry::source::{OpenFile, Readable, Source, SourceError, Step};
 use aumbry::store::Store;
 use aumbry::tree::entry::{Entry, ExtendedAttribute, Metadata, Node};
-use aumbry::tree::filter::{ExcludeFilter, IncludeFilter};
 use aumbry::tree::path::TreePath;
 
-use crate::support::{back_up, contents, create, noise, options, small_settings, snapshots};
+use crate::support::{
+    back_up, contents, create, noise, options, restore_options, small_settings, snapshots,
+};
 
 /// A source whose file `busy` is written to, with as many other bytes, whenever it is read.
 struct Busy {
@@ -100,18 +101,9 @@ fn as_tree() -> FilesOptions {
     FilesOptions { as_path: Some("/tree".parse().unwrap()), ..FilesOptions::default() }
 }
 
-fn restore_all() -> RestoreOptions {
-    RestoreOptions {
-        subtree: TreePath::root(),
-        include: IncludeFilter::new(&[]).unwrap(),
-        exclude: ExcludeFilter::default(),
-        overwrite: Overwrite::Always,
-        delete: false,
-        dry_run: false,
-        sparse: false,
-        verify: false,
-        memory_budget: 256 << 20,
-    }
+/// The whole snapshot: what was invented stands at its root.
+fn whole() -> RestoreOptions {
+    RestoreOptions { subtree: TreePath::root(), ..restore_options() }
 }
 
 fn busy_backup(repository: &Repository, folder: &Path, length: usize) {
@@ -225,7 +217,7 @@ fn a_name_that_the_target_refuses_costs_that_entry_only() {
     let target = tempfile::tempdir().unwrap();
     let monitor = RecordingMonitor::default();
     let snapshot = snapshots(&repository).remove(0);
-    let summary = restore(&repository, &snapshot, target.path(), &restore_all(), &monitor).unwrap();
+    let summary = restore(&repository, &snapshot, target.path(), &whole(), &monitor).unwrap();
     assert_eq!(summary.entries_failed, 1, "{:?}", monitor.problems());
     assert!(monitor.problems()[0].item.contains("lll"), "{:?}", monitor.problems());
     assert!(fs::symlink_metadata(target.path().join("fine")).unwrap().is_symlink());
@@ -240,7 +232,7 @@ fn a_target_that_may_not_be_written_is_told_before_anything_is_done() {
     let snapshot = snapshots(&repository).remove(0);
     // Nobody makes folders in /proc, not even root.
     let target = Path::new("/proc/aumbry-test-target");
-    let error = restore(&repository, &snapshot, target, &restore_all(), &SilentMonitor);
+    let error = restore(&repository, &snapshot, target, &whole(), &SilentMonitor);
     let message = error.unwrap_err().to_string();
     assert!(message.contains("/proc/aumbry-test-target"), "{message}");
 }

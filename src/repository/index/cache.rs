@@ -18,12 +18,10 @@ use redb::{
 };
 
 use super::super::error::{Kind, RepositoryError, Result};
+use super::rows::{decode_pack, encode_pack, name_bytes, read_name};
 use super::run::{IndexEntry, MergedRows, Run, RunWriter};
-use super::{Location, PackInfo, SegmentInfo, locations};
-use crate::format::bytes::{Reader, put_varint};
-use crate::format::header::{HEADER_LENGTH, Header};
+use super::{Location, PackInfo, locations};
 use crate::format::index::PackRecord;
-use crate::format::pack::Encoding;
 use crate::id::{BlobId, IndexId, PackId, RepositoryId, SessionId, SnapshotId};
 
 /// Raised whenever a table changes its meaning: an older cache is thrown away.
@@ -152,65 +150,6 @@ fn cache_error(error: impl std::fmt::Display) -> RepositoryError {
         "local cache",
         format!("{error}; deleting the cache directory is safe and makes it anew"),
     )
-}
-
-fn name_bytes(session: SessionId, number: u32) -> [u8; SessionId::LENGTH + 4] {
-    let mut bytes = [0; SessionId::LENGTH + 4];
-    bytes[..SessionId::LENGTH].copy_from_slice(&session.to_bytes());
-    bytes[SessionId::LENGTH..].copy_from_slice(&number.to_le_bytes());
-    bytes
-}
-
-fn read_name(bytes: &[u8]) -> Option<(SessionId, u32)> {
-    let session = SessionId::from_bytes(bytes.get(..SessionId::LENGTH)?.try_into().ok()?);
-    let number = u32::from_le_bytes(bytes.get(SessionId::LENGTH..)?.try_into().ok()?);
-    Some((session, number))
-}
-
-fn encode_pack(pack: &PackRecord) -> Vec<u8> {
-    let mut bytes = name_bytes(pack.id.session, pack.id.number).to_vec();
-    bytes.extend_from_slice(&pack.header.encode());
-    put_varint(&mut bytes, pack.object_length);
-    put_varint(&mut bytes, pack.directory.segments.len() as u64);
-    for segment in &pack.directory.segments {
-        put_varint(&mut bytes, u64::from(segment.stored_length));
-        put_varint(&mut bytes, segment.plain_length());
-        match &segment.encoding {
-            Encoding::Stored => put_varint(&mut bytes, 0),
-            Encoding::Zstd => put_varint(&mut bytes, 1),
-            Encoding::Unknown(_) => put_varint(&mut bytes, 2),
-            Encoding::Delta(bases) => {
-                put_varint(&mut bytes, 3 + bases.len() as u64);
-                bases.iter().for_each(|base| bytes.extend_from_slice(base.as_bytes()));
-            }
-        }
-    }
-    bytes
-}
-
-fn decode_pack(bytes: &[u8]) -> Option<PackInfo> {
-    let mut reader = Reader::new(bytes);
-    let (session, number) = read_name(reader.take(SessionId::LENGTH + 4).ok()?)?;
-    let header = Header::decode(reader.take(HEADER_LENGTH).ok()?).ok()?;
-    let object_length = reader.varint().ok()?;
-    let mut segments = Vec::new();
-    let mut offset = 0;
-    for _ in 0..reader.count(3).ok()? {
-        let stored_length = reader.varint_u32().ok()?;
-        let plain_length = reader.varint_u32().ok()?;
-        let encoding = match reader.varint().ok()? {
-            0 => Encoding::Stored,
-            1 => Encoding::Zstd,
-            2 => Encoding::Unknown(u8::MAX),
-            more => Encoding::Delta(
-                (3..more).map(|_| Some(BlobId(reader.array().ok()?))).collect::<Option<_>>()?,
-            ),
-        };
-        segments.push(SegmentInfo { offset, stored_length, plain_length, encoding });
-        offset += u64::from(stored_length);
-    }
-    let id = PackId { session, number };
-    Some(PackInfo { id, kind: header.kind, header, object_length, segments })
 }
 
 impl IndexCache {
@@ -681,144 +620,5 @@ impl IndexCache {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::format::header::ObjectKind;
-    use crate::format::pack::{BlobRecord, PackDirectory};
-
-    fn id(number: u32) -> BlobId {
-        BlobId(*blake3::hash(&number.to_le_bytes()).as_bytes())
-    }
-
-    fn session() -> SessionId {
-        SessionId { generation: 0, random: [1; 16] }
-    }
-
-    fn pack(number: u32, blobs: std::ops::Range<u32>) -> PackRecord {
-        let mut directory = PackDirectory::default();
-        let blobs = blobs.map(|number| BlobRecord { id: id(number), length: 10 }).collect();
-        directory.push(100, Encoding::Zstd, blobs);
-        directory.push(7, Encoding::Delta(vec![id(1), id(2)]), Vec::new());
-        PackRecord {
-            id: PackId { session: session(), number },
-            header: Header {
-                version: 1,
-                kind: ObjectKind::DataPack,
-                epoch: 1,
-                repository: RepositoryId([5; 16]),
-                salt: [2; 32],
-                commitment: [3; 32],
-            },
-            object_length: 5000,
-            directory,
-        }
-    }
-
-    fn index(number: u32) -> IndexId {
-        IndexId { session: session(), number }
-    }
-
-    #[test]
-    fn blobs_are_found_after_every_merge_and_reopening() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("index.redb");
-        let repository = RepositoryId([5; 16]);
-        let cache = IndexCache::open(Some(&path), repository).unwrap();
-        for number in 0..20 {
-            let start = number * 500;
-            cache.add(&[index(number)], &[pack(number, start..start + 500)]).unwrap();
-        }
-        // Adding the same pack again changes nothing.
-        cache.add(&[index(99)], &[pack(0, 0..500)]).unwrap();
-        drop(cache);
-        for _ in 0..2 {
-            let cache = IndexCache::open(Some(&path), repository).unwrap();
-            assert_eq!(cache.blob_count(), 10_000);
-            assert_eq!(cache.indexes().unwrap().len(), 21);
-            assert_eq!(cache.packs().unwrap().len(), 20);
-            for number in (0..10_000).step_by(37) {
-                let location = cache.lookup(&id(number)).unwrap().unwrap();
-                assert_eq!(location.offset, number % 500 * 10);
-                let pack = cache.pack(location.pack).unwrap();
-                assert_eq!(pack.id.number, number / 500);
-                assert_eq!(pack.segments[1].offset, 100);
-            }
-            assert_eq!(cache.lookup(&id(10_001)).unwrap(), None);
-        }
-        assert!(fs::read_dir(path.with_extension("runs")).unwrap().count() <= 5);
-        let cache = IndexCache::open(Some(&path), repository).unwrap();
-        cache.drop_packs(&[PackId { session: session(), number: 3 }]).unwrap();
-        assert_eq!(cache.lookup(&id(1600)).unwrap(), None);
-        assert!(cache.lookup(&id(1400)).unwrap().is_some());
-        assert_eq!(cache.packs().unwrap().len(), 19);
-        cache.clear().unwrap();
-        assert_eq!(cache.lookup(&id(1)).unwrap(), None);
-        assert!(cache.indexes().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_broken_or_foreign_cache_is_made_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("index.redb");
-        std::fs::write(&path, b"not a database at all").unwrap();
-        let cache = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
-        cache.add(&[index(1)], &[pack(0, 0..5)]).unwrap();
-        drop(cache);
-        let cache = IndexCache::open(Some(&path), RepositoryId([6; 16])).unwrap();
-        assert_eq!(cache.blob_count(), 0);
-    }
-
-    #[test]
-    fn a_run_that_is_gone_or_cut_costs_the_cache_and_left_overs_go() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("index.redb");
-        let runs = path.with_extension("runs");
-        let repository = RepositoryId([5; 16]);
-        for damage in ["cut", "gone"] {
-            let cache = IndexCache::open(Some(&path), repository).unwrap();
-            cache.add(&[index(1)], &[pack(0, 0..500)]).unwrap();
-            drop(cache);
-            fs::write(runs.join("0000ffff"), b"left over").unwrap();
-            let cache = IndexCache::open(Some(&path), repository).unwrap();
-            assert_eq!(cache.blob_count(), 500);
-            drop(cache);
-            let files: Vec<_> =
-                fs::read_dir(&runs).unwrap().map(|file| file.unwrap().path()).collect();
-            assert_eq!(files.len(), 1);
-            match damage {
-                "cut" => {
-                    File::options().write(true).open(&files[0]).unwrap().set_len(5000).unwrap()
-                }
-                _ => fs::remove_file(&files[0]).unwrap(),
-            }
-            let cache = IndexCache::open(Some(&path), repository).unwrap();
-            assert_eq!(cache.blob_count(), 0);
-            assert!(cache.indexes().unwrap().is_empty());
-        }
-    }
-
-    #[test]
-    fn a_second_process_has_a_cache_of_its_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("index.redb");
-        let first = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
-        first.add(&[index(1)], &[pack(0, 0..500)]).unwrap();
-        let second = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
-        assert_eq!(second.blob_count(), 0);
-        second.add(&[index(1)], &[pack(0, 0..500), pack(1, 500..700)]).unwrap();
-        second.drop_packs(&[PackId { session: session(), number: 0 }]).unwrap();
-        assert_eq!((first.blob_count(), second.blob_count()), (500, 200));
-        assert!(second.lookup(&id(600)).unwrap().is_some());
-        assert_eq!(fs::read_dir(path.with_extension("runs")).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn slots_are_remembered_and_forgotten() {
-        let cache = IndexCache::open(None, RepositoryId([5; 16])).unwrap();
-        let (one, two) =
-            (SnapshotId(session()), SnapshotId(SessionId { generation: 1, random: [3; 16] }));
-        cache.update_slots(&[(one, vec![1]), (two, vec![2])], &[]).unwrap();
-        cache.update_slots(&[], &[one]).unwrap();
-        assert_eq!(cache.slots().unwrap(), HashMap::from([(two, vec![2])]));
-    }
-}
+#[path = "cache_tests.rs"]
+mod tests;

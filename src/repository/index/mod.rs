@@ -14,6 +14,7 @@
 pub mod cache;
 pub mod filter;
 pub mod objects;
+mod rows;
 mod run;
 
 use crate::format::header::{Header, ObjectKind};

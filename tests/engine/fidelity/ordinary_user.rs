@@ -14,9 +14,11 @@ use aumbry::ops::restore::restore;
 use aumbry::store::{LocalMode, Store};
 
 use crate::described::{Difference, describe, differences};
-use crate::support::{back_up_with, create, noise, open, options, small_settings, snapshots};
+use crate::support::{
+    back_up_with, create, noise, open, options, restore_options, small_settings, snapshots,
+};
 
-use super::{is_root, make_devices, make_kinds, plain, set_attribute, set_mode, some_capabilities};
+use super::{is_root, make_devices, make_kinds, set_attribute, set_mode, some_capabilities};
 
 /// Somebody without rights, who has no home and no group but one.
 const ORDINARY_USER: u32 = 65_534;
@@ -118,7 +120,7 @@ fn restore_what_root_prepared(folder: &Path) {
     let repository = open(Store::local(&folder.join("repository"), LocalMode::Open).unwrap(), None);
     let newest = snapshots(&repository).pop().unwrap();
     let monitor = RecordingMonitor::default();
-    let summary = restore(&repository, &newest, &target, &plain(), &monitor).unwrap();
+    let summary = restore(&repository, &newest, &target, &restore_options(), &monitor).unwrap();
     let problems = monitor.problems();
     let told = |item: &str, text: &str| {
         let is_it = |problem: &&aumbry::monitor::Problem| {

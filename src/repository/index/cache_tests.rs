@@ -1,0 +1,138 @@
+//! The cache: what is put in is found, what is broken is made anew.
+
+use super::*;
+use crate::format::header::{Header, ObjectKind};
+use crate::format::pack::{BlobRecord, Encoding, PackDirectory};
+
+fn id(number: u32) -> BlobId {
+    BlobId(*blake3::hash(&number.to_le_bytes()).as_bytes())
+}
+
+fn session() -> SessionId {
+    SessionId { generation: 0, random: [1; 16] }
+}
+
+fn pack(number: u32, blobs: std::ops::Range<u32>) -> PackRecord {
+    let mut directory = PackDirectory::default();
+    let blobs = blobs.map(|number| BlobRecord { id: id(number), length: 10 }).collect();
+    directory.push(100, Encoding::Zstd, blobs);
+    directory.push(7, Encoding::Delta(vec![id(1), id(2)]), Vec::new());
+    PackRecord {
+        id: PackId { session: session(), number },
+        header: Header {
+            version: 1,
+            kind: ObjectKind::DataPack,
+            epoch: 1,
+            repository: RepositoryId([5; 16]),
+            salt: [2; 32],
+            commitment: [3; 32],
+        },
+        object_length: 5000,
+        directory,
+    }
+}
+
+fn index(number: u32) -> IndexId {
+    IndexId { session: session(), number }
+}
+
+#[test]
+fn blobs_are_found_after_every_merge_and_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.redb");
+    let repository = RepositoryId([5; 16]);
+    let cache = IndexCache::open(Some(&path), repository).unwrap();
+    for number in 0..20 {
+        let start = number * 500;
+        cache.add(&[index(number)], &[pack(number, start..start + 500)]).unwrap();
+    }
+    // Adding the same pack again changes nothing.
+    cache.add(&[index(99)], &[pack(0, 0..500)]).unwrap();
+    drop(cache);
+    for _ in 0..2 {
+        let cache = IndexCache::open(Some(&path), repository).unwrap();
+        assert_eq!(cache.blob_count(), 10_000);
+        assert_eq!(cache.indexes().unwrap().len(), 21);
+        assert_eq!(cache.packs().unwrap().len(), 20);
+        for number in (0..10_000).step_by(37) {
+            let location = cache.lookup(&id(number)).unwrap().unwrap();
+            assert_eq!(location.offset, number % 500 * 10);
+            let pack = cache.pack(location.pack).unwrap();
+            assert_eq!(pack.id.number, number / 500);
+            assert_eq!(pack.segments[1].offset, 100);
+        }
+        assert_eq!(cache.lookup(&id(10_001)).unwrap(), None);
+    }
+    assert!(fs::read_dir(path.with_extension("runs")).unwrap().count() <= 5);
+    let cache = IndexCache::open(Some(&path), repository).unwrap();
+    cache.drop_packs(&[PackId { session: session(), number: 3 }]).unwrap();
+    assert_eq!(cache.lookup(&id(1600)).unwrap(), None);
+    assert!(cache.lookup(&id(1400)).unwrap().is_some());
+    assert_eq!(cache.packs().unwrap().len(), 19);
+    cache.clear().unwrap();
+    assert_eq!(cache.lookup(&id(1)).unwrap(), None);
+    assert!(cache.indexes().unwrap().is_empty());
+}
+
+#[test]
+fn a_broken_or_foreign_cache_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.redb");
+    std::fs::write(&path, b"not a database at all").unwrap();
+    let cache = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
+    cache.add(&[index(1)], &[pack(0, 0..5)]).unwrap();
+    drop(cache);
+    let cache = IndexCache::open(Some(&path), RepositoryId([6; 16])).unwrap();
+    assert_eq!(cache.blob_count(), 0);
+}
+
+#[test]
+fn a_run_that_is_gone_or_cut_costs_the_cache_and_left_overs_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.redb");
+    let runs = path.with_extension("runs");
+    let repository = RepositoryId([5; 16]);
+    for damage in ["cut", "gone"] {
+        let cache = IndexCache::open(Some(&path), repository).unwrap();
+        cache.add(&[index(1)], &[pack(0, 0..500)]).unwrap();
+        drop(cache);
+        fs::write(runs.join("0000ffff"), b"left over").unwrap();
+        let cache = IndexCache::open(Some(&path), repository).unwrap();
+        assert_eq!(cache.blob_count(), 500);
+        drop(cache);
+        let files: Vec<_> = fs::read_dir(&runs).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(files.len(), 1);
+        match damage {
+            "cut" => File::options().write(true).open(&files[0]).unwrap().set_len(5000).unwrap(),
+            _ => fs::remove_file(&files[0]).unwrap(),
+        }
+        let cache = IndexCache::open(Some(&path), repository).unwrap();
+        assert_eq!(cache.blob_count(), 0);
+        assert!(cache.indexes().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_second_process_has_a_cache_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.redb");
+    let first = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
+    first.add(&[index(1)], &[pack(0, 0..500)]).unwrap();
+    let second = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
+    assert_eq!(second.blob_count(), 0);
+    second.add(&[index(1)], &[pack(0, 0..500), pack(1, 500..700)]).unwrap();
+    second.drop_packs(&[PackId { session: session(), number: 0 }]).unwrap();
+    assert_eq!((first.blob_count(), second.blob_count()), (500, 200));
+    assert!(second.lookup(&id(600)).unwrap().is_some());
+    assert_eq!(fs::read_dir(path.with_extension("runs")).unwrap().count(), 1);
+}
+
+#[test]
+fn slots_are_remembered_and_forgotten() {
+    let cache = IndexCache::open(None, RepositoryId([5; 16])).unwrap();
+    let (one, two) =
+        (SnapshotId(session()), SnapshotId(SessionId { generation: 1, random: [3; 16] }));
+    cache.update_slots(&[(one, vec![1]), (two, vec![2])], &[]).unwrap();
+    cache.update_slots(&[], &[one]).unwrap();
+    assert_eq!(cache.slots().unwrap(), HashMap::from([(two, vec![2])]));
+}
