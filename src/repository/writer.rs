@@ -79,6 +79,8 @@ pub struct Writer<'a> {
     repository: &'a Repository,
     session: SessionId,
     trusts_parent: bool,
+    /// The cache's numbers of packs that this session does not refer to: they count as missing.
+    excluded: HashSet<u32>,
     dry_run: bool,
     new_blobs: Vec<Mutex<HashSet<BlobId>>>,
     open_packs: [Mutex<Vec<PackBuilder>>; 2],
@@ -112,14 +114,10 @@ impl<'a> Writer<'a> {
                 message: format!("{}; what it listed is listed anew", error.message),
             });
         }
-        if repository.store.lists_cheaply() {
-            for pack in repository.drop_missing_packs()? {
-                monitor.note(&format!(
-                    "pack {pack} is gone or cut short; what it held is stored again where the source \
-                     still has it"
-                ));
-            }
-        }
+        let missing = match repository.store.lists_cheaply() {
+            true => repository.missing_packs()?,
+            false => Vec::new(),
+        };
         if index_is_damaged {
             repository.adopt_all_packs()?;
         } else {
@@ -130,6 +128,18 @@ impl<'a> Writer<'a> {
         // What this session may refer to must be in an index object when it commits.
         let packs = repository.adopted_records()?;
         let blobs = packs.iter().map(|pack| pack.directory.blob_count() as u64).sum();
+        // Numbers last: what was adopted and is gone has none any more.
+        let excluded = repository.cache.pack_numbers(missing)?;
+        let lacking = repository.cache.sole_holders(&excluded)?;
+        for number in &lacking {
+            let pack = repository.cache.pack(*number)?.id;
+            monitor.note(&format!(
+                "pack {pack} is gone or cut short; what it held is stored again where the source \
+                 still has it"
+            ));
+        }
+        // A damaged index object may have listed packs that nobody misses.
+        let trusts_parent = lacking.is_empty() && !index_is_damaged;
 
         let uploads = Arc::new(Uploads {
             store: repository.store.clone(),
@@ -144,10 +154,10 @@ impl<'a> Writer<'a> {
                 std::thread::spawn(move || upload(&uploads, &receiver))
             })
             .collect();
-        let trusts_parent = repository.cache.missing_packs()?.is_empty();
         Ok(Writer {
             repository,
             trusts_parent,
+            excluded,
             session,
             dry_run,
             new_blobs: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -171,8 +181,9 @@ impl<'a> Writer<'a> {
         self.repository
     }
 
-    /// Whether every blob of an older snapshot can be taken to be there. When packs are missing it cannot:
-    /// each blob must be asked for, and read again from the source when it is gone.
+    /// Whether every blob of an older snapshot can be taken to be there. When packs are missing, and what they
+    /// held is not elsewhere, it cannot: each blob must be asked for, and read again from the source when it is
+    /// gone.
     pub fn trusts_parent(&self) -> bool {
         self.trusts_parent
     }
@@ -187,12 +198,12 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Whether the repository, or this session, has the blob.
+    /// Whether the repository, or this session, has the blob in a pack that counts.
     pub fn has(&self, id: &BlobId) -> Result<bool> {
         if self.shard(id).lock().contains(id) {
             return Ok(true);
         }
-        Ok(self.repository.cache.lookup(id)?.is_some())
+        self.repository.cache.has_outside(id, &self.excluded)
     }
 
     /// `true`: the blob is new, and the caller, who is the only one to hear so, must store it.
@@ -200,7 +211,7 @@ impl<'a> Writer<'a> {
         // Looked up under the lock: an index object that is being taken in moves blobs from here to there, and
         // between two separate questions a blob could be in neither.
         let mut claimed = self.shard(id).lock();
-        if claimed.contains(id) || self.repository.cache.lookup(id)?.is_some() {
+        if claimed.contains(id) || self.repository.cache.has_outside(id, &self.excluded)? {
             return Ok(false);
         }
         Ok(claimed.insert(*id))

@@ -11,6 +11,8 @@ use super::content::{ContentError, Cutting, REGION, RegionContent, Worker};
 use super::journal::Resumed;
 use super::parent::ParentWalk;
 use crate::format::header::ObjectKind;
+use crate::format::list::ListNode;
+use crate::id::BlobId;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
 use crate::repository::error::RepositoryError;
@@ -18,7 +20,7 @@ use crate::repository::reader::BlobReader;
 use crate::repository::writer::Writer;
 use crate::source::{OpenFile, Readable, Source, Step};
 use crate::tree::entry::{Content, Entry, Extent, FileContent, Node};
-use crate::view::Extents;
+use crate::view::{Extents, list_node};
 
 /// A batch is handed to a worker when its files hold this many bytes …
 const BATCH_BYTES: u64 = 1 << 20;
@@ -274,8 +276,8 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
     /// Whether the repository has every blob of this entry. A list that cannot be read is not complete.
     fn is_complete(&self, entry: &Entry) -> Result<bool, OpsError> {
         let Node::File(file) = &entry.node else { return Ok(true) };
-        if let Content::List { root, .. } = &file.content
-            && !self.pipeline.writer.has(root)?
+        if let Content::List { root, height } = &file.content
+            && !self.has_list(*root, *height)?
         {
             return Ok(false);
         }
@@ -284,6 +286,26 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
                 Ok(Extent::Hole { .. }) => {}
                 Ok(Extent::Data { blob, .. }) if self.pipeline.writer.has(&blob)? => {}
                 _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the repository has every node of a chunk list. That a node can be read does not tell: it may
+    /// stand in a pack that counts as missing.
+    fn has_list(&self, root: BlobId, height: u8) -> Result<bool, OpsError> {
+        let mut pending = vec![(root, height)];
+        while let Some((node, height)) = pending.pop() {
+            if !self.pipeline.writer.has(&node)? {
+                return Ok(false);
+            }
+            match height.checked_sub(1).map(|below| (list_node(self.pipeline.reader, &node), below))
+            {
+                None => {}
+                Some((Ok(ListNode::Branch(children)), below)) => {
+                    pending.extend(children.iter().map(|child| (child.blob, below)));
+                }
+                Some(_) => return Ok(false),
             }
         }
         Ok(true)

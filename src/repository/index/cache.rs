@@ -4,7 +4,7 @@
 //! A run's file is complete and durable before redb lists it, and goes after redb has ceased to; what redb does
 //! not list is a left-over and is removed when the cache is opened.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,10 +22,11 @@ use super::rows::{decode_pack, encode_pack, name_bytes, read_name};
 use super::run::{IndexEntry, MergedRows, Run, RunWriter};
 use super::{Location, PackInfo, locations};
 use crate::format::index::PackRecord;
+use crate::format::pack::Encoding;
 use crate::id::{BlobId, IndexId, PackId, RepositoryId, SessionId, SnapshotId};
 
 /// Raised whenever a table changes its meaning: an older cache is thrown away.
-const CACHE_VERSION: u64 = 2;
+const CACHE_VERSION: u64 = 3;
 /// redb's page cache, in bytes. Part of the memory budget.
 const PAGE_CACHE: usize = 16 << 20;
 /// A run is merged with the smaller ones when it is at most this many times as large as they are together:
@@ -44,8 +45,6 @@ const PACK_NUMBERS: TableDefinition<&[u8], u32> = TableDefinition::new("pack_num
 const RUNS: TableDefinition<u32, u64> = TableDefinition::new("runs");
 /// Names of packs that are in the runs although no index object lists them.
 const ADOPTED: TableDefinition<&[u8], ()> = TableDefinition::new("adopted");
-/// Names of packs that an index object lists and the store has not.
-const MISSING: TableDefinition<&[u8], ()> = TableDefinition::new("missing");
 /// Name of a slot → its sealed object.
 const SLOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("slots");
 
@@ -269,7 +268,6 @@ impl IndexCache {
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.open_table(RUNS).map_err(cache_error)?;
         transaction.open_table(ADOPTED).map_err(cache_error)?;
-        transaction.open_table(MISSING).map_err(cache_error)?;
         transaction.open_table(SLOTS).map_err(cache_error)?;
         transaction.commit().map_err(cache_error)
     }
@@ -292,6 +290,71 @@ impl IndexCache {
             true
         })?;
         Ok(found)
+    }
+
+    /// Whether the blob can be read without these packs, given by number: one of its copies stands in another
+    /// pack, and if that is a delta, so do its bases.
+    pub fn has_outside(&self, id: &BlobId, excluded: &HashSet<u32>) -> Result<bool> {
+        if excluded.is_empty() {
+            return Ok(self.lookup(id)?.is_some());
+        }
+        let outside = |id: &BlobId| -> Result<Vec<(Location, Arc<PackInfo>)>> {
+            let mut copies = self.copies(id)?;
+            copies.retain(|location| !excluded.contains(&location.pack));
+            copies.into_iter().map(|location| Ok((location, self.pack(location.pack)?))).collect()
+        };
+        let bases = |(location, pack): &(Location, Arc<PackInfo>)| -> Vec<BlobId> {
+            let segment = pack.segments.get(location.segment as usize);
+            match segment.map(|segment| &segment.encoding) {
+                Some(Encoding::Delta(bases)) => bases.clone(),
+                _ => Vec::new(),
+            }
+        };
+        for copy in outside(id)? {
+            let mut readable = true;
+            for base in bases(&copy) {
+                // A base counts only where it is no delta itself.
+                readable &= outside(&base)?.iter().any(|copy| bases(copy).is_empty());
+            }
+            if readable {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The numbers of these packs, as far as the index lists them.
+    pub fn pack_numbers(&self, packs: impl IntoIterator<Item = PackId>) -> Result<HashSet<u32>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
+        let mut numbers = HashSet::new();
+        for pack in packs {
+            let name = name_bytes(pack.session, pack.number);
+            let number = table.get(name.as_slice()).map_err(cache_error)?;
+            numbers.extend(number.map(|number| number.value()));
+        }
+        Ok(numbers)
+    }
+
+    /// Which of these packs hold a blob that cannot be read without them. Reads all runs, 48 bytes a blob, so
+    /// it is for when something is wrong.
+    pub fn sole_holders(&self, excluded: &HashSet<u32>) -> Result<HashSet<u32>> {
+        let mut sole = HashSet::new();
+        if excluded.is_empty() {
+            return Ok(sole);
+        }
+        let runs: Vec<_> = self.view.read().runs.iter().map(|(_, run)| run.clone()).collect();
+        for row in MergedRows::new(&runs).map_err(cache_error)? {
+            let (id, location) = row.map_err(cache_error)?;
+            let is_open = excluded.contains(&location.pack) && !sole.contains(&location.pack);
+            if is_open && !self.has_outside(&id, excluded)? {
+                sole.insert(location.pack);
+                if sole.len() == excluded.len() {
+                    break;
+                }
+            }
+        }
+        Ok(sole)
     }
 
     /// Hands the blob's places to `take` until it says that it has had enough.
@@ -523,11 +586,6 @@ impl IndexCache {
         self.names(ADOPTED)
     }
 
-    /// Packs that an index object lists and that were found missing.
-    pub fn missing_packs(&self) -> Result<BTreeSet<PackId>> {
-        self.names(MISSING)
-    }
-
     /// Forgets packs and every place in them. Rewrites the runs, so it is for rare use.
     pub fn drop_packs(&self, packs: &[PackId]) -> Result<()> {
         let mut writing = self.writing.lock();
@@ -536,11 +594,9 @@ impl IndexCache {
         {
             let mut table = transaction.open_table(PACKS).map_err(cache_error)?;
             let mut numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
-            let mut missing = transaction.open_table(MISSING).map_err(cache_error)?;
             let mut adopted = transaction.open_table(ADOPTED).map_err(cache_error)?;
             for pack in packs {
                 let name = name_bytes(pack.session, pack.number);
-                missing.insert(name.as_slice(), ()).map_err(cache_error)?;
                 adopted.remove(name.as_slice()).map_err(cache_error)?;
                 if let Some(number) = numbers.remove(name.as_slice()).map_err(cache_error)? {
                     table.remove(number.value()).map_err(cache_error)?;
@@ -578,12 +634,10 @@ impl IndexCache {
         transaction.delete_table(PACKS).map_err(cache_error)?;
         transaction.delete_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.delete_table(ADOPTED).map_err(cache_error)?;
-        transaction.delete_table(MISSING).map_err(cache_error)?;
         transaction.open_table(INDEXES).map_err(cache_error)?;
         transaction.open_table(PACKS).map_err(cache_error)?;
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.open_table(ADOPTED).map_err(cache_error)?;
-        transaction.open_table(MISSING).map_err(cache_error)?;
         self.publish(&mut writing, transaction, Vec::new())?;
         self.packs.lock().clear();
         Ok(())

@@ -75,6 +75,26 @@ fn blobs_are_found_after_every_merge_and_reopening() {
 }
 
 #[test]
+fn a_blob_counts_outside_excluded_packs_only_if_its_bases_do() {
+    let cache = IndexCache::open(None, RepositoryId([5; 16])).unwrap();
+    let mut delta = pack(2, 20..21);
+    let blob = BlobRecord { id: id(5), length: 10 };
+    delta.directory.push(7, Encoding::Delta(vec![id(6)]), vec![blob]);
+    cache.add(&[index(0)], &[pack(0, 0..10), pack(1, 0..5), delta]).unwrap();
+    let numbers = |packs: &[u32]| {
+        let packs = packs.iter().map(|number| PackId { session: session(), number: *number });
+        cache.pack_numbers(packs).unwrap()
+    };
+    let outside = |blob, packs: &[u32]| cache.has_outside(&id(blob), &numbers(packs)).unwrap();
+    assert!(outside(3, &[]) && outside(3, &[0]) && outside(3, &[1]) && !outside(3, &[0, 1]));
+    // Its other copy is a delta against a blob of the excluded pack.
+    assert!(outside(5, &[2]) && !outside(5, &[0]) && !outside(20, &[2]) && !outside(99, &[]));
+    assert_eq!(cache.sole_holders(&numbers(&[0, 1, 7])).unwrap(), numbers(&[0, 1]));
+    assert_eq!(cache.sole_holders(&numbers(&[0])).unwrap(), numbers(&[0]));
+    assert_eq!(cache.sole_holders(&numbers(&[1])).unwrap(), numbers(&[]));
+}
+
+#[test]
 fn a_broken_or_foreign_cache_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.redb");

@@ -133,10 +133,10 @@ impl Repository {
         Ok(read)
     }
 
-    /// Compares the packs that the index lists with those in the store, and drops from the index what is
-    /// missing or has another length: a writer must not refer to it, and stores it again instead. Costs one
-    /// listing of all packs, so it is for stores where that is cheap. Returns the packs that were dropped.
-    pub fn drop_missing_packs(&self) -> Result<Vec<PackId>> {
+    /// The packs that the index lists and that are missing in the store or have another length there: a writer
+    /// must not refer to them, and stores what they held again. Costs one listing of all packs, so it is for
+    /// stores where that is cheap.
+    pub fn missing_packs(&self) -> Result<Vec<PackId>> {
         // Known first, listed then: what another thread uploads between the two is not taken for missing.
         let known = self.cache.packs()?;
         let listed: std::collections::HashMap<PackId, u64> = self
@@ -145,15 +145,11 @@ impl Repository {
             .iter()
             .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
             .collect();
-        let missing: Vec<PackId> = known
+        Ok(known
             .into_iter()
             .filter(|(_, pack)| listed.get(&pack.id) != Some(&pack.object_length))
             .map(|(_, pack)| pack.id)
-            .collect();
-        if !missing.is_empty() {
-            self.cache.drop_packs(&missing)?;
-        }
-        Ok(missing)
+            .collect())
     }
 
     /// Reads one index object.
