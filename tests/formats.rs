@@ -32,6 +32,7 @@ use aumbry::format::keyring::{EpochKeys, Keyring};
 use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
 use aumbry::format::slot::{SlotHeader, Way};
 use aumbry::format::snapshot::{Decision, Snapshot};
+use aumbry::format::tomb::Tomb;
 use aumbry::id::{BlobId, KeySlotId, RepositoryId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
@@ -319,6 +320,7 @@ fn back_up(repository: &Repository, tree: &Path) {
         detection: ChangeDetection::default(),
         host: "fixture".into(),
         user: "fixture".into(),
+        name: String::new(),
         tags: vec!["one".into(), "two".into()],
         time: None,
         zone_offset_seconds: 3600,
@@ -394,6 +396,7 @@ fn write_delta(folder: &Path, tree: &Path) {
         user: "fixture".into(),
         paths: vec![b"/".to_vec()],
         tags: Vec::new(),
+        name: String::new(),
         parent: None,
         program: "aumbry fixture".into(),
         counts: Default::default(),
@@ -599,6 +602,10 @@ fn code_vectors() -> BTreeMap<String, String> {
     directory.push(9, Encoding::Delta(vec![BlobId([0xd3; 32])]), vec![blob(0xd4, 70_001)]);
     add("directory", &written(&|bytes| directory.encode(bytes)));
     add("leaf", &vector_leaf());
+
+    let time = Timestamp { seconds: 1_790_000_000, nanoseconds: 5 };
+    let tomb = Tomb { time, host: "box".into(), user: "me".into(), why: "no rule keeps it".into() };
+    add("tomb", &tomb.encode());
     vectors
 }
 

@@ -18,6 +18,7 @@ use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
 use aumbry::format::session::{Purpose, Session};
 use aumbry::format::slot::{SlotHeader, SlotLabel, Way};
 use aumbry::format::snapshot::{BackupCounts, Decision, Snapshot};
+use aumbry::format::tomb::Tomb;
 use aumbry::id::{BlobId, IndexId, KeySlotId, PackId, RepositoryId, SessionId, SnapshotId};
 use aumbry::tree::entry::{
     Content, Entry, ExtendedAttribute, Extent, FileContent, Metadata, Node, Owner,
@@ -78,6 +79,7 @@ fn snapshot() -> Decision {
         user: "me".into(),
         paths: vec![b"/etc".to_vec()],
         tags: vec!["a".into()],
+        name: "home".into(),
         parent: Some(SnapshotId(SESSION)),
         program: "aumbry".into(),
         counts: BackupCounts { files_new: 5, data_added: 1 << 40, ..BackupCounts::default() },
@@ -125,6 +127,9 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let session =
         Session { purpose: Purpose::Read, host: "box".into(), user: "me".into(), time: TIME };
     seeds.push(("session", session.encode()));
+    let tomb =
+        Tomb { time: TIME, host: "box".into(), user: "me".into(), why: "no rule keeps it".into() };
+    seeds.push(("tomb", tomb.encode()));
 
     for way in [Way::Recovery, Way::Passphrase { memory_kib: 65_536, passes: 3, lanes: 4 }] {
         let slot = SlotHeader {

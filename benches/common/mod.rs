@@ -212,6 +212,7 @@ pub fn backup_options(dry_run: bool) -> BackupOptions {
         detection: ChangeDetection::default(),
         host: "bench".into(),
         user: "bench".into(),
+        name: String::new(),
         tags: Vec::new(),
         time: None,
         zone_offset_seconds: 0,

@@ -12,6 +12,7 @@ pub mod pack;
 pub mod session;
 pub mod slot;
 pub mod snapshot;
+pub mod tomb;
 
 pub use error::{FormatError, Kind};
 

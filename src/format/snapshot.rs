@@ -125,6 +125,8 @@ pub struct Snapshot {
     pub paths: Vec<Vec<u8>>,
     /// Tags, sorted.
     pub tags: Vec<String>,
+    /// The name of what was saved, by which retention groups it; empty when it has none.
+    pub name: String,
     /// What unchanged files were taken from.
     pub parent: Option<SnapshotId>,
     /// Name and version of the program that wrote it.
@@ -197,6 +199,9 @@ impl Snapshot {
         if let Some(predecessor) = self.predecessor {
             field(12, &|value| value.extend_from_slice(&predecessor));
         }
+        if !self.name.is_empty() {
+            field(14, &|value| value.extend_from_slice(self.name.as_bytes()));
+        }
         if let Some(signature) = self.signature {
             field(13, &|value| value.extend_from_slice(&signature));
         }
@@ -214,6 +219,7 @@ impl Snapshot {
             user: String::new(),
             paths: Vec::new(),
             tags: Vec::new(),
+            name: String::new(),
             parent: None,
             program: String::new(),
             counts: BackupCounts::default(),
@@ -253,6 +259,7 @@ impl Snapshot {
                 }
                 12 => snapshot.predecessor = Some(value.array()?),
                 13 => snapshot.signature = Some(value.array()?),
+                14 => snapshot.name = text(),
                 other => skip_field(other)?,
             }
         }
@@ -293,6 +300,7 @@ mod tests {
             user: "me".into(),
             paths: vec![b"/home/\xff".to_vec(), b"/etc".to_vec()],
             tags: vec!["a".into(), "b c".into()],
+            name: "home".into(),
             parent: Some(SnapshotId(SessionId { generation: 3, random: [8; 16] })),
             program: "aumbry 0.1.0".into(),
             counts: BackupCounts::from_numbers(numbers),

@@ -18,6 +18,8 @@ const NAMED: usize = 8;
 pub struct SnapshotFilter {
     /// Any of these hosts.
     pub hosts: Vec<String>,
+    /// Any of these names of sources.
+    pub names: Vec<String>,
     /// Any of these lists; all tags of a list must be there.
     pub tags: Vec<Vec<String>>,
     /// All of these paths must be among the snapshot's sources.
@@ -28,13 +30,17 @@ impl SnapshotFilter {
     /// Whether the snapshot comes into question.
     pub fn matches(&self, snapshot: &Snapshot) -> bool {
         let host = self.hosts.is_empty() || self.hosts.contains(&snapshot.host);
+        let name = self.names.is_empty() || self.names.contains(&snapshot.name);
         let has_all = |wanted: &Vec<String>| wanted.iter().all(|tag| snapshot.tags.contains(tag));
         let tags = self.tags.is_empty() || self.tags.iter().any(has_all);
-        host && tags && self.paths.iter().all(|path| snapshot.paths.contains(path))
+        host && name && tags && self.paths.iter().all(|path| snapshot.paths.contains(path))
     }
 
     fn is_empty(&self) -> bool {
-        self.hosts.is_empty() && self.tags.is_empty() && self.paths.is_empty()
+        self.hosts.is_empty()
+            && self.names.is_empty()
+            && self.tags.is_empty()
+            && self.paths.is_empty()
     }
 
     /// What it lets through, for people: `host a or b, with tags x+y, of path /home`.
@@ -42,6 +48,9 @@ impl SnapshotFilter {
         let mut parts = Vec::new();
         if !self.hosts.is_empty() {
             parts.push(format!("host {}", self.hosts.join(" or ")));
+        }
+        if !self.names.is_empty() {
+            parts.push(format!("name {}", self.names.join(" or ")));
         }
         if !self.tags.is_empty() {
             let lists: Vec<_> = self.tags.iter().map(|list| list.join("+")).collect();
@@ -202,6 +211,7 @@ mod tests {
             user: "me".into(),
             paths: vec![b"/home".to_vec(), format!("/{host}").into_bytes()],
             tags: tags.iter().map(ToString::to_string).collect(),
+            name: String::new(),
             parent: None,
             program: String::new(),
             counts: BackupCounts::default(),
@@ -224,6 +234,7 @@ mod tests {
         let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
         SnapshotFilter {
             hosts: owned(hosts),
+            names: Vec::new(),
             tags: tags.iter().map(|list| owned(list)).collect(),
             paths: paths.iter().map(|path| path.as_bytes().to_vec()).collect(),
         }
@@ -246,6 +257,24 @@ mod tests {
             let through: Vec<_> = (0..4).filter(|at| filter.matches(&history()[*at].1)).collect();
             assert_eq!(through, expected, "{filter:?}");
         }
+    }
+
+    #[test]
+    fn names_of_sources_are_filtered_as_hosts_are() {
+        let names = |names: &[&str]| SnapshotFilter {
+            names: names.iter().map(ToString::to_string).collect(),
+            ..SnapshotFilter::default()
+        };
+        let (_, unnamed) = snapshot([1, 0], 1, "box", &[]);
+        let home = Snapshot { name: "home".into(), ..unnamed.clone() };
+        for (filter, through) in [
+            (names(&[]), [true, true]),
+            (names(&["home", "mail"]), [true, false]),
+            (names(&[""]), [false, true]),
+        ] {
+            assert_eq!([&home, &unnamed].map(|snapshot| filter.matches(snapshot)), through);
+        }
+        assert_eq!(names(&["home", "mail"]).describe(), "name home or mail");
     }
 
     #[test]

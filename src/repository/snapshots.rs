@@ -1,24 +1,50 @@
-//! Lists and reads snapshots, and notices when one that was seen is gone.
+//! Lists, reads, forgets and brings back snapshots, and notices when one that was seen is gone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::Repository;
-use super::error::{Named, RepositoryError, Result};
+use super::error::{Kind, Named, RepositoryError, Result};
 use crate::format::header::ObjectKind;
 use crate::format::snapshot::{Decision, Snapshot};
+use crate::format::tomb::Tomb;
 use crate::id::SnapshotId;
 use crate::monitor::Monitor;
-use crate::store::layout;
+use crate::store::{ObjectInfo, layout};
+use crate::units::Timestamp;
+
+/// Two times of one snapshot that are further apart than this disagree, in seconds: less is a time zone that
+/// was set wrongly, or a long backup.
+pub const DISAGREEMENT: u64 = 86_400;
+
+/// How long copying a repository may take, in seconds: so long after a copy's oldest object, the times of its
+/// objects are those of the copying.
+const COPYING: i64 = 30 * 86_400;
 
 /// The snapshots of a repository.
 #[derive(Debug, Default)]
 pub struct Snapshots {
     /// Those that are whole, oldest first by claimed time.
     pub all: Vec<(SnapshotId, Snapshot)>,
+    /// When the store first showed each of them, as far as that is known. A client cannot choose this time,
+    /// as it can the one that its snapshot claims.
+    pub observed: HashMap<SnapshotId, Timestamp>,
+    /// The store is a copy, and its own times say nothing of snapshots up to here.
+    pub copied_until: Option<Timestamp>,
     /// Those that cannot be read, with the reason.
     pub damaged: Vec<(SnapshotId, RepositoryError)>,
     /// Those that this client has seen, that nobody has forgotten, and that the store no longer shows.
     pub vanished: Vec<SnapshotId>,
+}
+
+/// A snapshot that was forgotten and is still in the store.
+#[derive(Debug)]
+pub struct Forgotten {
+    /// Its name.
+    pub id: SnapshotId,
+    /// What it is; an error where its slot cannot be read.
+    pub snapshot: Result<Snapshot>,
+    /// Who forgot it, when and why; `None` where the tomb does not say so in words that are understood.
+    pub tomb: Option<Tomb>,
 }
 
 impl Repository {
@@ -27,27 +53,16 @@ impl Repository {
         let tombs = self.tombs(monitor)?;
         let known = self.cache.slots()?;
         let mut seen = Vec::new();
-        let mut listed = HashSet::new();
+        let mut listed = HashMap::new();
         let mut snapshots = Snapshots::default();
         for object in self.store.list(layout::SNAPSHOTS)? {
             let Some(session) = layout::parse_snapshot(&object.name) else { continue };
             let id = SnapshotId(session);
-            listed.insert(id);
-            if tombs.contains(&id) {
+            listed.insert(id, object.modified);
+            if tombs.contains_key(&id) {
                 continue;
             }
-            let bytes = match known.get(&id) {
-                Some(bytes) if bytes.len() as u64 == object.size => Ok(bytes.clone()),
-                _ => self.store.get(&object.name).map_err(RepositoryError::from),
-            };
-            let decision = bytes.and_then(|bytes| {
-                let decision = self.open_slot(&object.name, bytes.clone())?;
-                if !known.contains_key(&id) {
-                    seen.push((id, bytes));
-                }
-                Ok(decision)
-            });
-            match decision {
+            match self.read_listed_slot(id, &object, &known, &mut seen) {
                 Ok(Decision::Snapshot(snapshot)) => snapshots.all.push((id, *snapshot)),
                 Ok(Decision::Abort) => {}
                 Err(error) => snapshots.damaged.push((id, error)),
@@ -58,13 +73,78 @@ impl Repository {
             self.cache.update_slots(&seen, &[])?;
         }
         snapshots.all.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
+        self.observe(&listed, &mut snapshots)?;
         Ok(snapshots)
     }
 
-    /// The snapshots that were forgotten. A tomb counts only when it opens: the store, which has no key,
-    /// could else hide a snapshot.
-    fn tombs(&self, monitor: &dyn Monitor) -> Result<HashSet<SnapshotId>> {
-        let mut tombs = HashSet::new();
+    /// What a listed slot holds: from the cache, if it knows an object of this name and size, else from the
+    /// store, and then it is added to `seen`.
+    fn read_listed_slot(
+        &self,
+        id: SnapshotId,
+        object: &ObjectInfo,
+        known: &HashMap<SnapshotId, Vec<u8>>,
+        seen: &mut Vec<(SnapshotId, Vec<u8>)>,
+    ) -> Result<Decision> {
+        let bytes = match known.get(&id) {
+            Some(bytes) if bytes.len() as u64 == object.size => bytes.clone(),
+            _ => self.store.get(&object.name)?,
+        };
+        let decision = self.open_slot(&object.name, bytes.clone())?;
+        if !known.contains_key(&id) {
+            seen.push((id, bytes));
+        }
+        Ok(decision)
+    }
+
+    /// Fills in when the store first showed each snapshot. This is the one place where all that is known of it
+    /// comes together: what the store says now, and what this client remembers; the earliest counts, since
+    /// copying or touching an object can only make it look newer. What is new is remembered.
+    fn observe(
+        &self,
+        listed: &HashMap<SnapshotId, Option<Timestamp>>,
+        snapshots: &mut Snapshots,
+    ) -> Result<()> {
+        let remembered = self.cache.observed()?;
+        let created = self.settings.created;
+        // An object that is older than its repository was written by a store whose clock was wrong.
+        let is_possible = |time: &Timestamp| time.seconds >= created.seconds - DISAGREEMENT as i64;
+        let shown = |id: &SnapshotId| listed.get(id).copied().flatten().filter(is_possible);
+        let surprises = |(id, snapshot): &(SnapshotId, Snapshot)| {
+            shown(id).is_some_and(|time| disagree(time, snapshot.time))
+                && !remembered.contains_key(id)
+        };
+        if snapshots.all.iter().any(surprises) {
+            // A copy of a repository that did not keep times would make all of its snapshots look as if they
+            // were taken on one day, and retention would keep one of them. Its config shows it.
+            let config = self.store.modified(layout::CONFIG)?;
+            let copied = config
+                .filter(|config| config.seconds > created.seconds && disagree(*config, created));
+            snapshots.copied_until = copied.map(|config| Timestamp {
+                seconds: config.seconds.saturating_add(COPYING),
+                nanoseconds: 0,
+            });
+        }
+        let mut news = Vec::new();
+        for (id, _) in &snapshots.all {
+            let shown = shown(id).filter(|time| Some(*time) > snapshots.copied_until);
+            let earlier = remembered.get(id).copied();
+            let Some(observed) = shown.into_iter().chain(earlier).min() else { continue };
+            if earlier != Some(observed) {
+                news.push((*id, observed));
+            }
+            snapshots.observed.insert(*id, observed);
+        }
+        if !news.is_empty() {
+            self.cache.remember_observed(&news)?;
+        }
+        Ok(())
+    }
+
+    /// The payloads of all tombs. A tomb counts only when it opens: the store, which has no key, could else
+    /// hide a snapshot.
+    fn tombs(&self, monitor: &dyn Monitor) -> Result<HashMap<SnapshotId, Vec<u8>>> {
+        let mut tombs = HashMap::new();
         for object in self.store.list(layout::TOMBS)? {
             let Some(session) = layout::parse_tomb(&object.name) else { continue };
             let opened = self
@@ -73,8 +153,8 @@ impl Repository {
                 .map_err(RepositoryError::from)
                 .and_then(|bytes| self.sealer.unseal(ObjectKind::Tomb, &object.name, bytes));
             match opened {
-                Ok(_) => {
-                    tombs.insert(SnapshotId(session));
+                Ok(payload) => {
+                    tombs.insert(SnapshotId(session), payload);
                 }
                 Err(error) => {
                     monitor.note(&format!("{error}; the snapshot counts as not forgotten"))
@@ -84,16 +164,75 @@ impl Repository {
         Ok(tombs)
     }
 
+    /// Forgets these snapshots: a tomb for each, which hides it from every reader until it is taken away again
+    /// ([`Repository::undelete`]) or space is reclaimed. One that is forgotten already stays so. When this
+    /// fails, those before the one that the error names are forgotten.
+    pub fn forget(&self, ids: &[SnapshotId], why: &str) -> Result<()> {
+        let tomb = Tomb {
+            time: self.environment.clock.now(),
+            host: self.environment.host.clone(),
+            user: self.environment.user.clone(),
+            why: why.to_string(),
+        };
+        for id in ids {
+            let name = layout::tomb(id.0);
+            let object = self.seal(ObjectKind::Tomb, &name, tomb.encode())?;
+            self.store.create(&name, object)?;
+        }
+        Ok(())
+    }
+
+    /// The snapshots that were forgotten and are still in the store, oldest first by claimed time, those that
+    /// cannot be read at the end.
+    pub fn forgotten(&self, monitor: &dyn Monitor) -> Result<Vec<Forgotten>> {
+        let tombs = self.tombs(monitor)?;
+        let known = self.cache.slots()?;
+        let mut forgotten = Vec::new();
+        for object in self.store.list(layout::SNAPSHOTS)? {
+            let Some(session) = layout::parse_snapshot(&object.name) else { continue };
+            let id = SnapshotId(session);
+            let Some(payload) = tombs.get(&id) else { continue };
+            let snapshot = match self.read_listed_slot(id, &object, &known, &mut Vec::new()) {
+                Ok(Decision::Snapshot(snapshot)) => Ok(*snapshot),
+                Ok(Decision::Abort) => continue,
+                Err(error) => Err(error),
+            };
+            forgotten.push(Forgotten { id, snapshot, tomb: Tomb::decode(payload).ok() });
+        }
+        forgotten.sort_by_key(|forgotten| {
+            let time = forgotten.snapshot.as_ref().ok().map(|snapshot| snapshot.time);
+            (time.is_none(), time, forgotten.id)
+        });
+        Ok(forgotten)
+    }
+
+    /// Takes away the tombs of these snapshots, so that they are there again. That one has no tomb is fine.
+    pub fn undelete(&self, ids: &[SnapshotId]) -> Result<()> {
+        // What a generation has marked without them, it may sweep at any moment.
+        if !self.store.list(layout::GC)?.is_empty() {
+            return Err(RepositoryError::new(
+                Kind::Invalid,
+                self.store.location(),
+                "has been collected since, and this version cannot tell what is left of a forgotten \
+                 snapshot then",
+            ));
+        }
+        for id in ids {
+            self.store.delete(&layout::tomb(id.0))?;
+        }
+        Ok(())
+    }
+
     fn note_vanished(
         &self,
         known: &HashMap<SnapshotId, Vec<u8>>,
-        listed: &HashSet<SnapshotId>,
-        tombs: &HashSet<SnapshotId>,
+        listed: &HashMap<SnapshotId, Option<Timestamp>>,
+        tombs: &HashMap<SnapshotId, Vec<u8>>,
         snapshots: &mut Snapshots,
         monitor: &dyn Monitor,
     ) {
-        let mut gone: Vec<_> =
-            known.iter().filter(|(id, _)| !listed.contains(id) && !tombs.contains(id)).collect();
+        let is_gone = |id: &SnapshotId| !listed.contains_key(id) && !tombs.contains_key(id);
+        let mut gone: Vec<_> = known.iter().filter(|(id, _)| is_gone(id)).collect();
         gone.sort_by_key(|(id, _)| **id);
         for (id, object) in gone {
             let name = layout::snapshot(id.0);
@@ -128,4 +267,9 @@ impl Repository {
         let payload = self.sealer.unseal(ObjectKind::Snapshot, name, object)?;
         Decision::decode(&payload).named(name)
     }
+}
+
+/// Whether two times of one snapshot are too far apart to be both right.
+pub fn disagree(one: Timestamp, other: Timestamp) -> bool {
+    one.seconds.abs_diff(other.seconds) > DISAGREEMENT
 }

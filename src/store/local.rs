@@ -54,7 +54,7 @@ use opendal::{
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, fdatasync, flock,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, fdatasync, flock,
     fstat, fsync, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::{Errno, pread, retry_on_intr, write};
@@ -227,9 +227,7 @@ impl LocalService {
             .map_err(|errno| failed("cannot look at it", errno))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if is_folder => Ok(MetadataBuilder::dir().build()),
-            FileType::RegularFile if !is_folder => {
-                Ok(MetadataBuilder::file(stat.st_size as u64).build())
-            }
+            FileType::RegularFile if !is_folder => Ok(file_metadata(&stat)),
             _ => Err(Error::new(ErrorKind::NotFound, "not found")),
         }
     }
@@ -328,8 +326,7 @@ impl LocalService {
                 if folder.is_empty() { part.to_string() } else { format!("{folder}/{part}") };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => {
-                    let metadata = MetadataBuilder::file(stat.st_size as u64).build();
-                    found.push(oio::Entry::with(path, metadata));
+                    found.push(oio::Entry::with(path, file_metadata(&stat)));
                 }
                 FileType::Directory if path.split('/').count() > MOST_FOLDERS => {
                     return Err(Errno::LOOP);
@@ -364,6 +361,17 @@ impl Drop for Temporary<'_> {
             let _ = unlinkat(self.root, &self.name, AtFlags::empty());
         }
     }
+}
+
+/// An object's length and the time of its last change, which a file's time need not be: one that OpenDAL
+/// cannot hold is left out.
+fn file_metadata(stat: &Stat) -> Metadata {
+    let mut metadata = MetadataBuilder::file(stat.st_size as u64);
+    let nanoseconds = i32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    if let Ok(modified) = opendal::raw::Timestamp::new(stat.st_mtime, nanoseconds) {
+        metadata.last_modified(modified);
+    }
+    metadata.build()
 }
 
 /// A path as `openat` wants it: the root is `.`.

@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use opendal::layers::{RetryLayer, TimeoutLayer};
 use opendal::options::{ListOptions, ReadOptions, WriteOptions};
-use opendal::{Buffer, ErrorKind, OperationContext, Operator};
+use opendal::{Buffer, ErrorKind, Metadata, OperationContext, Operator};
 use tokio::runtime::Runtime;
 
 pub use self::error::{Kind, StoreError};
 use self::faulty::{Call, Verdict};
 pub use self::faulty::{Effect, FaultControl};
 use self::local::LocalService;
+use crate::units::Timestamp;
 
 /// Whether [`Store::local`] makes its directory or expects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,9 @@ pub struct ObjectInfo {
     pub name: String,
     /// Its length in bytes.
     pub size: u64,
+    /// When it was last written, as the store has it; `None` where the store does not tell. Objects are
+    /// written once, so it is when this store first had it, unless the store was copied.
+    pub modified: Option<Timestamp>,
 }
 
 /// Named bytes somewhere. Clones share one connection.
@@ -238,11 +242,19 @@ impl Store {
                 .map(|entry| ObjectInfo {
                     name: entry.path().to_string(),
                     size: entry.metadata().content_length(),
+                    modified: modified(entry.metadata()),
                 })
                 .collect();
             objects.sort_unstable_by(|left, right| left.name.cmp(&right.name));
             Ok(objects)
         })
+    }
+
+    /// When an object was last written, as the store has it; `None` when the store does not tell, and when
+    /// there is no such object.
+    pub fn modified(&self, name: &str) -> Result<Option<Timestamp>, StoreError> {
+        check_name(name)?;
+        self.call(name, Call::Other, || Ok(self.look(name)?.as_ref().and_then(modified)))
     }
 
     /// An object's length in bytes, or `None` when there is no such object.
@@ -283,8 +295,12 @@ impl Store {
     }
 
     fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        Ok(self.look(name)?.map(|metadata| metadata.content_length()))
+    }
+
+    fn look(&self, name: &str) -> Result<Option<Metadata>, StoreError> {
         match self.run(name, self.inner.operator.stat(name)) {
-            Ok(metadata) => Ok(Some(metadata.content_length())),
+            Ok(metadata) => Ok(Some(metadata)),
             Err(error) if error.kind == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -341,6 +357,15 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Store({})", self.location())
     }
+}
+
+fn modified(metadata: &Metadata) -> Option<Timestamp> {
+    let moment = metadata.last_modified()?.into_inner();
+    let since = moment.as_duration();
+    // jiff counts the nanoseconds of a moment before 1970 backwards; a `Timestamp` never does.
+    let nanoseconds = since.subsec_nanos().rem_euclid(1_000_000_000);
+    let seconds = since.as_secs() - i64::from(since.subsec_nanos() < 0);
+    Some(Timestamp { seconds, nanoseconds: nanoseconds.unsigned_abs() })
 }
 
 /// The ways in which services say that a create found the name taken.

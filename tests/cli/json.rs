@@ -79,9 +79,10 @@ fn snapshots_and_entries_are_listed() {
     let list = scene.run(&["snapshots", "--json"]).ok().json_lines();
     assert_eq!(list.len(), 1);
     let list = list[0].as_array().unwrap();
-    let fields = "id short_id time tree paths hostname username tags program_version summary";
-    assert_fields(&list[0], fields);
-    assert_fields(&list[1], &format!("{fields} parent"));
+    let fields = "id short_id time tree paths hostname username name tags program_version summary";
+    assert_fields(&list[0], &format!("{fields} observed_time"));
+    assert_fields(&list[1], &format!("{fields} observed_time parent"));
+    assert_time(&list[0]["observed_time"]);
     assert_fields(&list[0]["summary"], COUNTS);
     assert_eq!(list[1]["parent"], list[0]["id"]);
     assert_eq!(list[0]["hostname"], "box");

@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod described;
 mod fidelity;
+mod forgetting;
 mod healing;
 mod model;
 mod packs;

@@ -69,6 +69,7 @@ pub fn options() -> BackupOptions {
         detection: ChangeDetection::default(),
         host: "testhost".into(),
         user: "tester".into(),
+        name: String::new(),
         tags: Vec::new(),
         time: None,
         zone_offset_seconds: 0,

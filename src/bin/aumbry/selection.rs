@@ -30,6 +30,9 @@ pub struct FilterArgs {
     /// Only snapshots of this host (repeatable)
     #[arg(short = 'H', long, value_name = "HOST")]
     pub host: Vec<String>,
+    /// Only snapshots of sources with this name (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub name: Vec<String>,
     /// Only snapshots with all of these tags, divided by commas (repeatable: any of the lists)
     #[arg(long, value_name = "TAGS")]
     pub tag: Vec<String>,
@@ -47,7 +50,7 @@ impl FilterArgs {
             paths.push(TreePath::parse(path.as_os_str().as_bytes())?.as_bytes().to_vec());
         }
         let tags = self.tag.iter().map(|tags| split_tags(tags)).collect();
-        Ok(SnapshotFilter { hosts: self.host.clone(), tags, paths })
+        Ok(SnapshotFilter { hosts: self.host.clone(), names: self.name.clone(), tags, paths })
     }
 }
 

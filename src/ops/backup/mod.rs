@@ -49,7 +49,8 @@ pub struct ChangeDetection {
 
 /// What to back up beside the source, and how.
 pub struct BackupOptions {
-    /// Take unchanged files from this snapshot; `None`: from the newest of the same host and paths.
+    /// Take unchanged files from this snapshot; `None`: from the newest of the same host and name, or where
+    /// there is none from the newest of the same host and paths.
     pub parent: Option<SnapshotId>,
     /// How a file is found unchanged.
     pub detection: ChangeDetection,
@@ -57,6 +58,8 @@ pub struct BackupOptions {
     pub host: String,
     /// The user to record.
     pub user: String,
+    /// The name of what is saved, to record; empty: none.
+    pub name: String,
     /// Tags to record.
     pub tags: Vec<String>,
     /// The time to record; `None`: when the backup began.
@@ -189,7 +192,11 @@ pub fn backup(
     let skipped = options.skip_if_unchanged
         && !options.dry_run
         && match parent {
-            Some((_, parent)) => is_unchanged(repository, parent, root, &paths)?,
+            Some((_, parent)) => {
+                parent.name == options.name
+                    && parent.paths == paths
+                    && is_unchanged(repository, parent, root, &paths)?
+            }
             None => false,
         };
     let added = writer.added();
@@ -215,6 +222,7 @@ pub fn backup(
             user: options.user.clone(),
             paths,
             tags: options.tags.clone(),
+            name: options.name.clone(),
             parent: parent.map(|(id, _)| *id),
             program: options.program.clone(),
             counts,
@@ -241,7 +249,7 @@ pub fn backup(
 }
 
 /// The snapshot that unchanged files are taken from: the one asked for, else the newest of the same host and
-/// sources.
+/// name, else the newest of the same host and sources.
 fn choose_parent<'s>(
     known: &'s [(SnapshotId, Snapshot)],
     options: &BackupOptions,
@@ -258,10 +266,14 @@ fn choose_parent<'s>(
             ))),
         };
     }
-    Ok(known
-        .iter()
-        .rev()
-        .find(|(_, snapshot)| snapshot.host == options.host && snapshot.paths == paths))
+    let newest = |fits: &dyn Fn(&Snapshot) -> bool| {
+        known.iter().rev().find(|(_, snapshot)| snapshot.host == options.host && fits(snapshot))
+    };
+    let named = match options.name.is_empty() {
+        true => None,
+        false => newest(&|snapshot| snapshot.name == options.name),
+    };
+    Ok(named.or_else(|| newest(&|snapshot| snapshot.paths == paths)))
 }
 
 /// Whether the named sources are what they were in the parent. The directories above them do not count: a new

@@ -1,4 +1,4 @@
-//! The local cache: a redb file of packs, which index objects are in it and which snapshots were seen; beside
+//! The local cache: a redb file of packs, which index objects are in it, which snapshots were seen and when; beside
 //! it the runs of blob locations. Disposable: when it is gone or broken it is made anew from the store.
 //!
 //! A run's file is complete and durable before redb lists it, and goes after redb has ceased to; what redb does
@@ -24,6 +24,7 @@ use super::{Location, PackInfo, locations};
 use crate::format::index::PackRecord;
 use crate::format::pack::Encoding;
 use crate::id::{BlobId, IndexId, PackId, RepositoryId, SessionId, SnapshotId};
+use crate::units::Timestamp;
 
 /// Raised whenever a table changes its meaning: an older cache is thrown away.
 const CACHE_VERSION: u64 = 3;
@@ -47,6 +48,9 @@ const RUNS: TableDefinition<u32, u64> = TableDefinition::new("runs");
 const ADOPTED: TableDefinition<&[u8], ()> = TableDefinition::new("adopted");
 /// Name of a slot → its sealed object.
 const SLOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("slots");
+
+/// Name of a slot → when the store first showed it: seconds (8 bytes) and nanoseconds (4), little endian.
+const OBSERVED: TableDefinition<&[u8], [u8; 12]> = TableDefinition::new("observed");
 
 /// Where the files of runs go.
 enum Place {
@@ -269,6 +273,7 @@ impl IndexCache {
         transaction.open_table(RUNS).map_err(cache_error)?;
         transaction.open_table(ADOPTED).map_err(cache_error)?;
         transaction.open_table(SLOTS).map_err(cache_error)?;
+        transaction.open_table(OBSERVED).map_err(cache_error)?;
         transaction.commit().map_err(cache_error)
     }
 
@@ -671,6 +676,42 @@ impl IndexCache {
         drop(table);
         transaction.commit().map_err(cache_error)
     }
+
+    /// When the store first showed each snapshot, as far as this client was there to see it.
+    pub fn observed(&self) -> Result<HashMap<SnapshotId, Timestamp>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(OBSERVED).map_err(cache_error)?;
+        let mut observed = HashMap::new();
+        for row in table.iter().map_err(cache_error)? {
+            let (name, time) = row.map_err(cache_error)?;
+            if let Ok(name) = name.value().try_into() {
+                observed.insert(SnapshotId(SessionId::from_bytes(name)), read_time(&time.value()));
+            }
+        }
+        Ok(observed)
+    }
+
+    /// Remembers when the store first showed snapshots.
+    pub fn remember_observed(&self, observed: &[(SnapshotId, Timestamp)]) -> Result<()> {
+        let mut transaction = self.database.begin_write().map_err(cache_error)?;
+        transaction.set_quick_repair(true);
+        let mut table = transaction.open_table(OBSERVED).map_err(cache_error)?;
+        for (id, time) in observed {
+            let mut value = [0; 12];
+            value[..8].copy_from_slice(&time.seconds.to_le_bytes());
+            value[8..].copy_from_slice(&time.nanoseconds.to_le_bytes());
+            table.insert(id.0.to_bytes().as_slice(), value).map_err(cache_error)?;
+        }
+        drop(table);
+        transaction.commit().map_err(cache_error)
+    }
+}
+
+fn read_time(value: &[u8; 12]) -> Timestamp {
+    let (mut seconds, mut nanoseconds) = ([0; 8], [0; 4]);
+    seconds.copy_from_slice(&value[..8]);
+    nanoseconds.copy_from_slice(&value[8..]);
+    Timestamp { seconds: i64::from_le_bytes(seconds), nanoseconds: u32::from_le_bytes(nanoseconds) }
 }
 
 #[cfg(test)]

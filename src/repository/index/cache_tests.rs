@@ -155,4 +155,8 @@ fn slots_are_remembered_and_forgotten() {
     cache.update_slots(&[(one, vec![1]), (two, vec![2])], &[]).unwrap();
     cache.update_slots(&[], &[one]).unwrap();
     assert_eq!(cache.slots().unwrap(), HashMap::from([(two, vec![2])]));
+
+    let before = Timestamp { seconds: -5, nanoseconds: 999_999_999 };
+    cache.remember_observed(&[(one, Timestamp::default()), (two, before)]).unwrap();
+    assert_eq!(cache.observed().unwrap()[&two], before);
 }

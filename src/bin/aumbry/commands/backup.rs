@@ -104,6 +104,9 @@ pub struct BackupArgs {
     #[arg(long, value_name = "PATH", help_heading = "Other sources")]
     as_path: Option<OsString>,
 
+    /// What this is called, whatever its paths are: retention groups by it, as by the host
+    #[arg(long, value_name = "NAME", help_heading = "What is recorded")]
+    name: Option<String>,
     /// Tags, divided by commas (repeatable)
     #[arg(long, value_name = "TAGS", help_heading = "What is recorded")]
     tag: Vec<String>,
@@ -120,7 +123,8 @@ pub struct BackupArgs {
     /// Make no snapshot when nothing has changed since the last one
     #[arg(long, help_heading = "How it is done")]
     skip_if_unchanged: bool,
-    /// Take unchanged files from this snapshot [default: the newest of this host and these paths]
+    /// Take unchanged files from this snapshot [default: the newest of this host and name, else of
+    /// these paths]
     #[arg(long, value_name = "SNAP", help_heading = "How it is done")]
     parent: Option<OsString>,
     /// Read every file, changed or not
@@ -151,6 +155,7 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome, Failure> {
         },
         host: args.host.clone().unwrap_or_else(|| context.surroundings.host.clone()),
         user: context.surroundings.user.clone(),
+        name: args.name.clone().unwrap_or_default(),
         tags: tags(args),
         time,
         zone_offset_seconds: zone_offset(context, time.unwrap_or_else(|| context.now())),

@@ -43,7 +43,15 @@ pub fn run(args: &SnapshotsArgs, context: &Context) -> Result<Outcome, Failure> 
     let outcome = if found.damaged.is_empty() { Outcome::Done } else { Outcome::Damaged };
     let output = &context.output;
     if output.is_json() {
-        let list: Vec<_> = chosen.iter().map(|snapshot| snapshot_json(context, snapshot)).collect();
+        let list: Vec<_> = chosen
+            .iter()
+            .map(|snapshot| {
+                let mut object = snapshot_json(context, snapshot);
+                let observed = found.observed.get(&snapshot.0).map(|time| context.rfc3339(*time));
+                object["observed_time"] = json!(observed);
+                object
+            })
+            .collect();
         output.json(&list)?;
         return Ok(outcome);
     }
@@ -51,24 +59,30 @@ pub fn run(args: &SnapshotsArgs, context: &Context) -> Result<Outcome, Failure> 
         output.say("There are no snapshots yet. `aumbry backup PATH` makes one.")?;
         return Ok(outcome);
     }
-    let mut table = Table::new(&[
-        ("ID", Align::Left),
-        ("Time", Align::Left),
-        ("Host", Align::Left),
-        ("Tags", Align::Left),
-        ("Size", Align::Right),
-        ("Paths", Align::Left),
-    ]);
+    // Names are not shown where nobody gave any.
+    let has_names = chosen.iter().any(|(_, snapshot)| !snapshot.name.is_empty());
+    let columns = [
+        Some(("ID", Align::Left)),
+        Some(("Time", Align::Left)),
+        Some(("Host", Align::Left)),
+        has_names.then_some(("Name", Align::Left)),
+        Some(("Tags", Align::Left)),
+        Some(("Size", Align::Right)),
+        Some(("Paths", Align::Left)),
+    ];
+    let mut table = Table::new(&columns.into_iter().flatten().collect::<Vec<_>>());
     for (id, snapshot) in &chosen {
         let paths: Vec<_> = snapshot.paths.iter().map(|path| printable(path)).collect();
-        table.row([
-            id.short(),
-            context.local(snapshot.time),
-            printable(snapshot.host.as_bytes()),
-            printable(snapshot.tags.join(",").as_bytes()),
-            format_bytes(snapshot.counts.total_bytes_processed),
-            paths.join("\n"),
-        ]);
+        let cells = [
+            Some(id.short()),
+            Some(context.local(snapshot.time)),
+            Some(printable(snapshot.host.as_bytes())),
+            has_names.then(|| printable(snapshot.name.as_bytes())),
+            Some(printable(snapshot.tags.join(",").as_bytes())),
+            Some(format_bytes(snapshot.counts.total_bytes_processed)),
+            Some(paths.join("\n")),
+        ];
+        table.row(cells.into_iter().flatten());
     }
     table.write(output)?;
     output.say(&output.style().dim(&count(chosen.len() as u64, "snapshot")))?;
@@ -93,6 +107,7 @@ pub fn snapshot_json(context: &Context, (id, snapshot): &NamedSnapshot) -> Value
     }
     put("hostname", json!(snapshot.host));
     put("username", json!(snapshot.user));
+    put("name", json!(snapshot.name));
     put("tags", json!(snapshot.tags));
     put("program_version", json!(snapshot.program));
     let mut summary = counts_json(&snapshot.counts);

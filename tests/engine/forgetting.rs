@@ -1,0 +1,189 @@
+//! What the store has seen of snapshots, and what becomes of those that are forgotten.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use aumbry::id::SnapshotId;
+use aumbry::monitor::SilentMonitor;
+use aumbry::ops::backup::BackupOptions;
+use aumbry::repository::Repository;
+use aumbry::repository::snapshots::Snapshots;
+use aumbry::store::layout;
+use aumbry::store::{LocalMode, Store};
+use aumbry::units::Timestamp;
+
+use crate::support::{back_up_with, create, open, options, small_settings};
+
+const DAY: u64 = 86_400;
+
+/// A repository in a folder, with a folder for its cache and something to back up.
+pub struct Scene {
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("source")).unwrap();
+        fs::write(folder.path().join("source/file"), "content").unwrap();
+        let store = Store::local(&folder.path().join("store"), LocalMode::Create).unwrap();
+        create(store, small_settings(), None);
+        Scene { folder }
+    }
+
+    /// The repository, as a client that remembers sees it.
+    pub fn open(&self) -> Repository {
+        open(self.store(), Some(&self.folder.path().join("cache")))
+    }
+
+    /// The same, as a client sees it that was never there.
+    pub fn open_afresh(&self) -> Repository {
+        open(self.store(), None)
+    }
+
+    fn store(&self) -> Store {
+        Store::local(&self.folder.path().join("store"), LocalMode::Open).unwrap()
+    }
+
+    /// A snapshot that claims to be of `days` after 1970.
+    pub fn back_up(&self, days: u64, change: impl Fn(&mut BackupOptions)) -> SnapshotId {
+        let time = Timestamp { seconds: (days * DAY) as i64, nanoseconds: 0 };
+        let mut options = BackupOptions { time: Some(time), ..options() };
+        change(&mut options);
+        let source = self.folder.path().join("source");
+        let summary = back_up_with(&self.open_afresh(), &source, &options, &SilentMonitor).unwrap();
+        summary.snapshot.unwrap()
+    }
+
+    /// Lets the store say that it got an object so many days after 1970.
+    pub fn date(&self, object: &str, days: u64) {
+        let file = File::options().write(true).open(self.folder.path().join("store").join(object));
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(days * DAY);
+        file.unwrap().set_modified(time).unwrap();
+    }
+
+    /// Lets the store say so of a snapshot.
+    pub fn date_snapshot(&self, id: SnapshotId, days: u64) {
+        self.date(&layout::snapshot(id.0), days);
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Days after 1970, now.
+pub fn today() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / DAY
+}
+
+fn list(repository: &Repository) -> Snapshots {
+    repository.snapshots(&SilentMonitor).unwrap()
+}
+
+fn days(snapshots: &Snapshots, id: SnapshotId) -> Option<u64> {
+    snapshots.observed.get(&id).map(|time| time.seconds as u64 / DAY)
+}
+
+#[test]
+fn what_a_client_saw_of_a_snapshot_is_not_moved_by_a_touch() {
+    let scene = Scene::new();
+    let today = today();
+    let id = scene.back_up(11_000, |_| {});
+    scene.date_snapshot(id, today + 3);
+    let found = list(&scene.open());
+    assert_eq!(found.all[0].1.time.seconds, 11_000 * DAY as i64);
+    assert_eq!(days(&found, id), Some(today + 3));
+    scene.date_snapshot(id, today + 9);
+    assert_eq!(days(&list(&scene.open()), id), Some(today + 3));
+    assert_eq!(days(&list(&scene.open_afresh()), id), Some(today + 9));
+    scene.date_snapshot(id, today + 1);
+    assert_eq!(days(&list(&scene.open()), id), Some(today + 1), "the earliest counts");
+    assert_eq!(found.copied_until, None);
+}
+
+#[test]
+fn a_copy_without_times_does_not_make_all_snapshots_of_one_day() {
+    let scene = Scene::new();
+    let today = today();
+    let ids = [0, 1, 2].map(|day| scene.back_up(today + day, |_| {}));
+    let late = scene.back_up(today + 3, |_| {});
+    for id in ids {
+        scene.date_snapshot(id, today + 101);
+    }
+    scene.date_snapshot(late, today + 200);
+    assert_eq!(days(&list(&scene.open_afresh()), ids[0]), Some(today + 101), "not a copy yet");
+    scene.date("config", today + 100);
+    let found = list(&scene.open_afresh());
+    assert_eq!(ids.map(|id| days(&found, id)), [None; 3]);
+    assert_eq!(days(&found, late), Some(today + 200), "long after the copy, its times hold");
+    assert!(found.copied_until.is_some());
+}
+
+#[test]
+fn an_object_older_than_its_repository_tells_no_time() {
+    let scene = Scene::new();
+    let id = scene.back_up(today(), |_| {});
+    scene.date_snapshot(id, 3);
+    assert_eq!(days(&list(&scene.open_afresh()), id), None);
+}
+
+#[test]
+fn a_forgotten_snapshot_is_gone_and_comes_back() {
+    let scene = Scene::new();
+    let [one, other] = [0, 1].map(|day| scene.back_up(today() + day, |_| {}));
+    let repository = scene.open();
+    repository.forget(&[one], "a test").unwrap();
+    repository.forget(&[one, one], "again").unwrap();
+    let found = list(&repository);
+    assert_eq!(found.all.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [other]);
+    assert!(found.vanished.is_empty());
+    let forgotten = repository.forgotten(&SilentMonitor).unwrap();
+    assert_eq!(forgotten.len(), 1);
+    assert_eq!(forgotten[0].id, one);
+    assert_eq!(forgotten[0].snapshot.as_ref().unwrap().host, "testhost");
+    let tomb = forgotten[0].tomb.as_ref().unwrap();
+    assert_eq!((&*tomb.why, &*tomb.host, &*tomb.user), ("a test", "testhost", "tester"));
+    repository.undelete(&[one]).unwrap();
+    assert_eq!(list(&repository).all.len(), 2);
+    assert!(repository.forgotten(&SilentMonitor).unwrap().is_empty());
+}
+
+#[test]
+fn nothing_is_brought_back_once_space_was_reclaimed() {
+    let scene = Scene::new();
+    let id = scene.back_up(today(), |_| {});
+    let repository = scene.open();
+    repository.forget(&[id], "").unwrap();
+    repository.store().create(&layout::condemned(1), vec![1]).unwrap();
+    assert!(repository.undelete(&[id]).is_err());
+    assert_eq!(repository.forgotten(&SilentMonitor).unwrap().len(), 1);
+}
+
+#[test]
+fn a_named_source_finds_its_parent_by_its_name() {
+    let scene = Scene::new();
+    let named = |name: &'static str| move |options: &mut BackupOptions| options.name = name.into();
+    let home = scene.back_up(today(), named("home"));
+    let other = scene.back_up(today() + 1, |_| {});
+    let repository = scene.open_afresh();
+    let source = scene.folder().join("source");
+    for (name, parent) in [("home", home), ("", other), ("never seen", other)] {
+        let options = BackupOptions { dry_run: true, name: name.into(), ..options() };
+        let summary = back_up_with(&repository, &source, &options, &SilentMonitor).unwrap();
+        assert_eq!(summary.parent, Some(parent), "{name:?}");
+        let options = BackupOptions {
+            dry_run: false,
+            skip_if_unchanged: true,
+            parent: Some(home),
+            ..options
+        };
+        let summary = back_up_with(&repository, &source, &options, &SilentMonitor).unwrap();
+        assert_eq!(summary.skipped, name == "home", "{name:?}");
+        if let Some(id) = summary.snapshot {
+            repository.forget(&[id], "").unwrap();
+        }
+    }
+    assert_eq!(list(&repository).all[0].1.name, "home");
+}
