@@ -19,6 +19,8 @@ pub enum Phase {
     CheckStructure,
     /// Reading and proving packs.
     CheckData,
+    /// Comparing two trees.
+    Compare,
 }
 
 /// What is added to the running totals.

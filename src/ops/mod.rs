@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod check;
+pub mod diff;
 pub mod dump;
 mod references;
 pub mod restore;

@@ -13,6 +13,7 @@ fn every_command_explains_itself() {
         "snapshots",
         "ls",
         "restore",
+        "diff",
         "dump",
         "check",
         "key",

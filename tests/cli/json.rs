@@ -147,6 +147,52 @@ fn restoring_and_counting_end_with_a_summary() {
 }
 
 #[test]
+fn differences_are_lines_and_end_with_statistics() {
+    let scene = Scene::with_documents();
+    fs::write(scene.path("Documents").join(strange_name()), "x").unwrap();
+    scene.run(&["backup", "Documents"]).ok();
+    fs::write(scene.path("Documents/notes.txt"), "second\n").unwrap();
+    fs::remove_file(scene.path("Documents").join(strange_name())).unwrap();
+    fs::remove_file(scene.path("Documents/letters/empty")).unwrap();
+    fs::create_dir(scene.path("Documents/letters/empty")).unwrap();
+    scene.run(&["backup", "Documents"]).ok();
+    let documents = scene.text_path("Documents");
+    let first = format!("latest~1:{documents}");
+    for other in ["latest", "--disk"] {
+        let lines = scene.run(&["diff", &first, other, "--json", "-m"]).ok().json_lines();
+        let change = |path: &str| {
+            let path = format!("{documents}{path}");
+            lines.iter().find(|line| line["path"] == path).unwrap()
+        };
+        let common = "message_type path modifier type";
+        assert_fields(change("/letters"), &format!("{common} metadata"));
+        assert_eq!(change("/letters")["modifier"], "U");
+        assert_eq!(change("/letters")["metadata"], serde_json::json!(["mtime"]));
+        let notes = change("/notes.txt");
+        assert_fields(notes, &format!("{common} metadata size_before size_after"));
+        assert_eq!((&notes["modifier"], &notes["size_before"]), (&"M".into(), &6.into()));
+        let kind = change("/letters/empty");
+        assert_fields(kind, &format!("{common} metadata size_before type_before"));
+        assert_eq!((&kind["type_before"], &kind["type"]), (&"file".into(), &"dir".into()));
+        let strange = change("/na\u{fffd}me\n");
+        assert_fields(strange, &format!("{common} path_b64 size_before"));
+        let statistics = lines.last().unwrap();
+        assert_fields(
+            statistics,
+            "message_type source_snapshot target_snapshot added removed changed_files \
+             changed_bytes_before changed_bytes_after suspect_files changed_others changed_types \
+             changed_metadata unchanged_files unchanged_bytes error_count total_duration",
+        );
+        assert_fields(&statistics["added"], "files dirs others bytes");
+        assert_eq!(statistics["removed"]["files"], 2);
+        assert_eq!(statistics["added"]["dirs"], 1);
+        assert_eq!(statistics["changed_types"], 1);
+        assert_eq!(statistics["changed_bytes_after"], 7);
+        assert_eq!(statistics["target_snapshot"].is_null(), other == "--disk");
+    }
+}
+
+#[test]
 fn damage_is_told_with_the_files_it_hits() {
     let scene = Scene::with_documents();
     scene.run(&["backup", "Documents"]).ok();

@@ -97,6 +97,75 @@ fn yesterdays_file_comes_back_in_one_line() {
 }
 
 #[test]
+fn what_differs_is_told_before_anything_is_dropped() {
+    let mut scene = Scene::with_documents();
+    let backup = |scene: &Scene, time| {
+        scene.run(&["backup", "--host", "box", "--time", time, "Documents"]).ok();
+    };
+    backup(&scene, "2026-11-01 14:30");
+    fs::write(scene.path("Documents/notes.txt"), "second, and longer\n").unwrap();
+    fs::create_dir(scene.path("Documents/new")).unwrap();
+    fs::write(scene.path("Documents/new/file"), "new\n").unwrap();
+    fs::remove_file(scene.path("Documents/letters/first.txt")).unwrap();
+    fs::remove_file(scene.path("Documents/newest")).unwrap();
+    fs::write(scene.path("Documents/newest"), "no link any more\n").unwrap();
+    backup(&scene, "2026-11-02 14:30");
+    scene.show(&["diff", "latest~1", "latest"]);
+    scene.show(&["diff", "--at", "2026-11-01 20:00", "--at", "2026-11-02 20:00", "--summary"]);
+    let letters = scene.text_path("Documents/letters");
+    scene.show(&["diff", &format!("latest~1:{letters}"), "latest", "-q"]);
+    scene.show(&["diff", "latest", "-q"]);
+    fs::write(scene.path("Documents/notes.txt"), "third").unwrap();
+    let documents = scene.text_path("Documents");
+    scene.show(&["diff", &documents, "-q"]);
+    scene.run(&["restore", &format!("latest:{documents}"), "out"]).ok();
+    fs::remove_file(scene.path("out/picture.raw")).unwrap();
+    scene.show(&["diff", &documents, "--disk=out", "-q"]);
+    scene.show(&["diff", "latest", "/tmp"]);
+    scene.show(&["diff", "latest", "latest~1", "--content"]);
+    scene.show(&["diff", "latest:/nowhere", "-q"]);
+    assert_seen("diff", scene.transcript());
+}
+
+#[test]
+fn dates_choose_snapshots_for_debug_and_the_parent_too() {
+    let scene = Scene::with_documents();
+    let backup = |arguments: &[&str]| {
+        let all = [&["backup", "--json", "Documents"], arguments].concat();
+        scene.run(&all).ok().json_lines().pop().unwrap()
+    };
+    let first = backup(&["--time", "2026-11-01 14:30"])["snapshot_id"].clone();
+    let second = backup(&["--time", "2026-11-03 14:30"])["snapshot_id"].clone();
+    assert_eq!(backup(&["-n"])["parent"], second);
+    assert_eq!(backup(&["-n", "--parent-at", "2026-11-02"])["parent"], first);
+    assert_eq!(scene.run(&["backup", "Documents", "--parent-at", "2026-10-01"]).code, 1);
+    assert_eq!(scene.run(&["backup", "Documents", "--parent-at", "some day"]).code, 2);
+    let snapshot = |arguments: &[&str]| {
+        let all = [&["debug", "snapshot", "--json"], arguments].concat();
+        scene.run(&all).ok().json_lines().pop().unwrap()["id"].clone()
+    };
+    assert_eq!(snapshot(&[]), second);
+    assert_eq!(snapshot(&["--at", "2026-11-02"]), first);
+    let tree = |arguments: &[&str]| scene.run(&[&["debug", "tree"], arguments].concat());
+    tree(&[":/", "--at", "2026-11-02"]).ok();
+    assert_eq!(tree(&[":/", "--at", "2026-10-01"]).code, 1);
+}
+
+#[test]
+fn what_is_gone_from_the_disk_is_no_problem() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "Documents/letters", "Documents/notes.txt"]).ok();
+    fs::remove_dir_all(scene.path("Documents/letters")).unwrap();
+    let run = scene.run(&["diff", "-q"]).ok();
+    let letters = scene.text_path("Documents/letters");
+    let wanted = format!("-  {letters}/\n-  {letters}/empty  0 B\n-  {letters}/first.txt  12 B\n");
+    assert_eq!(run.text(), wanted);
+    fs::remove_file(scene.path("Documents/notes.txt")).unwrap();
+    let run = scene.run(&["diff", "-q"]).ok();
+    assert!(run.text().contains("notes.txt"), "{}", run.text());
+}
+
+#[test]
 fn keys_are_told_in_few_words() {
     let mut scene = Scene::new();
     scene.show(&["init", "--label", "home"]);

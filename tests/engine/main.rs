@@ -7,6 +7,7 @@ mod concurrent;
 mod crash;
 mod damage;
 mod described;
+mod diff;
 mod fidelity;
 mod forgetting;
 mod healing;

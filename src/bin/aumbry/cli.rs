@@ -12,6 +12,7 @@ use crate::commands::backup::BackupArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::debug::DebugArgs;
+use crate::commands::diff::DiffArgs;
 use crate::commands::dump::DumpArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::key::KeyArgs;
@@ -91,6 +92,8 @@ pub enum Command {
     Ls(LsArgs),
     /// Bring files back from a snapshot
     Restore(RestoreArgs),
+    /// Tell what differs between two snapshots, or a snapshot and the disk
+    Diff(DiffArgs),
     /// Write one file to standard output, or a folder as a tar archive
     Dump(DumpArgs),
     /// Find out whether everything can be restored

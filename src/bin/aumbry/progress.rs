@@ -117,6 +117,14 @@ impl ProgressMonitor {
         self
     }
 
+    /// The same for a verb that writes to the terminal itself.
+    pub fn without_bar(mut self) -> Self {
+        if self.manner == Manner::Bar {
+            self.manner = Manner::Lines;
+        }
+        self
+    }
+
     /// How many problems were told.
     pub fn problems(&self) -> u64 {
         self.problems.load(Ordering::Relaxed)
@@ -343,6 +351,7 @@ fn phase_words(phase: Phase) -> &'static str {
         Phase::Restore => "Restoring",
         Phase::CheckStructure => "Following snapshots",
         Phase::CheckData => "Reading packs",
+        Phase::Compare => "Comparing",
     }
 }
 
@@ -354,5 +363,6 @@ fn phase_name(phase: Phase) -> &'static str {
         Phase::Restore => "restore",
         Phase::CheckStructure => "check_structure",
         Phase::CheckData => "check_data",
+        Phase::Compare => "compare",
     }
 }

@@ -24,7 +24,7 @@ use crate::progress::ProgressMonitor;
 pub type NamedSnapshot = (SnapshotId, Snapshot);
 
 /// Which snapshots come into question.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Which snapshot")]
 pub struct FilterArgs {
     /// Only snapshots of this host (repeatable)

@@ -11,6 +11,7 @@ use aumbry::ops::backup::BackupOptions;
 use aumbry::ops::backup::BackupSummary;
 use aumbry::ops::backup::ChangeDetection;
 use aumbry::ops::backup::backup;
+use aumbry::ops::select::SnapshotChoice;
 use aumbry::ops::select::SnapshotFilter;
 use aumbry::ops::select::choose;
 use aumbry::repository::CreateOptions;
@@ -24,6 +25,7 @@ use aumbry::store::Store;
 use aumbry::tree::filter::ExcludeFilter;
 use aumbry::tree::filter::Pattern;
 use aumbry::tree::path::TreePath;
+use aumbry::units::Timestamp;
 use aumbry::units::bytes::format_bytes;
 use aumbry::units::bytes::parse_bytes;
 use aumbry::units::duration::format_duration;
@@ -127,6 +129,9 @@ pub struct BackupArgs {
     /// these paths]
     #[arg(long, value_name = "SNAP", help_heading = "How it is done")]
     parent: Option<OsString>,
+    /// The same from the one that would be the default, had there been none after this moment
+    #[arg(long, value_name = "MOMENT", conflicts_with = "parent", help_heading = "How it is done")]
+    parent_at: Option<String>,
     /// Read every file, changed or not
     #[arg(short, long, help_heading = "How it is done")]
     force: bool,
@@ -143,11 +148,17 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome, Failure> {
     let location = context.location()?;
     // Whatever is wrong with what was typed is told before anybody types a passphrase.
     let time = args.time.as_deref().map(|text| context.moment(text)).transpose()?;
+    let parent_at = args.parent_at.as_deref().map(|text| context.moment(text)).transpose()?;
     let mut source = find_source(args, context, &location)?;
     let (repository, is_new) = open_or_create(args, context, &location)?;
     let monitor = context.monitor().with_status();
     let options = BackupOptions {
-        parent: find_parent(args, context, &repository, &monitor)?,
+        parent: match parent_at {
+            Some(moment) => {
+                Some(find_parent_at(args, context, &repository, moment, source.paths(), &monitor)?)
+            }
+            None => find_parent(args, context, &repository, &monitor)?,
+        },
         detection: ChangeDetection {
             ignore_ctime: args.ignore_ctime,
             ignore_inode: args.ignore_inode,
@@ -275,7 +286,7 @@ fn files_options(
 /// The repository and the cache are never saved into the repository: they would change while they are
 /// read, and grow with every backup of a home folder. What is inside them is left out, not they
 /// themselves, so that naming them is no surprise.
-fn own_folders(
+pub fn own_folders(
     context: &Context,
     location: &Location,
     moved: Option<(&Path, &Path)>,
@@ -313,6 +324,29 @@ fn find_parent(
     Ok(Some(choose(&snapshots.all, choice, &SnapshotFilter::default())?.0))
 }
 
+/// The parent that a backup would have taken at that moment.
+fn find_parent_at(
+    args: &BackupArgs,
+    context: &Context,
+    repository: &Repository,
+    moment: Timestamp,
+    paths: Vec<Vec<u8>>,
+    monitor: &ProgressMonitor,
+) -> Result<aumbry::id::SnapshotId, Failure> {
+    let host = args.host.as_ref().unwrap_or(&context.surroundings.host);
+    let of_host = SnapshotFilter { hosts: vec![host.clone()], ..SnapshotFilter::default() };
+    let snapshots = context.snapshots(repository, monitor)?;
+    let choice = SnapshotChoice::At(moment);
+    if let Some(name) = &args.name {
+        let filter = SnapshotFilter { names: vec![name.clone()], ..of_host.clone() };
+        if let Ok((id, _)) = choose(&snapshots.all, &choice, &filter) {
+            return Ok(*id);
+        }
+    }
+    let filter = SnapshotFilter { paths, ..of_host };
+    Ok(choose(&snapshots.all, &choice, &filter)?.0)
+}
+
 fn tags(args: &BackupArgs) -> Vec<String> {
     let mut tags: Vec<_> = args.tag.iter().flat_map(|tags| split_tags(tags)).collect();
     tags.sort();
@@ -320,7 +354,7 @@ fn tags(args: &BackupArgs) -> Vec<String> {
     tags
 }
 
-fn zone_offset(context: &Context, moment: aumbry::units::Timestamp) -> i32 {
+fn zone_offset(context: &Context, moment: Timestamp) -> i32 {
     jiff::Timestamp::from_second(moment.seconds)
         .map_or(0, |moment| context.surroundings.zone.to_offset(moment).seconds())
 }

@@ -65,12 +65,16 @@ enum DebugCommand {
         /// latest, or an id
         #[arg(value_name = "SNAP", default_value = "latest")]
         what: OsString,
+        #[command(flatten)]
+        choice: ChoiceArgs,
     },
     /// A node of a directory or of a chunk list
     Tree {
         /// A blob's whole id, or SNAP:PATH
         #[arg(value_name = "BLOB|SNAP:PATH")]
         what: OsString,
+        #[command(flatten)]
+        choice: ChoiceArgs,
     },
     /// A blob's bytes, to standard output
     Blob {
@@ -91,8 +95,8 @@ pub fn run(args: &DebugArgs, context: &Context) -> Result<Outcome, Failure> {
             }
         }
         DebugCommand::Index { id: Some(id) } => print(context, &index(&repository, id)?)?,
-        DebugCommand::Snapshot { what } => snapshot(context, &repository, what)?,
-        DebugCommand::Tree { what } => tree(context, &repository, what)?,
+        DebugCommand::Snapshot { what, choice } => snapshot(context, &repository, what, choice)?,
+        DebugCommand::Tree { what, choice } => tree(context, &repository, what, choice)?,
         DebugCommand::Blob { id } => {
             let monitor = context.monitor();
             repository.refresh_index(&monitor)?;
@@ -220,10 +224,15 @@ fn index(repository: &Repository, part: &str) -> Result<Value, Failure> {
     }))
 }
 
-fn snapshot(context: &Context, repository: &Repository, what: &OsString) -> Result<(), Failure> {
+fn snapshot(
+    context: &Context,
+    repository: &Repository,
+    what: &OsString,
+    choice: &ChoiceArgs,
+) -> Result<(), Failure> {
     let named = Named::parse(Some(what))?;
     let monitor = context.monitor();
-    let (id, _) = ChoiceArgs::default().choose(context, repository, &named, &monitor)?;
+    let (id, _) = choice.choose(context, repository, &named, &monitor)?;
     // Not from the cache: what the store has is what is wanted.
     let Decision::Snapshot(found) = repository.read_slot(id)? else {
         return Err(Failure::failed(format!("snapshot {} was given up", id.short())));
@@ -244,7 +253,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn tree(context: &Context, repository: &Repository, what: &OsString) -> Result<(), Failure> {
+fn tree(
+    context: &Context,
+    repository: &Repository,
+    what: &OsString,
+    choice: &ChoiceArgs,
+) -> Result<(), Failure> {
     let monitor = context.monitor();
     let reader = BlobReader::new(repository, 8 << 20);
     if let Some(id) = what.to_str().and_then(|text| text.parse::<BlobId>().ok()) {
@@ -252,7 +266,7 @@ fn tree(context: &Context, repository: &Repository, what: &OsString) -> Result<(
         return print(context, &node(&reader, &id)?);
     }
     let named = Named::parse(Some(what))?;
-    let chosen = ChoiceArgs::default().choose(context, repository, &named, &monitor)?;
+    let chosen = choice.choose(context, repository, &named, &monitor)?;
     repository.refresh_index(&monitor)?;
     let path = named.path.unwrap_or_else(TreePath::root);
     let value = match find_path(&reader, &chosen.1, &path)? {

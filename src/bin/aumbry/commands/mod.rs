@@ -4,6 +4,7 @@ pub mod backup;
 pub mod check;
 pub mod completions;
 pub mod debug;
+pub mod diff;
 pub mod dump;
 pub mod init;
 pub mod key;
@@ -27,6 +28,7 @@ impl Command {
             Command::Snapshots(args) => snapshots::run(args, context),
             Command::Ls(args) => ls::run(args, context),
             Command::Restore(args) => restore::run(args, context),
+            Command::Diff(args) => diff::run(args, context),
             Command::Dump(args) => dump::run(args, context),
             Command::Check(args) => check::run(args, context),
             Command::Key(args) => key::run(args, context),
