@@ -4,6 +4,7 @@
 pub mod bytes;
 pub mod config;
 pub mod directory;
+pub mod generation;
 pub mod header;
 pub mod index;
 pub mod keyring;

@@ -4,10 +4,12 @@ pub mod backup;
 pub mod check;
 pub mod diff;
 pub mod dump;
+mod findings;
 mod references;
 pub mod restore;
 pub mod select;
 pub mod stats;
+mod walk;
 
 use crate::repository::error::RepositoryError;
 use crate::source::SourceError;

@@ -4,6 +4,7 @@
 
 pub mod chance;
 pub mod error;
+pub mod generations;
 pub mod index;
 pub mod keys;
 pub mod packer;

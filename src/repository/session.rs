@@ -4,39 +4,31 @@
 //! collector condemned, or the collector sees the writer (`docs/format.md`, "Sessions").
 
 use super::Repository;
-use super::error::{Kind, RepositoryError, Result};
+use super::error::Result;
 use crate::format::header::ObjectKind;
 use crate::format::session::{Purpose, Session};
 use crate::format::snapshot::Decision;
 use crate::id::{SessionId, SnapshotId};
+use crate::monitor::Monitor;
 use crate::store::Created;
 use crate::store::layout;
 
-impl Repository {
-    /// The newest generation of collection that has begun; 0 before the first.
-    fn newest_generation(&self) -> Result<u32> {
-        let objects = self.store.list(layout::GC)?;
-        Ok(objects
-            .iter()
-            .filter_map(|object| {
-                layout::parse_condemned(&object.name).or_else(|| layout::parse_sweep(&object.name))
-            })
-            .max()
-            .unwrap_or(0))
-    }
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// The snapshot is there to stay.
+    Snapshot(SnapshotId),
+    /// A collector gave the session up: what it counted on may be gone. Nothing is lost; whoever still has the
+    /// source registers anew and stores what is missing.
+    Fenced,
+}
 
-    /// Registers a session.
+impl Repository {
+    /// Registers a session: reads the newest generation, says so in the session's name, and looks again. When a
+    /// generation began meanwhile, its collector may not have seen this session, so another is registered.
     pub fn register(&self, purpose: Purpose) -> Result<SessionId> {
         let mut generation = self.newest_generation()?;
         loop {
-            if generation > 0 && purpose == Purpose::Write {
-                // Writing beside a collector without heeding what it condemns would lose data.
-                return Err(RepositoryError::new(
-                    Kind::Newer,
-                    self.store.location(),
-                    "has been collected by a newer Aumbry; this version may read it but not write to it",
-                ));
-            }
             let session = SessionId { generation, random: self.environment.chance.bytes()? };
             let payload = Session {
                 purpose,
@@ -53,12 +45,14 @@ impl Repository {
             if now == generation {
                 return Ok(session);
             }
+            // Nobody shall wait for what will never do anything.
+            self.abort(session)?;
             generation = now;
         }
     }
 
     /// Registers a reader where the store may be written; says so where it may not.
-    pub fn register_reader(&self, monitor: &dyn crate::monitor::Monitor) -> Option<SessionId> {
+    pub fn register_reader(&self, monitor: &dyn Monitor) -> Option<SessionId> {
         match self.register(Purpose::Read) {
             Ok(session) => Some(session),
             Err(error) => {
@@ -71,36 +65,44 @@ impl Repository {
         }
     }
 
-    /// Fills the session's slot with ABORT: it will commit nothing. A slot that is decided stays as it is.
-    pub fn abort(&self, session: SessionId) -> Result<()> {
+    /// Fills the session's slot with ABORT: it will commit nothing, and nobody waits for it any more. `false`: it was
+    /// decided before, by a collector that gave the session up or by the session itself.
+    pub fn abort(&self, session: SessionId) -> Result<bool> {
         let name = layout::snapshot(session);
         let object = self.seal(ObjectKind::Snapshot, &name, Decision::Abort.encode())?;
-        self.store.create(&name, object)?;
-        Ok(())
+        Ok(self.store.create(&name, object)? == Created::New)
     }
 
-    /// Fills the session's slot with a snapshot. Every pack and index object that it needs is in the store.
-    pub fn commit(&self, session: SessionId, decision: &Decision) -> Result<SnapshotId> {
+    /// Ends a reader's session. Says so when a collector had given it up: what was read may have gone meanwhile.
+    pub fn end_reader(&self, session: Option<SessionId>, monitor: &dyn Monitor) {
+        match session.map(|session| self.abort(session)) {
+            None | Some(Ok(true)) => {}
+            Some(Ok(false)) => monitor.note(
+                "a collector gave this reader up while it ran: if anything could not be found, run the \
+                 command again",
+            ),
+            Some(Err(error)) => {
+                monitor.note(&format!("this command stays registered as a reader: {error}"));
+            }
+        }
+    }
+
+    /// Fills the session's slot with a snapshot, and looks whether a collector counted without it. Every pack and
+    /// index object that the snapshot needs is in the store.
+    pub fn commit(&self, session: SessionId, decision: &Decision) -> Result<Committed> {
         let name = layout::snapshot(session);
-        let fenced = || {
-            RepositoryError::new(
-                Kind::Conflict,
-                &name,
-                "space was reclaimed while this ran, and what the snapshot needs may be gone with it; \
-                 run the backup again, it stores only what is missing",
-            )
-        };
         let object = self.seal(ObjectKind::Snapshot, &name, decision.encode())?;
         if self.store.create(&name, object.clone())? == Created::AlreadyThere {
-            return Err(fenced());
-        }
-        if self.newest_generation()? != session.generation {
-            return Err(fenced());
+            return Ok(Committed::Fenced);
         }
         let id = SnapshotId(session);
+        // The ABORT of a collector that gave this session up may have been cleared away with its generation.
+        if !self.generations()?.lets_live(session) {
+            return Ok(Committed::Fenced);
+        }
         // The snapshot is in the store: a cache that cannot be written only costs reading it again.
         let _ = self.cache.update_slots(&[(id, object)], &[]);
-        Ok(id)
+        Ok(Committed::Snapshot(id))
     }
 
     /// The sessions that are registered and whose slots are not decided.

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
+use super::verify::is_damage;
 use crate::format::header::ObjectKind;
 use crate::format::snapshot::{Decision, Snapshot};
 use crate::format::tomb::Tomb;
-use crate::id::SnapshotId;
+use crate::id::{SessionId, SnapshotId};
 use crate::monitor::Monitor;
 use crate::store::{ObjectInfo, layout};
 use crate::units::Timestamp;
@@ -34,6 +35,11 @@ pub struct Snapshots {
     pub damaged: Vec<(SnapshotId, RepositoryError)>,
     /// Those that this client has seen, that nobody has forgotten, and that the store no longer shows.
     pub vanished: Vec<SnapshotId>,
+    /// Sessions that ended without a snapshot.
+    pub aborted: Vec<SessionId>,
+    /// Those that a sweep did not let live, still to be removed: forgotten, or committed by a session that a
+    /// collector had given up.
+    pub swept: Vec<SnapshotId>,
 }
 
 /// A snapshot that was forgotten and is still in the store.
@@ -50,6 +56,10 @@ pub struct Forgotten {
 impl Repository {
     /// All snapshots. Costs two listings, and one read for each snapshot that was not seen before.
     pub fn snapshots(&self, monitor: &dyn Monitor) -> Result<Snapshots> {
+        let generations = self.generations()?;
+        if let Some(error) = &generations.trouble {
+            monitor.note(&format!("{error}; snapshots that were collected may be shown"));
+        }
         let tombs = self.tombs(monitor)?;
         let known = self.cache.slots()?;
         let mut seen = Vec::new();
@@ -59,18 +69,31 @@ impl Repository {
             let Some(session) = layout::parse_snapshot(&object.name) else { continue };
             let id = SnapshotId(session);
             listed.insert(id, object.modified);
+            let lives = generations.lets_live(session);
             if tombs.contains_key(&id) {
+                if !lives {
+                    snapshots.swept.push(id);
+                }
                 continue;
             }
             match self.read_listed_slot(id, &object, &known, &mut seen) {
-                Ok(Decision::Snapshot(snapshot)) => snapshots.all.push((id, *snapshot)),
-                Ok(Decision::Abort) => {}
+                Ok(Decision::Abort) => snapshots.aborted.push(session),
+                Ok(Decision::Snapshot(snapshot)) if lives => snapshots.all.push((id, *snapshot)),
+                Ok(Decision::Snapshot(_)) => snapshots.swept.push(id),
+                Err(error) if !lives && is_damage(&error) => snapshots.swept.push(id),
                 Err(error) => snapshots.damaged.push((id, error)),
             }
         }
-        self.note_vanished(&known, &listed, &tombs, &mut snapshots, monitor);
-        if !seen.is_empty() {
-            self.cache.update_slots(&seen, &[])?;
+        let gone: Vec<_> = known
+            .keys()
+            .filter(|id| !listed.contains_key(id) && !tombs.contains_key(id))
+            .copied()
+            .collect();
+        let (gone, collected): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|id| generations.lets_live(id.0));
+        self.note_vanished(&known, gone, &mut snapshots, monitor);
+        if !seen.is_empty() || !collected.is_empty() {
+            self.cache.update_slots(&seen, &collected)?;
         }
         snapshots.all.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
         self.observe(&listed, &mut snapshots)?;
@@ -226,15 +249,13 @@ impl Repository {
     fn note_vanished(
         &self,
         known: &HashMap<SnapshotId, Vec<u8>>,
-        listed: &HashMap<SnapshotId, Option<Timestamp>>,
-        tombs: &HashMap<SnapshotId, Vec<u8>>,
+        mut gone: Vec<SnapshotId>,
         snapshots: &mut Snapshots,
         monitor: &dyn Monitor,
     ) {
-        let is_gone = |id: &SnapshotId| !listed.contains_key(id) && !tombs.contains_key(id);
-        let mut gone: Vec<_> = known.iter().filter(|(id, _)| is_gone(id)).collect();
-        gone.sort_by_key(|(id, _)| **id);
-        for (id, object) in gone {
+        gone.sort_unstable();
+        for id in &gone {
+            let Some(object) = known.get(id) else { continue };
             let name = layout::snapshot(id.0);
             if let Ok(Decision::Snapshot(_)) = self.open_slot(&name, object.clone()) {
                 monitor.note(&format!(

@@ -15,14 +15,16 @@ use parking_lot::Mutex;
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
+use super::index::objects::IndexReport;
 use super::packer::PackBuilder;
+use super::session::Committed;
 use crate::codec::compress::{Compressor, compress_delta};
 use crate::format::header::ObjectKind;
 use crate::format::index::{Index, PackRecord};
 use crate::format::pack::{BlobRecord, Encoding};
 use crate::format::session::Purpose;
 use crate::format::snapshot::{Decision, Snapshot};
-use crate::id::{BlobId, IndexId, PackId, SessionId, SnapshotId};
+use crate::id::{BlobId, IndexId, PackId, SessionId};
 use crate::store::{Created, Store, layout};
 
 /// Locks that the set of this session's blobs is spread over.
@@ -105,7 +107,9 @@ impl<'a> Writer<'a> {
         } else {
             repository.register(Purpose::Write)?
         };
-        let damaged = repository.refresh_index(monitor)?.damaged;
+        let IndexReport { damaged, generations, missing, .. } =
+            repository.refresh_index(monitor)?;
+        generations.require_readable()?;
         let index_is_damaged = !damaged.is_empty();
         for error in damaged {
             monitor.problem(crate::monitor::Problem {
@@ -116,7 +120,7 @@ impl<'a> Writer<'a> {
         }
         let missing = match repository.store.lists_cheaply() {
             true => repository.missing_packs()?,
-            false => Vec::new(),
+            false => missing,
         };
         if index_is_damaged {
             repository.adopt_all_packs()?;
@@ -140,6 +144,12 @@ impl<'a> Writer<'a> {
         }
         // A damaged index object may have listed packs that nobody misses.
         let trusts_parent = lacking.is_empty() && !index_is_damaged;
+        // Those that a collector means to drop are there for readers, and no longer for writers. A parent may need
+        // one of them and be forgotten before the sweep, which would not spare it for this session's sake.
+        let condemned = generations.condemned_packs();
+        let trusts_parent = trusts_parent && condemned.is_empty();
+        let mut excluded = excluded;
+        excluded.extend(repository.cache.pack_numbers(condemned.iter().copied())?);
 
         let uploads = Arc::new(Uploads {
             store: repository.store.clone(),
@@ -418,7 +428,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Commits the snapshot. [`Writer::finish`] has succeeded.
-    pub fn commit(self, snapshot: Snapshot) -> Result<SnapshotId> {
+    pub fn commit(self, snapshot: Snapshot) -> Result<Committed> {
         self.repository.commit(self.session, &Decision::Snapshot(Box::new(snapshot)))
     }
 }

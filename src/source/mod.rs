@@ -90,4 +90,8 @@ pub trait Source: Send {
     fn next(&mut self, monitor: &dyn Monitor) -> Result<Option<Step>, SourceError>;
     /// What the user named, absolute, for the snapshot's record.
     fn paths(&self) -> Vec<Vec<u8>>;
+    /// Makes the walk begin anew. `false`: what was read cannot be read again.
+    fn restart(&mut self) -> bool {
+        false
+    }
 }

@@ -6,6 +6,7 @@
 //! at most a megabyte for each worker, and what the writer holds (see `repository::writer`).
 
 mod assemble;
+mod complete;
 mod content;
 mod journal;
 mod nodes;
@@ -24,6 +25,7 @@ use crate::ops::OpsError;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::reader::BlobReader;
+use crate::repository::session::Committed;
 use crate::repository::writer::Writer;
 use crate::source::Source;
 use crate::tree::path::TreePath;
@@ -31,6 +33,7 @@ use crate::units::Timestamp;
 use crate::view::{DirectoryRoot, find_below};
 
 use assemble::Assembler;
+use complete::is_complete;
 use content::Cutting;
 use journal::{Journal, Resumed, journal_folder};
 use parent::ParentWalk;
@@ -132,8 +135,27 @@ impl Monitor for ProblemCounter<'_> {
     }
 }
 
+/// What a run that a collector gave up had come to.
+struct Given {
+    root: DirectoryRoot,
+    counts: BackupCounts,
+}
+
+/// How a run ended.
+enum Run {
+    Done(Box<BackupSummary>),
+    /// A collector gave the session up, after everything was stored: another run commits it.
+    Fenced(Given),
+}
+
+/// How often a backup that a collector gave up is committed anew before it is left to the next one.
+const ATTEMPTS: usize = 16;
+
 /// Backs up everything that `source` tells into one snapshot. To be called from a plain thread: it waits for
 /// rayon's workers, so a worker that called it could wait for itself.
+///
+/// When a collector has given the run up, it registers anew and commits again: at once if everything it stored
+/// or referred to is still there, else after another walk that reads only what is gone.
 pub fn backup(
     repository: &Repository,
     source: &mut dyn Source,
@@ -141,7 +163,33 @@ pub fn backup(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, OpsError> {
     let counter = ProblemCounter { monitor, problems: AtomicU64::new(0) };
-    let monitor: &dyn Monitor = &counter;
+    let mut given = None;
+    for _ in 0..ATTEMPTS {
+        match run(repository, source, options, given.as_ref(), &counter)? {
+            Run::Done(summary) => return Ok(*summary),
+            Run::Fenced(fenced) => {
+                counter.note(
+                    "a collector gave this backup up while it ran; what is still there is kept, and \
+                     the rest is stored again",
+                );
+                given = Some(fenced);
+            }
+        }
+    }
+    Err(OpsError::Invalid(format!(
+        "collectors gave this backup up {ATTEMPTS} times; run it again, and give `prune` more patience"
+    )))
+}
+
+fn run(
+    repository: &Repository,
+    source: &mut dyn Source,
+    options: &BackupOptions,
+    given: Option<&Given>,
+    monitor: &ProblemCounter<'_>,
+) -> Result<Run, OpsError> {
+    let counter = monitor;
+    let monitor: &dyn Monitor = counter;
     let environment = repository.environment();
     let start = environment.clock.now();
     let began = environment.clock.elapsed();
@@ -155,38 +203,61 @@ pub fn backup(
     let journal = journals
         .filter(|_| !options.dry_run)
         .and_then(|folder| Journal::begin(&folder, writer.session()));
-    let chunker = Chunker::new(repository.chunker_params(), repository.chunker_secret());
-    let zero_region = repository.naming().region_digest(&vec![0; DIGEST_REGION as usize]);
-    let cutting = Cutting { chunker: &chunker, naming: repository.naming(), zero_region, monitor };
 
-    monitor.phase(Phase::Backup);
-    if let Some((_, parent)) = parent {
-        monitor.expect(Progress {
-            files: parent.counts.total_files_processed,
-            bytes: parent.counts.total_bytes_processed,
-        });
-    }
-    let trees = writer.segments(ObjectKind::TreePack)?;
-    let mut assembler = Assembler::new(trees, &cutting, journal);
-    let root = parent.map(|(_, parent)| DirectoryRoot::of_snapshot(parent));
-    let pipeline = Pipeline {
-        writer: &writer,
-        cutting: &cutting,
-        resumed: &resumed,
-        reader: &reader,
-        detection: options.detection,
+    let still_there = match given {
+        Some(given) => is_complete(&writer, &reader, given.root)?,
+        None => false,
     };
-    let walked = pipeline.run(source, ParentWalk::new(&reader, root), &mut assembler);
-    if let Err(error) = walked {
-        assembler.flush_journal();
-        if matches!(error, OpsError::Interrupted) {
-            keep_what_is_done(&writer, assembler);
+    let (root, mut counts, journal) = match given {
+        Some(given) if still_there => (given.root, given.counts, journal),
+        _ => {
+            if given.is_some() && !source.restart() {
+                return Err(OpsError::Invalid(
+                    "a collector gave this backup up, what it counted on is gone, and its source can be \
+                     read only once: run it again"
+                        .into(),
+                ));
+            }
+            monitor.phase(Phase::Backup);
+            if let Some((_, parent)) = parent {
+                monitor.expect(Progress {
+                    files: parent.counts.total_files_processed,
+                    bytes: parent.counts.total_bytes_processed,
+                });
+            }
+            let chunker = Chunker::new(repository.chunker_params(), repository.chunker_secret());
+            let naming = repository.naming();
+            let zero_region = naming.region_digest(&vec![0; DIGEST_REGION as usize]);
+            let cutting = Cutting { chunker: &chunker, naming, zero_region, monitor };
+            let trees = writer.segments(ObjectKind::TreePack)?;
+            let mut assembler = Assembler::new(trees, &cutting, journal);
+            // What a run that was given up has read is newer than the parent, and less certain to be there.
+            let root = match given {
+                Some(given) => Some(given.root),
+                None => parent.map(|(_, parent)| DirectoryRoot::of_snapshot(parent)),
+            };
+            let pipeline = Pipeline {
+                writer: &writer,
+                cutting: &cutting,
+                resumed: &resumed,
+                reader: &reader,
+                detection: options.detection,
+                trusts_parent: writer.trusts_parent() && given.is_none(),
+            };
+            let walked = pipeline.run(source, ParentWalk::new(&reader, root), &mut assembler);
+            if let Err(error) = walked {
+                assembler.flush_journal();
+                if matches!(error, OpsError::Interrupted) {
+                    keep_what_is_done(&writer, assembler);
+                }
+                return Err(error);
+            }
+            let counts = assembler.counts;
+            let (root, journal) = assembler.finish()?;
+            let root = root.ok_or_else(|| OpsError::Invalid("the source told no root".into()))?;
+            (root, given.map_or(counts, |given| given.counts), journal)
         }
-        return Err(error);
-    }
-    let mut counts = assembler.counts;
-    let (root, journal) = assembler.finish()?;
-    let root = root.ok_or_else(|| OpsError::Invalid("the source told no root".into()))?;
+    };
 
     writer.finish()?;
     let skipped = options.skip_if_unchanged
@@ -201,10 +272,10 @@ pub fn backup(
         };
     let added = writer.added();
     counts.problems = counter.problems.load(Ordering::Relaxed);
-    counts.data_blobs = added.data_blobs;
-    counts.tree_blobs = added.tree_blobs;
-    counts.data_added = added.plain_bytes;
-    counts.data_added_packed = added.stored_bytes;
+    counts.data_blobs += added.data_blobs;
+    counts.tree_blobs += added.tree_blobs;
+    counts.data_added += added.plain_bytes;
+    counts.data_added_packed += added.stored_bytes;
     let end = environment.clock.now();
     let snapshot = if options.dry_run {
         None
@@ -229,7 +300,10 @@ pub fn backup(
             predecessor: known.last().map(|(id, _)| repository.slot_hash(*id)).transpose()?,
             signature: None,
         };
-        Some(writer.commit(snapshot)?)
+        match writer.commit(snapshot)? {
+            Committed::Snapshot(id) => Some(id),
+            Committed::Fenced => return Ok(Run::Fenced(Given { root, counts })),
+        }
     };
     if !options.dry_run {
         if let Some(journal) = journal {
@@ -237,7 +311,7 @@ pub fn backup(
         }
         resumed.finish();
     }
-    Ok(BackupSummary {
+    Ok(Run::Done(Box::new(BackupSummary {
         snapshot,
         parent: parent.map(|(id, _)| *id),
         counts,
@@ -245,7 +319,7 @@ pub fn backup(
         end,
         elapsed: environment.clock.elapsed().saturating_sub(began),
         skipped,
-    })
+    })))
 }
 
 /// The snapshot that unchanged files are taken from: the one asked for, else the newest of the same host and

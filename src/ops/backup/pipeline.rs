@@ -112,6 +112,8 @@ pub struct Pipeline<'a> {
     /// Reads chunk lists, to see whether all their chunks are there.
     pub reader: &'a BlobReader<'a>,
     pub detection: ChangeDetection,
+    /// Whether everything that the parent refers to can be taken to be there.
+    pub trusts_parent: bool,
 }
 
 /// The walk's side of a run.
@@ -223,7 +225,7 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         let change = if previous.is_some() { Change::Changed } else { Change::New };
         let previous = previous.filter(|it| detection.is_unchanged(it, &entry));
         if let Some(mut previous) = previous
-            && (self.pipeline.writer.trusts_parent() || self.is_complete(&previous)?)
+            && (self.pipeline.trusts_parent || self.is_complete(&previous)?)
         {
             entry.node = previous.node;
             entry.metadata.attributes = std::mem::take(&mut previous.metadata.attributes);

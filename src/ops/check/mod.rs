@@ -26,10 +26,8 @@
 //! The order makes a check beside running backups sound: snapshots are listed before index objects, and those
 //! before packs, while writers create in the opposite order; and a registered reader holds the collector off.
 
-mod findings;
 mod names;
 mod packs;
-mod walk;
 
 use std::collections::HashSet;
 
@@ -45,9 +43,9 @@ use crate::repository::reader::BlobReader;
 use crate::repository::snapshots::Snapshots;
 use crate::repository::verify::{Inventory, is_damage, names as objects};
 
-use findings::{Finding, Findings};
+use crate::ops::findings::{Finding, Findings};
+use crate::ops::walk::Walk;
 use packs::{Sessions, take_stock};
-use walk::Walk;
 
 /// Which packs are read byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -128,9 +126,7 @@ pub fn check(
     let start = clock.elapsed();
     let session = repository.register_reader(monitor);
     let checked = run(repository, options, monitor);
-    if let Some(Err(error)) = session.map(|session| repository.abort(session)) {
-        monitor.note(&format!("this check stays registered as a reader: {error}"));
-    }
+    repository.end_reader(session, monitor);
     let mut summary = checked?;
     summary.elapsed = clock.elapsed().saturating_sub(start);
     Ok(summary)

@@ -5,13 +5,13 @@
 
 use std::collections::HashSet;
 
-use super::findings::{Finding, by_blob};
 use crate::format::directory::DirectoryNode;
 use crate::format::list::ListNode;
 use crate::format::snapshot::Snapshot;
 use crate::id::{BlobId, SnapshotId};
 use crate::monitor::Monitor;
 use crate::ops::OpsError;
+use crate::ops::findings::{Finding, by_blob};
 use crate::ops::references::{BlobKey, BlobMap};
 use crate::repository::reader::BlobReader;
 use crate::tree::entry::{Content, Extent, FileContent, Node};

@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::findings::{Finding, Findings};
-use super::walk::Walk;
 use super::{CheckOptions, CheckSummary, DataSelection};
 use crate::codec::digest::derive_key;
 use crate::format::header::ObjectKind;
@@ -18,7 +16,9 @@ use crate::format::index::PackRecord;
 use crate::id::{IndexId, PackId, SessionId};
 use crate::monitor::{Monitor, Progress};
 use crate::ops::OpsError;
+use crate::ops::findings::{Finding, Findings};
 use crate::ops::references::{BlobKey, References};
+use crate::ops::walk::Walk;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::reader::BlobReader;

@@ -59,10 +59,7 @@ pub fn dump(
 ) -> Result<DumpSummary, OpsError> {
     let session = repository.register_reader(monitor);
     let result = run(repository, &snapshot.1, path, output, monitor);
-    if let Some(session) = session {
-        // A session that stays undecided makes a collector wait or fence it; nothing else depends on it.
-        let _ = repository.abort(session);
-    }
+    repository.end_reader(session, monitor);
     result
 }
 

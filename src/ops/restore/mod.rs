@@ -108,10 +108,7 @@ pub fn restore(
     let start = repository.environment().clock.elapsed();
     let session = repository.register_reader(monitor);
     let result = run(repository, &snapshot.1, target, options, monitor);
-    if let Some(session) = session {
-        // A session that stays undecided makes a collector wait or fence it; nothing else depends on it.
-        let _ = repository.abort(session);
-    }
+    repository.end_reader(session, monitor);
     let mut summary = result?;
     summary.elapsed = repository.environment().clock.elapsed().saturating_sub(start);
     Ok(summary)

@@ -14,13 +14,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::{Mutex, RwLock};
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
-    TableDefinition, WriteTransaction,
+    ReadableTableMetadata, TableDefinition, WriteTransaction,
 };
 
 use super::super::error::{Kind, RepositoryError, Result};
 use super::rows::{decode_pack, encode_pack, name_bytes, read_name};
 use super::run::{IndexEntry, MergedRows, Run, RunWriter};
 use super::{Location, PackInfo, locations};
+use crate::format::bytes::{Reader, put_time, put_varint};
 use crate::format::index::PackRecord;
 use crate::format::pack::Encoding;
 use crate::id::{BlobId, IndexId, PackId, RepositoryId, SessionId, SnapshotId};
@@ -34,7 +35,10 @@ const PAGE_CACHE: usize = 16 << 20;
 /// so there are few runs, and an entry is rewritten seldom.
 const MERGE_RATIO: u64 = 4;
 
-/// `version` and `repository`.
+/// Objects of collection that are kept.
+const KEPT_GENERATIONS: u64 = 64;
+
+/// `repository` (with the cache's version) and `followed`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Names of the index objects whose packs are in the runs.
 const INDEXES: TableDefinition<&[u8], ()> = TableDefinition::new("indexes");
@@ -46,6 +50,14 @@ const PACK_NUMBERS: TableDefinition<&[u8], u32> = TableDefinition::new("pack_num
 const RUNS: TableDefinition<u32, u64> = TableDefinition::new("runs");
 /// Names of packs that are in the runs although no index object lists them.
 const ADOPTED: TableDefinition<&[u8], ()> = TableDefinition::new("adopted");
+/// Names of packs that a sweep dropped, of all sweeps since `followed` says.
+const SWEPT: TableDefinition<&[u8], ()> = TableDefinition::new("swept");
+/// Names of index objects that those in the cache supersede.
+const SUPERSEDED: TableDefinition<&[u8], ()> = TableDefinition::new("superseded");
+/// Name of an object of collection → the sealed object.
+const GENERATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("generations");
+/// Name of a session that decides nothing → how far it had come, and since when.
+const IDLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("idle");
 /// Name of a slot → its sealed object.
 const SLOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("slots");
 
@@ -117,6 +129,47 @@ fn remove(path: &Path) -> io::Result<()> {
         io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
     })
+}
+
+/// How far the cache has followed the chain of sweeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Followed {
+    /// Every pack that a sweep of this generation or a later one dropped is known.
+    pub from: u32,
+    /// The newest sweep that was seen.
+    pub to: u32,
+    /// BLAKE3 of its object.
+    pub hash: [u8; 32],
+    /// A sweep between was missed: only a listing of all packs tells which are there.
+    pub unlisted: bool,
+}
+
+impl Followed {
+    fn encode(&self) -> Vec<u8> {
+        let numbers = [self.from.to_le_bytes(), self.to.to_le_bytes()].concat();
+        [&numbers[..], &self.hash, &[u8::from(self.unlisted)]].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (from, rest) = bytes.split_first_chunk()?;
+        let (to, rest) = rest.split_first_chunk()?;
+        let (hash, rest) = rest.split_first_chunk()?;
+        Some(Followed {
+            from: u32::from_le_bytes(*from),
+            to: u32::from_le_bytes(*to),
+            hash: *hash,
+            unlisted: *rest.first()? != 0,
+        })
+    }
+}
+
+/// Why packs leave the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// The store has them no more.
+    Gone,
+    /// A sweep names them: they are never taken in again.
+    Swept,
 }
 
 /// A run and its number.
@@ -272,6 +325,10 @@ impl IndexCache {
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.open_table(RUNS).map_err(cache_error)?;
         transaction.open_table(ADOPTED).map_err(cache_error)?;
+        transaction.open_table(SWEPT).map_err(cache_error)?;
+        transaction.open_table(SUPERSEDED).map_err(cache_error)?;
+        transaction.open_table(GENERATIONS).map_err(cache_error)?;
+        transaction.open_table(IDLE).map_err(cache_error)?;
         transaction.open_table(SLOTS).map_err(cache_error)?;
         transaction.open_table(OBSERVED).map_err(cache_error)?;
         transaction.commit().map_err(cache_error)
@@ -446,8 +503,12 @@ impl IndexCache {
         }
         {
             let mut table = transaction.open_table(ADOPTED).map_err(cache_error)?;
+            let swept = transaction.open_table(SWEPT).map_err(cache_error)?;
             for pack in packs {
                 let name = name_bytes(pack.id.session, pack.id.number);
+                if swept.get(name.as_slice()).map_err(cache_error)?.is_some() {
+                    continue;
+                }
                 if indexes.is_empty() {
                     table.insert(name.as_slice(), ()).map_err(cache_error)?;
                 } else {
@@ -554,12 +615,15 @@ impl IndexCache {
     fn add_packs(transaction: &WriteTransaction, packs: &[PackRecord]) -> Result<Vec<IndexEntry>> {
         let mut table = transaction.open_table(PACKS).map_err(cache_error)?;
         let mut numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
+        let swept = transaction.open_table(SWEPT).map_err(cache_error)?;
         let mut next =
             table.last().map_err(cache_error)?.map_or(0, |(number, _)| number.value() + 1);
         let mut entries = Vec::new();
         for pack in packs {
             let name = name_bytes(pack.id.session, pack.id.number);
-            if numbers.get(name.as_slice()).map_err(cache_error)?.is_some() {
+            if numbers.get(name.as_slice()).map_err(cache_error)?.is_some()
+                || swept.get(name.as_slice()).map_err(cache_error)?.is_some()
+            {
                 continue;
             }
             numbers.insert(name.as_slice(), next).map_err(cache_error)?;
@@ -592,16 +656,30 @@ impl IndexCache {
     }
 
     /// Forgets packs and every place in them. Rewrites the runs, so it is for rare use.
-    pub fn drop_packs(&self, packs: &[PackId]) -> Result<()> {
+    pub fn drop_packs(&self, packs: &[PackId], why: Dropped) -> Result<()> {
         let mut writing = self.writing.lock();
         let transaction = self.begin_write()?;
+        self.drop_in(&mut writing, transaction, packs, why)
+    }
+
+    fn drop_in(
+        &self,
+        writing: &mut Writing,
+        transaction: WriteTransaction,
+        packs: &[PackId],
+        why: Dropped,
+    ) -> Result<()> {
         let mut dropped = BTreeSet::new();
         {
             let mut table = transaction.open_table(PACKS).map_err(cache_error)?;
             let mut numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
+            let mut swept = transaction.open_table(SWEPT).map_err(cache_error)?;
             let mut adopted = transaction.open_table(ADOPTED).map_err(cache_error)?;
             for pack in packs {
                 let name = name_bytes(pack.session, pack.number);
+                if why == Dropped::Swept {
+                    swept.insert(name.as_slice(), ()).map_err(cache_error)?;
+                }
                 adopted.remove(name.as_slice()).map_err(cache_error)?;
                 if let Some(number) = numbers.remove(name.as_slice()).map_err(cache_error)? {
                     table.remove(number.value()).map_err(cache_error)?;
@@ -622,13 +700,140 @@ impl IndexCache {
             }
             if kept > 0 {
                 let rows = run.rows().filter(|row| row.as_ref().map_or(true, is_kept));
-                after.push(self.write_run(&mut writing, kept, rows)?);
+                after.push(self.write_run(writing, kept, rows)?);
             }
             after.retain(|(other, _)| other != number);
         }
-        self.publish(&mut writing, transaction, after)?;
+        self.publish(writing, transaction, after)?;
         self.packs.lock().clear();
         Ok(())
+    }
+
+    /// How far the chain of sweeps was followed; `None` before the first.
+    pub fn followed(&self) -> Result<Option<Followed>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(META).map_err(cache_error)?;
+        let row = table.get("followed").map_err(cache_error)?;
+        Ok(row.and_then(|row| Followed::decode(row.value())))
+    }
+
+    /// Takes in sweeps up to generation `to`: forgets these packs, and never takes them in again.
+    pub fn follow(&self, from: u32, to: u32, hash: [u8; 32], packs: &[PackId]) -> Result<()> {
+        let before = self.followed()?;
+        let unlisted = before.is_some_and(|before| before.unlisted)
+            || from > before.map_or(0, |before| before.from);
+        self.put_followed(packs, &Followed { from, to, hash, unlisted })
+    }
+
+    /// Remembers whether only a listing tells which packs are there.
+    pub fn set_unlisted(&self, unlisted: bool) -> Result<()> {
+        match self.followed()? {
+            Some(followed) if followed.unlisted != unlisted => {
+                self.put_followed(&[], &Followed { unlisted, ..followed })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn put_followed(&self, packs: &[PackId], followed: &Followed) -> Result<()> {
+        let mut writing = self.writing.lock();
+        let transaction = self.begin_write()?;
+        {
+            let mut table = transaction.open_table(META).map_err(cache_error)?;
+            table.insert("followed", followed.encode().as_slice()).map_err(cache_error)?;
+        }
+        self.drop_in(&mut writing, transaction, packs, Dropped::Swept)
+    }
+
+    /// A sealed object of collection that was read before.
+    pub fn generation(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(GENERATIONS).map_err(cache_error)?;
+        Ok(table.get(name).map_err(cache_error)?.map(|row| row.value().to_vec()))
+    }
+
+    /// Remembers a sealed object of collection. The newest few are kept.
+    pub fn keep_generation(&self, name: &str, object: &[u8]) -> Result<()> {
+        let transaction = self.begin_write()?;
+        {
+            let mut table = transaction.open_table(GENERATIONS).map_err(cache_error)?;
+            table.insert(name, object).map_err(cache_error)?;
+            // Names sort as generations do.
+            while ReadableTableMetadata::len(&table).map_err(cache_error)? > KEPT_GENERATIONS {
+                table.pop_first().map_err(cache_error)?;
+            }
+        }
+        transaction.commit().map_err(cache_error)
+    }
+
+    /// How many objects the session had made when it was first seen like this, and when that was.
+    pub fn idle_since(&self, session: SessionId) -> Result<Option<(u64, Timestamp)>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(IDLE).map_err(cache_error)?;
+        let row = table.get(session.to_bytes().as_slice()).map_err(cache_error)?;
+        Ok(row.and_then(|row| {
+            let mut reader = Reader::new(row.value());
+            Some((reader.varint().ok()?, reader.time().ok()?))
+        }))
+    }
+
+    /// Remembers how far these sessions have come and since when, and forgets all others.
+    pub fn keep_idle(&self, sessions: &[(SessionId, u64, Timestamp)]) -> Result<()> {
+        let transaction = self.begin_write()?;
+        transaction.delete_table(IDLE).map_err(cache_error)?;
+        {
+            let mut table = transaction.open_table(IDLE).map_err(cache_error)?;
+            for (session, objects, since) in sessions {
+                let mut row = Vec::new();
+                put_varint(&mut row, *objects);
+                put_time(&mut row, *since);
+                table.insert(session.to_bytes().as_slice(), row.as_slice()).map_err(cache_error)?;
+            }
+        }
+        transaction.commit().map_err(cache_error)
+    }
+
+    /// Remembers that index objects in the cache supersede these.
+    pub fn supersede(&self, indexes: &[IndexId]) -> Result<()> {
+        if indexes.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.begin_write()?;
+        {
+            let mut table = transaction.open_table(SUPERSEDED).map_err(cache_error)?;
+            for index in indexes {
+                let name = name_bytes(index.session, index.number);
+                table.insert(name.as_slice(), ()).map_err(cache_error)?;
+            }
+        }
+        transaction.commit().map_err(cache_error)
+    }
+
+    /// Forgets the names of index objects that are gone, if those in the cache supersede all of them: their packs
+    /// stay. Returns whether they did.
+    pub fn forget_superseded(&self, gone: &[IndexId]) -> Result<bool> {
+        let transaction = self.begin_write()?;
+        {
+            let superseded = transaction.open_table(SUPERSEDED).map_err(cache_error)?;
+            let mut table = transaction.open_table(INDEXES).map_err(cache_error)?;
+            for index in gone {
+                let name = name_bytes(index.session, index.number);
+                if superseded.get(name.as_slice()).map_err(cache_error)?.is_none() {
+                    return Ok(false);
+                }
+                table.remove(name.as_slice()).map_err(cache_error)?;
+            }
+        }
+        transaction.commit().map_err(cache_error)?;
+        Ok(true)
+    }
+
+    /// Every place of every blob, in the order of ids: copies of one blob stand together.
+    pub fn entries(&self) -> Result<impl Iterator<Item = Result<(BlobId, Location)>> + use<>> {
+        let runs: Vec<Arc<Run>> =
+            self.view.read().runs.iter().map(|(_, run)| run.clone()).collect();
+        let rows = MergedRows::new(&runs).map_err(cache_error)?;
+        Ok(rows.map(|row| row.map_err(cache_error)))
     }
 
     /// Forgets every index object and pack; what was seen of snapshots stays.
@@ -639,6 +844,8 @@ impl IndexCache {
         transaction.delete_table(PACKS).map_err(cache_error)?;
         transaction.delete_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.delete_table(ADOPTED).map_err(cache_error)?;
+        transaction.delete_table(SUPERSEDED).map_err(cache_error)?;
+        transaction.open_table(SUPERSEDED).map_err(cache_error)?;
         transaction.open_table(INDEXES).map_err(cache_error)?;
         transaction.open_table(PACKS).map_err(cache_error)?;
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;

@@ -65,7 +65,7 @@ fn blobs_are_found_after_every_merge_and_reopening() {
     }
     assert!(fs::read_dir(path.with_extension("runs")).unwrap().count() <= 5);
     let cache = IndexCache::open(Some(&path), repository).unwrap();
-    cache.drop_packs(&[PackId { session: session(), number: 3 }]).unwrap();
+    cache.drop_packs(&[PackId { session: session(), number: 3 }], Dropped::Gone).unwrap();
     assert_eq!(cache.lookup(&id(1600)).unwrap(), None);
     assert!(cache.lookup(&id(1400)).unwrap().is_some());
     assert_eq!(cache.packs().unwrap().len(), 19);
@@ -141,7 +141,7 @@ fn a_second_process_has_a_cache_of_its_own() {
     let second = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
     assert_eq!(second.blob_count(), 0);
     second.add(&[index(1)], &[pack(0, 0..500), pack(1, 500..700)]).unwrap();
-    second.drop_packs(&[PackId { session: session(), number: 0 }]).unwrap();
+    second.drop_packs(&[PackId { session: session(), number: 0 }], Dropped::Gone).unwrap();
     assert_eq!((first.blob_count(), second.blob_count()), (500, 200));
     assert!(second.lookup(&id(600)).unwrap().is_some());
     assert_eq!(fs::read_dir(path.with_extension("runs")).unwrap().count(), 1);

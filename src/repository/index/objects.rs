@@ -7,8 +7,10 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::super::Repository;
 use super::super::error::{Kind, Named, RepositoryError, Result};
+use super::super::generations::Generations;
 use super::super::seal::{frames_covering, unseal_range};
 use super::super::verify::is_damage;
+use super::cache::Dropped;
 use crate::codec::cipher::plain_length;
 use crate::format::bytes::Reader;
 use crate::format::header::{HEADER_LENGTH, ObjectKind};
@@ -23,6 +25,8 @@ use crate::store::{ObjectInfo, layout};
 const BATCH: u64 = 16 << 20;
 /// Objects read at a time: reading one is waiting, far more than work.
 const READERS: usize = 8;
+/// How often the index is listed anew because what was listed was merged before it could be read.
+const LISTINGS: usize = 8;
 /// How much of a pack's end is read at first to find its directory.
 const TAIL: u64 = 256 << 10;
 
@@ -31,7 +35,10 @@ const TAIL: u64 = 256 << 10;
 struct ReadIndexes {
     ids: Vec<IndexId>,
     packs: Vec<PackRecord>,
+    superseded: Vec<IndexId>,
     damaged: Vec<RepositoryError>,
+    /// One was gone when it was to be read: it has been merged with others.
+    vanished: bool,
 }
 
 impl ReadIndexes {
@@ -41,10 +48,12 @@ impl ReadIndexes {
                 Ok(index) => {
                     self.ids.push(id);
                     self.packs.extend(index.packs);
+                    self.superseded.extend(index.superseded);
                 }
+                Err(error) if error.kind == Kind::NotFound => self.vanished = true,
                 // One flipped bit can make an object look newer, or sealed with another key: it must not
                 // stop every command.
-                Err(error) if error.kind != Kind::NotFound && is_damage(&error) => {
+                Err(error) if is_damage(&error) => {
                     self.damaged.push(error);
                 }
                 Err(error) => return Err(error),
@@ -59,13 +68,69 @@ impl ReadIndexes {
 pub struct IndexReport {
     /// Index objects that cannot be read.
     pub damaged: Vec<RepositoryError>,
+    /// What collectors had published when the index was read.
+    pub generations: Generations,
+    /// Packs that an index object lists and a listing, if one was needed, did not show.
+    pub missing: Vec<PackId>,
+    /// The oldest generation of the sessions whose index objects were new.
+    oldest_session: Option<u32>,
+}
+
+/// The index objects that are listed and not known, in parts to be read together.
+fn batches(listed: &BTreeMap<IndexId, u64>, known: &BTreeSet<IndexId>) -> Vec<Vec<IndexId>> {
+    let mut batches: Vec<Vec<IndexId>> = Vec::new();
+    let mut bytes = 0;
+    for (id, size) in listed.iter().filter(|(id, _)| !known.contains(id)) {
+        bytes += size;
+        match batches.last_mut() {
+            Some(batch) if bytes <= BATCH => batch.push(*id),
+            _ => {
+                batches.push(vec![*id]);
+                bytes = *size;
+            }
+        }
+    }
+    batches
 }
 
 impl Repository {
-    /// Takes in the index objects that the cache has not seen. A damaged one is passed over: what only it
-    /// lists counts as absent, and is stored again by the next backup that meets it.
+    /// Brings the cache up to date: follows the sweeps, and takes in the index objects that it has not seen. A
+    /// damaged one is passed over: what only it lists counts as absent, and is stored again by the next backup that
+    /// meets it. To be called after registering, because what is learned afterwards is what a collector
+    /// must respect.
     pub fn refresh_index(&self, monitor: &dyn Monitor) -> Result<IndexReport> {
         monitor.phase(Phase::LoadIndex);
+        let generations = self.generations()?;
+        self.follow_sweeps(&generations)?;
+        let mut report = IndexReport { generations, ..IndexReport::default() };
+        // Once more for each time that an object was merged with others between being listed and being read.
+        for _ in 0..LISTINGS {
+            if self.take_index_objects(&mut report)? {
+                return self.list_packs_when_needed(report);
+            }
+        }
+        Err(RepositoryError::new(
+            Kind::Unavailable,
+            layout::INDEX,
+            "changes faster than it can be read; run the command again",
+        ))
+    }
+
+    /// Where index objects or sweeps were missed, only a listing tells which packs are there.
+    fn list_packs_when_needed(&self, mut report: IndexReport) -> Result<IndexReport> {
+        let followed = self.cache.followed()?;
+        let from = followed.map_or(0, |followed| followed.from);
+        let is_stale = report.oldest_session.is_some_and(|oldest| oldest < from);
+        if is_stale || followed.is_some_and(|followed| followed.unlisted) {
+            report.missing = self.missing_packs()?;
+            // Until no index object lists them any more.
+            self.cache.set_unlisted(!report.missing.is_empty())?;
+        }
+        Ok(report)
+    }
+
+    /// Takes in what is new. `false`: something was gone when it was to be read.
+    fn take_index_objects(&self, report: &mut IndexReport) -> Result<bool> {
         // Known first, listed then: what another thread adds between the two is not taken for gone.
         let mut known = self.cache.indexes()?;
         let listed: BTreeMap<IndexId, u64> = self
@@ -74,27 +139,24 @@ impl Repository {
             .iter()
             .filter_map(|object| Some((layout::parse_index(&object.name)?, object.size)))
             .collect();
-        if !known.iter().all(|id| listed.contains_key(id)) {
+        let mut is_whole = self.take_batches(&batches(&listed, &known), report)?;
+        let gone: Vec<IndexId> =
+            known.iter().filter(|id| !listed.contains_key(id)).copied().collect();
+        if !gone.is_empty() && !self.cache.forget_superseded(&gone)? {
             // What an index object listed may be gone with it: start over.
             self.cache.clear()?;
             known.clear();
+            is_whole &= self.take_batches(&batches(&listed, &known), report)?;
         }
-        let mut batches: Vec<Vec<IndexId>> = Vec::new();
-        let mut bytes = 0;
-        for (id, size) in listed.iter().filter(|(id, _)| !known.contains(id)) {
-            bytes += size;
-            match batches.last_mut() {
-                Some(batch) if bytes <= BATCH => batch.push(*id),
-                _ => {
-                    batches.push(vec![*id]);
-                    bytes = *size;
-                }
-            }
-        }
-        let mut report = IndexReport::default();
+        Ok(is_whole)
+    }
+
+    /// Takes in these index objects. `false`: one of them was gone.
+    fn take_batches(&self, batches: &[Vec<IndexId>], report: &mut IndexReport) -> Result<bool> {
         if batches.is_empty() {
-            return Ok(report);
+            return Ok(true);
         }
+        let mut is_whole = true;
         // The next batch is read while one is taken in: at most two are in memory.
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(0);
@@ -106,12 +168,23 @@ impl Repository {
             });
             for read in receiver {
                 let read = read?;
-                report.damaged.extend(read.damaged);
+                is_whole &= !read.vanished;
+                let oldest = read.ids.iter().map(|id| id.session.generation).min();
+                report.oldest_session = match (report.oldest_session, oldest) {
+                    (Some(known), Some(new)) => Some(known.min(new)),
+                    (known, new) => known.or(new),
+                };
+                for error in read.damaged {
+                    if report.damaged.iter().all(|known| known.item != error.item) {
+                        report.damaged.push(error);
+                    }
+                }
                 self.cache.append(&read.ids, &read.packs)?;
+                self.cache.supersede(&read.superseded)?;
             }
             self.cache.settle()
         })?;
-        Ok(report)
+        Ok(is_whole)
     }
 
     fn read_indexes(&self, ids: &[IndexId]) -> Result<ReadIndexes> {
@@ -231,7 +304,7 @@ impl Repository {
             }
         }
         if !gone.is_empty() {
-            self.cache.drop_packs(&gone)?;
+            self.cache.drop_packs(&gone, Dropped::Gone)?;
         }
         Ok(records)
     }

@@ -160,6 +160,14 @@ impl Source for Files {
     fn paths(&self) -> Vec<Vec<u8>> {
         self.paths.clone()
     }
+
+    fn restart(&mut self) -> bool {
+        self.frames.clear();
+        self.ignore_rules.clear();
+        self.path.clear();
+        self.has_started = false;
+        true
+    }
 }
 
 impl NamedSource {

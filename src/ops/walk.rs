@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 use rayon::Scope;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::findings::{Finding, Findings};
 use crate::format::directory::DirectoryNode;
 use crate::format::list::ListNode;
 use crate::format::snapshot::Snapshot;
 use crate::id::{BlobId, SnapshotId};
 use crate::monitor::{Monitor, Progress};
 use crate::ops::OpsError;
+use crate::ops::findings::{Finding, Findings};
 use crate::ops::references::{Added, BlobKey, BlobMap, References};
 use crate::repository::error::RepositoryError;
 use crate::repository::reader::BlobReader;

@@ -1,0 +1,258 @@
+//! Reads what collectors published, and follows it: what was swept is forgotten by the local cache.
+//!
+//! A generation begins with `gc/<k>.condemned` and is over with `gc/<k>.sweep`; one is open at a time. Sweeps are a
+//! chain, each with the hash of the one before, so a client that has seen one notices a store that shows
+//! another history (`docs/design/collection.md`).
+
+use std::collections::BTreeSet;
+
+use super::Repository;
+use super::error::{Kind, Named, RepositoryError, Result};
+use super::verify::is_damage;
+use crate::format::generation::{Condemned, Sweep};
+use crate::format::header::ObjectKind;
+use crate::id::{PackId, SessionId, SnapshotId};
+use crate::store::layout;
+
+/// How often a listing is taken anew because what it named was removed before it could be read.
+const LISTINGS: usize = 8;
+
+/// A sweep and the hash by which the next one names it.
+#[derive(Debug, Clone)]
+pub struct PublishedSweep {
+    /// Its generation.
+    pub generation: u32,
+    /// What it says.
+    pub sweep: Sweep,
+    /// BLAKE3 of its object as it stands in the store.
+    pub hash: [u8; 32],
+}
+
+/// What the store shows of collection.
+#[derive(Debug, Clone, Default)]
+pub struct Generations {
+    /// The newest generation that has begun; 0 before the first.
+    pub newest: u32,
+    /// The generation that is condemned and not swept, and what it condemns.
+    pub open: Option<(u32, Condemned)>,
+    /// The newest sweep.
+    pub last: Option<PublishedSweep>,
+    /// Numbers of the sweeps that are still there.
+    pub sweeps: BTreeSet<u32>,
+    /// Numbers of the condemned lists that are still there.
+    pub condemned: BTreeSet<u32>,
+    /// Why the open generation or the newest sweep cannot be read. Reading goes on without; writing must not.
+    pub trouble: Option<RepositoryError>,
+}
+
+impl Generations {
+    /// The newest generation that is swept; 0 before the first.
+    pub fn swept(&self) -> u32 {
+        self.sweeps.last().copied().unwrap_or(0)
+    }
+
+    /// Whether the newest sweep lets the session's snapshot live: it is newer, or listed.
+    pub fn lets_live(&self, session: SessionId) -> bool {
+        self.last.as_ref().is_none_or(|last| {
+            session.generation >= last.generation || last.sweep.lists(SnapshotId(session))
+        })
+    }
+
+    /// The packs that a writer must take for absent because the open generation condemns them.
+    pub fn condemned_packs(&self) -> &[PackId] {
+        self.open.as_ref().map_or(&[], |(_, condemned)| &condemned.packs)
+    }
+
+    /// For whoever writes: an error when what was published cannot be read.
+    pub fn require_readable(&self) -> Result<()> {
+        match &self.trouble {
+            None => Ok(()),
+            Some(error) => Err(RepositoryError {
+                message: format!(
+                    "{}; without it nobody knows which packs are about to go, so nothing is \
+                     written. Bring the object back from a copy, or run `aumbry repair generations`",
+                    error.message
+                ),
+                ..error.clone()
+            }),
+        }
+    }
+}
+
+/// The numbers of a listing of `gc/`.
+#[derive(Default)]
+struct Numbers {
+    condemned: BTreeSet<u32>,
+    sweeps: BTreeSet<u32>,
+}
+
+impl Numbers {
+    fn newest(&self) -> u32 {
+        self.condemned.last().max(self.sweeps.last()).copied().unwrap_or(0)
+    }
+}
+
+impl Repository {
+    fn list_generations(&self) -> Result<Numbers> {
+        let mut numbers = Numbers::default();
+        for object in self.store.list(layout::GC)? {
+            numbers.condemned.extend(layout::parse_condemned(&object.name));
+            numbers.sweeps.extend(layout::parse_sweep(&object.name));
+        }
+        Ok(numbers)
+    }
+
+    /// The newest generation of collection that has begun; 0 before the first. One listing.
+    pub(super) fn newest_generation(&self) -> Result<u32> {
+        Ok(self.list_generations()?.newest())
+    }
+
+    /// Reads what collectors published. One listing, and one read of what is new to this client.
+    pub fn generations(&self) -> Result<Generations> {
+        for _ in 0..LISTINGS {
+            if let Some(generations) = self.try_generations()? {
+                return Ok(generations);
+            }
+        }
+        Err(RepositoryError::new(
+            Kind::Unavailable,
+            layout::GC,
+            "changes faster than it can be read; run the command again",
+        ))
+    }
+
+    /// `None`: what was listed was gone when it was read.
+    fn try_generations(&self) -> Result<Option<Generations>> {
+        let Numbers { condemned, sweeps } = self.list_generations()?;
+        let newest = condemned.last().max(sweeps.last()).copied().unwrap_or(0);
+        let mut generations = Generations { newest, condemned, sweeps, ..Generations::default() };
+        let swept = generations.swept();
+        if swept > 0 {
+            match self.read_sweep(swept) {
+                Ok(last) => generations.last = Some(last),
+                Err(error) if error.kind == Kind::NotFound => return Ok(None),
+                Err(error) if is_damage(&error) => generations.trouble = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        if newest > swept {
+            match self.read_condemned(newest) {
+                Ok(condemned) => generations.open = Some((newest, condemned)),
+                Err(error) if error.kind == Kind::NotFound => return Ok(None),
+                Err(error) if is_damage(&error) => generations.trouble = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(generations))
+    }
+
+    /// An object of `gc/`, which never changes: from the cache, or from the store into the cache.
+    fn read_generation(&self, kind: ObjectKind, name: &str) -> Result<(Vec<u8>, [u8; 32])> {
+        if let Some(object) = self.cache.generation(name)? {
+            let hash = *blake3::hash(&object).as_bytes();
+            if let Ok(payload) = self.sealer.unseal(kind, name, object) {
+                return Ok((payload, hash));
+            }
+        }
+        let object = self.store.get(name)?;
+        let hash = *blake3::hash(&object).as_bytes();
+        let payload = self.sealer.unseal(kind, name, object.clone())?;
+        self.cache.keep_generation(name, &object)?;
+        Ok((payload, hash))
+    }
+
+    /// Reads what a generation condemns.
+    pub(super) fn read_condemned(&self, generation: u32) -> Result<Condemned> {
+        let name = layout::condemned(generation);
+        let (payload, _) = self.read_generation(ObjectKind::Condemned, &name)?;
+        Condemned::decode(&payload).named(name)
+    }
+
+    /// Reads what a generation swept.
+    pub(super) fn read_sweep(&self, generation: u32) -> Result<PublishedSweep> {
+        let name = layout::sweep(generation);
+        let (payload, hash) = self.read_generation(ObjectKind::Sweep, &name)?;
+        let sweep = Sweep::decode(&payload).named(name)?;
+        Ok(PublishedSweep { generation, sweep, hash })
+    }
+
+    /// Applies to the cache the sweeps that it has not seen, and holds the chain against what it has. Afterwards
+    /// the cache takes in no pack that was swept since `Followed::from`.
+    pub(super) fn follow_sweeps(&self, generations: &Generations) -> Result<()> {
+        let Some(last) = &generations.last else {
+            return match self.cache.followed()? {
+                Some(followed) if followed.to > 0 && generations.trouble.is_none() => {
+                    Err(older_state(followed.to, 0))
+                }
+                _ => Ok(()),
+            };
+        };
+        let followed = self.cache.followed()?;
+        let known = followed.filter(|followed| followed.to > 0);
+        if let Some(known) = known {
+            if known.to > last.generation {
+                return Err(older_state(known.to, last.generation));
+            }
+            if known.to == last.generation {
+                return if known.hash == last.hash { Ok(()) } else { Err(other_history(known.to)) };
+            }
+        }
+        // From the newest back to what is known, as far as every one of them is there and can be read.
+        let mut chain = vec![last.clone()];
+        let wanted = known.map_or(1, |known| known.to + 1);
+        while let Some(oldest) = chain.last().filter(|oldest| oldest.generation > wanted) {
+            let (generation, previous) = (oldest.generation - 1, oldest.sweep.previous);
+            match self.read_sweep(generation) {
+                Ok(before) if previous == Some(before.hash) => chain.push(before),
+                Ok(_) => return Err(other_history(generation)),
+                // A gap: the packs that are there are told by a listing.
+                Err(error) if is_damage(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let oldest = chain.last().map_or(last, |oldest| oldest);
+        let is_gapless = oldest.generation == wanted;
+        if let Some(known) = known
+            && is_gapless
+            && oldest.sweep.previous != Some(known.hash)
+        {
+            return Err(other_history(known.to));
+        }
+        if known.is_some() && !is_gapless {
+            // What was swept meanwhile is told by nobody but the index as it is now, and a listing.
+            self.cache.clear()?;
+        }
+        let from = match (followed, is_gapless) {
+            (Some(followed), true) => followed.from,
+            (None, true) => 0,
+            (_, false) => oldest.generation,
+        };
+        let packs: Vec<PackId> =
+            chain.iter().flat_map(|published| &published.sweep.packs).copied().collect();
+        self.cache.follow(from, last.generation, last.hash, &packs)?;
+        for pack in &packs {
+            self.drop_kept_pack(pack);
+        }
+        Ok(())
+    }
+}
+
+fn older_state(known: u32, shown: u32) -> RepositoryError {
+    RepositoryError::new(
+        Kind::Corrupt,
+        layout::GC,
+        format!(
+            "the store shows collection at generation {shown}, and this client has seen generation \
+             {known}: the store lost objects, or shows an older state. If the repository was brought back \
+             from an older copy on purpose, delete this repository's local cache"
+        ),
+    )
+}
+
+fn other_history(generation: u32) -> RepositoryError {
+    RepositoryError::corrupt(
+        layout::sweep(generation),
+        "is not the one that this client has seen, or that the next one names: the store shows \
+         another history",
+    )
+}
