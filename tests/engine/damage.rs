@@ -579,7 +579,8 @@ fn names_of_nobody_are_noted_and_blobs_of_no_pack_are_named() {
     let session = SessionId { generation: 1, random: [3; 16] };
     let mut snapshot = repository.snapshots(&SilentMonitor).unwrap().all[0].1.clone();
     snapshot.root = BlobId([9; 32]);
-    let id = repository.commit(session, &Decision::Snapshot(Box::new(snapshot))).unwrap();
+    repository.commit(session, &Decision::Snapshot(Box::new(snapshot))).unwrap();
+    let id = SnapshotId(session);
     let damage = check(&repository, &everything(), &SilentMonitor).unwrap().damage;
     assert_eq!(damage.len(), 1);
     assert_eq!(damage[0].item, format!("blob {}", BlobId([9; 32]).short()));
