@@ -21,6 +21,12 @@ pub enum Phase {
     CheckData,
     /// Comparing two trees.
     Compare,
+    /// Finding out what snapshots need.
+    Mark,
+    /// Copying what is needed out of packs that go.
+    Repack,
+    /// Deleting what nobody needs.
+    Delete,
 }
 
 /// What is added to the running totals.

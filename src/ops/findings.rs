@@ -71,6 +71,11 @@ impl Findings {
         self.0.lock().push(finding);
     }
 
+    /// One of them, if there are any.
+    pub fn first(&self) -> Option<Finding> {
+        self.0.lock().first().cloned()
+    }
+
     /// All of them: by item, each thing once, and without blobs whose object is known to be damaged.
     pub fn finish(self) -> Vec<Finding> {
         let mut findings = self.0.into_inner();

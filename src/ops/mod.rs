@@ -5,6 +5,7 @@ pub mod check;
 pub mod diff;
 pub mod dump;
 mod findings;
+pub mod prune;
 mod references;
 pub mod restore;
 pub mod select;

@@ -99,6 +99,12 @@ impl References {
         }
     }
 
+    /// Whether anything refers to the blob.
+    pub fn contains(&self, id: &BlobId) -> bool {
+        let key = BlobKey::new(id);
+        self.shard(&key).lock().contains_key(&key)
+    }
+
     /// Says that a pack has the blob. Returns the tag, if anything refers to it.
     pub fn found(&self, id: &BlobId) -> Option<u32> {
         let key = BlobKey::new(id);

@@ -204,8 +204,9 @@ impl Repository {
             let (generation, previous) = (oldest.generation - 1, oldest.sweep.previous);
             match self.read_sweep(generation) {
                 Ok(before) if previous == Some(before.hash) => chain.push(before),
-                Ok(_) => return Err(other_history(generation)),
-                // A gap: the packs that are there are told by a listing.
+                // A gap: a listing tells which packs are there. One that the next does not name was published
+                // by a collector that slept, after the true one was cleared away; it means nothing.
+                Ok(_) => break,
                 Err(error) if is_damage(&error) => break,
                 Err(error) => return Err(error),
             }
@@ -216,7 +217,7 @@ impl Repository {
             && is_gapless
             && oldest.sweep.previous != Some(known.hash)
         {
-            return Err(other_history(known.to));
+            return Err(other_history(oldest.generation));
         }
         if known.is_some() && !is_gapless {
             // What was swept meanwhile is told by nobody but the index as it is now, and a listing.
@@ -252,7 +253,6 @@ fn older_state(known: u32, shown: u32) -> RepositoryError {
 fn other_history(generation: u32) -> RepositoryError {
     RepositoryError::corrupt(
         layout::sweep(generation),
-        "is not the one that this client has seen, or that the next one names: the store shows \
-         another history",
+        "is not the one that this client has seen: the store shows another history",
     )
 }

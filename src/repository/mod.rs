@@ -3,6 +3,7 @@
 //! A [`Repository`] is a store, the keys to it and a local cache. It has no verbs: those are in `ops`.
 
 pub mod chance;
+pub mod collector;
 pub mod error;
 pub mod generations;
 pub mod index;

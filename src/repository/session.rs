@@ -66,16 +66,24 @@ impl Repository {
     }
 
     /// Fills the session's slot with ABORT: it will commit nothing, and nobody waits for it any more. `false`: it was
-    /// decided before, by a collector that gave the session up or by the session itself.
+    /// decided before. [`Repository::end`] tells more.
     pub fn abort(&self, session: SessionId) -> Result<bool> {
         let name = layout::snapshot(session);
         let object = self.seal(ObjectKind::Snapshot, &name, Decision::Abort.encode())?;
         Ok(self.store.create(&name, object)? == Created::New)
     }
 
-    /// Ends a reader's session. Says so when a collector had given it up: what was read may have gone meanwhile.
+    /// Ends a session without a snapshot. `false`: a collector had given it up before, and what it counted on may
+    /// have gone. That is so also when its ABORT has been cleared away again: no sweep is published while an older
+    /// session is undecided.
+    pub fn end(&self, session: SessionId) -> Result<bool> {
+        let is_ours = self.abort(session)?;
+        Ok(is_ours && self.generations()?.swept() <= session.generation)
+    }
+
+    /// Ends a reader's session, and says so when a collector had given it up.
     pub fn end_reader(&self, session: Option<SessionId>, monitor: &dyn Monitor) {
-        match session.map(|session| self.abort(session)) {
+        match session.map(|session| self.end(session)) {
             None | Some(Ok(true)) => {}
             Some(Ok(false)) => monitor.note(
                 "a collector gave this reader up while it ran: if anything could not be found, run the \

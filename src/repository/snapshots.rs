@@ -1,9 +1,10 @@
 //! Lists, reads, forgets and brings back snapshots, and notices when one that was seen is gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
+use super::generations::Generations;
 use super::verify::is_damage;
 use crate::format::header::ObjectKind;
 use crate::format::snapshot::{Decision, Snapshot};
@@ -40,6 +41,8 @@ pub struct Snapshots {
     /// Those that a sweep did not let live, still to be removed: forgotten, or committed by a session that a
     /// collector had given up.
     pub swept: Vec<SnapshotId>,
+    /// Every snapshot that was forgotten and has a tomb that opens, still listed or not.
+    pub tombs: HashSet<SnapshotId>,
 }
 
 /// A snapshot that was forgotten and is still in the store.
@@ -89,14 +92,21 @@ impl Repository {
             .filter(|id| !listed.contains_key(id) && !tombs.contains_key(id))
             .copied()
             .collect();
+        // A sweep may have been published, and what it dropped cleared away, since the generations were read.
+        let now = match gone.is_empty() {
+            true => None,
+            false => Some(self.generations()?),
+        };
+        let now = now.as_ref().unwrap_or(&generations);
         let (gone, collected): (Vec<_>, Vec<_>) =
-            gone.into_iter().partition(|id| generations.lets_live(id.0));
+            gone.into_iter().partition(|id| now.lets_live(id.0));
         self.note_vanished(&known, gone, &mut snapshots, monitor);
         if !seen.is_empty() || !collected.is_empty() {
             self.cache.update_slots(&seen, &collected)?;
         }
+        snapshots.tombs = tombs.into_keys().collect();
         snapshots.all.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
-        self.observe(&listed, &mut snapshots)?;
+        self.observe(&listed, &generations, &mut snapshots)?;
         Ok(snapshots)
     }
 
@@ -121,14 +131,20 @@ impl Repository {
     }
 
     /// Fills in when the store first showed each snapshot. This is the one place where all that is known of it
-    /// comes together: what the store says now, and what this client remembers; the earliest counts, since
+    /// comes together: what the store says now, what the last sweep recorded, and what this client remembers; the earliest counts, since
     /// copying or touching an object can only make it look newer. What is new is remembered.
     fn observe(
         &self,
         listed: &HashMap<SnapshotId, Option<Timestamp>>,
+        generations: &Generations,
         snapshots: &mut Snapshots,
     ) -> Result<()> {
-        let remembered = self.cache.observed()?;
+        let mut remembered = self.cache.observed()?;
+        let swept = generations.last.iter().flat_map(|last| &last.sweep.live);
+        for (id, observed) in swept.filter_map(|(id, time)| Some((*id, (*time)?))) {
+            let earliest = remembered.entry(id).or_insert(observed);
+            *earliest = observed.min(*earliest);
+        }
         let created = self.settings.created;
         // An object that is older than its repository was written by a store whose clock was wrong.
         let is_possible = |time: &Timestamp| time.seconds >= created.seconds - DISAGREEMENT as i64;

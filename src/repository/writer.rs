@@ -181,6 +181,14 @@ impl<'a> Writer<'a> {
         })
     }
 
+    /// The same session, which counts on nothing in these packs either: what they hold is stored again.
+    pub fn excluding(mut self, packs: &[PackId]) -> Result<Self> {
+        let numbers = self.repository.cache.pack_numbers(packs.iter().copied())?;
+        self.trusts_parent &= numbers.is_empty();
+        self.excluded.extend(numbers);
+        Ok(self)
+    }
+
     /// The session's name.
     pub fn session(&self) -> SessionId {
         self.session
@@ -363,6 +371,8 @@ impl<'a> Writer<'a> {
             return Err(RepositoryError::new(Kind::Conflict, name, "is already there"));
         }
         self.repository.cache.add(&[id], &index.packs)?;
+        let listed = index.packs.iter().map(|pack| pack.id).collect();
+        self.repository.cache.note_listing(&[(id, listed)])?;
         for pack in &index.packs {
             for blob in pack.directory.segments.iter().flat_map(|segment| &segment.blobs) {
                 self.shard(&blob.id).lock().remove(&blob.id);

@@ -14,6 +14,7 @@ mod healing;
 mod model;
 mod packs;
 mod properties;
+mod prune;
 mod restore;
 mod resume;
 mod support;

@@ -352,6 +352,9 @@ fn phase_words(phase: Phase) -> &'static str {
         Phase::CheckStructure => "Following snapshots",
         Phase::CheckData => "Reading packs",
         Phase::Compare => "Comparing",
+        Phase::Mark => "Finding what is needed",
+        Phase::Repack => "Copying what is needed",
+        Phase::Delete => "Deleting",
     }
 }
 
@@ -364,5 +367,8 @@ fn phase_name(phase: Phase) -> &'static str {
         Phase::CheckStructure => "check_structure",
         Phase::CheckData => "check_data",
         Phase::Compare => "compare",
+        Phase::Mark => "mark",
+        Phase::Repack => "repack",
+        Phase::Delete => "delete",
     }
 }

@@ -42,6 +42,8 @@ const KEPT_GENERATIONS: u64 = 64;
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Names of the index objects whose packs are in the runs.
 const INDEXES: TableDefinition<&[u8], ()> = TableDefinition::new("indexes");
+/// Name of an index object → names of the packs that it lists, one after another.
+const LISTED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("listed");
 /// Pack number → what reading needs.
 const PACKS: TableDefinition<u32, &[u8]> = TableDefinition::new("packs");
 /// Pack name → pack number.
@@ -325,6 +327,7 @@ impl IndexCache {
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.open_table(RUNS).map_err(cache_error)?;
         transaction.open_table(ADOPTED).map_err(cache_error)?;
+        transaction.open_table(LISTED).map_err(cache_error)?;
         transaction.open_table(SWEPT).map_err(cache_error)?;
         transaction.open_table(SUPERSEDED).map_err(cache_error)?;
         transaction.open_table(GENERATIONS).map_err(cache_error)?;
@@ -793,6 +796,48 @@ impl IndexCache {
         transaction.commit().map_err(cache_error)
     }
 
+    /// Remembers which packs an index object lists.
+    pub fn note_listing(&self, listings: &[(IndexId, Vec<PackId>)]) -> Result<()> {
+        let transaction = self.begin_write()?;
+        {
+            let mut table = transaction.open_table(LISTED).map_err(cache_error)?;
+            for (index, packs) in listings {
+                let names: Vec<u8> =
+                    packs.iter().flat_map(|pack| name_bytes(pack.session, pack.number)).collect();
+                let name = name_bytes(index.session, index.number);
+                table.insert(name.as_slice(), names.as_slice()).map_err(cache_error)?;
+            }
+        }
+        transaction.commit().map_err(cache_error)
+    }
+
+    /// For each index object in the cache: how many packs it lists, and how many of them the cache has.
+    pub fn listings(&self) -> Result<Vec<(IndexId, usize, usize)>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let indexes = transaction.open_table(INDEXES).map_err(cache_error)?;
+        let listed = transaction.open_table(LISTED).map_err(cache_error)?;
+        let numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
+        let mut listings = Vec::new();
+        for row in indexes.iter().map_err(cache_error)? {
+            let (name, ()) = row.map(|(name, _)| (name, ())).map_err(cache_error)?;
+            let Some((session, number)) = read_name(name.value()) else { continue };
+            let Some(packs) = listed.get(name.value()).map_err(cache_error)? else { continue };
+            let names = packs.value().chunks(SessionId::LENGTH + 4);
+            let (total, mut known) = (names.len(), 0);
+            for pack in names {
+                known += usize::from(numbers.get(pack).map_err(cache_error)?.is_some());
+            }
+            listings.push((IndexId { session, number }, total, known));
+        }
+        Ok(listings)
+    }
+
+    /// The names of index objects that those in the cache are known to supersede.
+    pub fn superseded(&self) -> Result<BTreeSet<IndexId>> {
+        let names = self.names(SUPERSEDED)?.into_iter();
+        Ok(names.map(|PackId { session, number }| IndexId { session, number }).collect())
+    }
+
     /// Remembers that index objects in the cache supersede these.
     pub fn supersede(&self, indexes: &[IndexId]) -> Result<()> {
         if indexes.is_empty() {
@@ -815,6 +860,7 @@ impl IndexCache {
         let transaction = self.begin_write()?;
         {
             let superseded = transaction.open_table(SUPERSEDED).map_err(cache_error)?;
+            let mut listed = transaction.open_table(LISTED).map_err(cache_error)?;
             let mut table = transaction.open_table(INDEXES).map_err(cache_error)?;
             for index in gone {
                 let name = name_bytes(index.session, index.number);
@@ -822,6 +868,7 @@ impl IndexCache {
                     return Ok(false);
                 }
                 table.remove(name.as_slice()).map_err(cache_error)?;
+                listed.remove(name.as_slice()).map_err(cache_error)?;
             }
         }
         transaction.commit().map_err(cache_error)?;
@@ -844,6 +891,8 @@ impl IndexCache {
         transaction.delete_table(PACKS).map_err(cache_error)?;
         transaction.delete_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.delete_table(ADOPTED).map_err(cache_error)?;
+        transaction.delete_table(LISTED).map_err(cache_error)?;
+        transaction.open_table(LISTED).map_err(cache_error)?;
         transaction.delete_table(SUPERSEDED).map_err(cache_error)?;
         transaction.open_table(SUPERSEDED).map_err(cache_error)?;
         transaction.open_table(INDEXES).map_err(cache_error)?;

@@ -13,6 +13,7 @@
 
 pub mod cache;
 pub mod filter;
+pub mod merge;
 pub mod objects;
 mod rows;
 mod run;

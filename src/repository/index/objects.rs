@@ -36,6 +36,7 @@ struct ReadIndexes {
     ids: Vec<IndexId>,
     packs: Vec<PackRecord>,
     superseded: Vec<IndexId>,
+    listings: Vec<(IndexId, Vec<PackId>)>,
     damaged: Vec<RepositoryError>,
     /// One was gone when it was to be read: it has been merged with others.
     vanished: bool,
@@ -47,6 +48,8 @@ impl ReadIndexes {
             match index {
                 Ok(index) => {
                     self.ids.push(id);
+                    let listed = index.packs.iter().map(|pack| pack.id).collect();
+                    self.listings.push((id, listed));
                     self.packs.extend(index.packs);
                     self.superseded.extend(index.superseded);
                 }
@@ -181,6 +184,7 @@ impl Repository {
                 }
                 self.cache.append(&read.ids, &read.packs)?;
                 self.cache.supersede(&read.superseded)?;
+                self.cache.note_listing(&read.listings)?;
             }
             self.cache.settle()
         })?;

@@ -1,0 +1,424 @@
+//! Prune: gives back the space of what no snapshot needs, beside backups that run.
+//!
+//! A generation of collection at a time: condemn packs, wait for the sessions that may count on them, look again,
+//! sweep, delete (`docs/design/collection.md`). First whole packs that nobody needs go, which frees space before
+//! any is taken; then packs that are needed in part are copied without the rest, a batch at a time, and
+//! go the same way. It may be stopped anywhere: the next run, on any machine, goes on.
+//!
+//! Memory: what the walk remembers (19 to 39 bytes a blob), a row a pack, and a writer's packs while copying.
+
+pub mod plan;
+mod repack;
+mod usage;
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+use crate::format::generation::Condemned;
+use crate::id::{BlobId, PackId, SessionId, SnapshotId};
+use crate::monitor::{Monitor, Phase};
+use crate::ops::OpsError;
+use crate::ops::findings::Findings;
+use crate::ops::walk::Walk;
+use crate::repository::Repository;
+use crate::repository::collector::{Cleared, Holder};
+use crate::repository::error::{Kind, RepositoryError};
+use crate::repository::generations::{Generations, PublishedSweep};
+use crate::repository::index::merge::Merged;
+use crate::repository::reader::BlobReader;
+use crate::repository::snapshots::Snapshots;
+use crate::units::Timestamp;
+
+use plan::{PackPlan, PlanLimits, UnusedLimit, plan};
+use usage::{Exceptions, Usage};
+
+/// Packs of at most so many bytes are copied before those that they replace are dropped: so much space a prune needs
+/// beyond what is there.
+const BATCH_BYTES: u64 = 1 << 30;
+/// Sessions that ended without a snapshot, from which on a generation is worth it for their sake alone.
+const WORTHWHILE_ABORTS: usize = 64;
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct PruneOptions {
+    /// What may stay unused, and how much is copied.
+    pub limits: PlanLimits,
+    /// A session that has made nothing for so long, as seen by two runs, is given up. It commits again when it
+    /// wakes. Zero: at once.
+    pub patience: Duration,
+    /// Plan, and change nothing.
+    pub dry_run: bool,
+    /// Bytes that everything together may use.
+    pub memory_budget: u64,
+}
+
+impl Default for PruneOptions {
+    fn default() -> Self {
+        PruneOptions {
+            limits: PlanLimits {
+                max_unused: UnusedLimit::Share(0.05),
+                max_repack_bytes: None,
+                repack_small: false,
+            },
+            patience: Duration::from_secs(7 * 86_400),
+            dry_run: false,
+            memory_budget: 256 << 20,
+        }
+    }
+}
+
+/// A session that a collection waits for, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBy {
+    /// Its name.
+    pub session: SessionId,
+    /// The host it registered from; empty when that cannot be read.
+    pub host: String,
+    /// When it registered, by its own clock.
+    pub registered: Option<Timestamp>,
+    /// Since when it has made nothing, as far as this client has seen.
+    pub idle_since: Option<Timestamp>,
+}
+
+/// What a prune found and did.
+#[derive(Debug, Clone, Default)]
+pub struct PruneSummary {
+    /// What was to be done when it began; `None` when an unfinished collection held it up.
+    pub plan: Option<PackPlan>,
+    /// Packs before.
+    pub packs_before: u64,
+    /// Their bytes.
+    pub bytes_before: u64,
+    /// Bytes of packs that nobody needs, before, about.
+    pub unused_before: u64,
+    /// Blobs that snapshots need.
+    pub live_blobs: u64,
+    /// Requests that the plan makes of the store: readings, writings, deletions.
+    pub requests: [u64; 3],
+    /// Generations that this run ended.
+    pub generations: Vec<u32>,
+    /// Sessions that it gave up.
+    pub fenced: u64,
+    /// Sessions that it waits for: what is condemned is deleted by a later run.
+    pub held_by: Vec<HeldBy>,
+    /// Packs that were deleted.
+    pub packs_deleted: u64,
+    /// Their bytes.
+    pub bytes_deleted: u64,
+    /// Packs that were condemned and needed after all.
+    pub packs_rescued: u64,
+    /// Bytes of new packs and index objects.
+    pub bytes_written: u64,
+    /// Why copying stopped early, if it did: the store is full.
+    pub stopped: Option<String>,
+    /// What else was cleared away.
+    pub cleared: Cleared,
+    /// Index objects that became fewer.
+    pub merged: Merged,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Prunes the repository. What cannot be read stops it: what a damaged snapshot or directory needs is unknown, and
+/// would be taken for garbage.
+pub fn prune(
+    repository: &Repository,
+    options: &PruneOptions,
+    monitor: &dyn Monitor,
+) -> Result<PruneSummary, OpsError> {
+    let clock = repository.environment().clock.clone();
+    let start = clock.elapsed();
+    let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
+    let findings = Findings::default();
+    let mut collection = Collection {
+        repository,
+        options,
+        monitor,
+        walk: Walk::new(&reader, monitor, &findings),
+        findings: &findings,
+        walked: HashSet::new(),
+        summary: PruneSummary::default(),
+    };
+    collection.run()?;
+    let mut summary = collection.summary;
+    summary.elapsed = clock.elapsed().saturating_sub(start);
+    Ok(summary)
+}
+
+/// How a generation went.
+enum Ended {
+    /// It is swept.
+    Swept,
+    /// Sessions hold it up.
+    Held,
+}
+
+/// What was looked at last.
+struct Marked {
+    generations: Generations,
+    snapshots: Snapshots,
+}
+
+struct Collection<'c, 'a> {
+    repository: &'a Repository,
+    options: &'c PruneOptions,
+    monitor: &'c dyn Monitor,
+    walk: Walk<'c, 'a>,
+    findings: &'c Findings,
+    walked: HashSet<SnapshotId>,
+    summary: PruneSummary,
+}
+
+impl<'a> Collection<'_, 'a> {
+    fn run(&mut self) -> Result<(), OpsError> {
+        if !self.finish_open()? {
+            return Ok(());
+        }
+        let marked = self.mark()?;
+        let usage = self.usage(&marked)?;
+        let packs = usage.packs(self.repository);
+        let plan = plan(&packs, &self.options.limits);
+        self.summary.packs_before = packs.len() as u64;
+        self.summary.bytes_before = packs.iter().map(|pack| pack.object_length).sum();
+        self.summary.unused_before = packs.iter().map(plan::PackUse::unused_bytes).sum();
+        self.summary.live_blobs = usage.live_blobs;
+        let pack_length = u64::from(self.repository.settings().pack_length);
+        let (repacked, dropped) = (plan.repack.len() as u64, plan.drop.len() as u64);
+        self.summary.requests =
+            [3 * repacked, plan.write_bytes.div_ceil(pack_length.max(1)), repacked + dropped];
+        self.summary.plan = Some(plan.clone());
+        drop(usage);
+        if self.options.dry_run {
+            return Ok(());
+        }
+        // What the last sweep already lets go is cleared away without another one.
+        let generations = &marked.generations;
+        let tombs = marked.snapshots.tombs.iter().filter(|id| generations.lets_live(id.0));
+        let aborted = marked.snapshots.aborted.iter();
+        let aborted = aborted.filter(|session| session.generation >= generations.swept());
+        let has_leftovers = tombs.count() > 0 || aborted.count() >= WORTHWHILE_ABORTS;
+        if (!plan.drop.is_empty() || has_leftovers)
+            && !self.collect(&marked.generations, plan.drop)?
+        {
+            return Ok(());
+        }
+        let mut rest = plan.repack.as_slice();
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(self.batch_length(rest)?);
+            rest = later;
+            match self.repack(batch) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                // What could be freed without room was freed before.
+                Err(OpsError::Repository(error)) if error.kind == Kind::Full => {
+                    self.summary.stopped = Some(error.to_string());
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.clear_away()
+    }
+
+    /// How many of these packs go into the next batch: one at least.
+    fn batch_length(&self, packs: &[PackId]) -> Result<usize, OpsError> {
+        let lengths: std::collections::HashMap<PackId, u64> = self
+            .repository
+            .cache()
+            .packs()?
+            .into_iter()
+            .map(|(_, pack)| (pack.id, pack.object_length))
+            .collect();
+        let mut bytes = 0;
+        let fitting = packs.iter().take_while(|pack| {
+            bytes += lengths.get(pack).copied().unwrap_or(0);
+            bytes <= BATCH_BYTES
+        });
+        Ok(fitting.count().max(1))
+    }
+
+    /// Ends a generation that another run began, and deletes what a sweep left. `false`: it cannot end yet.
+    fn finish_open(&mut self) -> Result<bool, OpsError> {
+        let generations = self.repository.generations()?;
+        generations.require_readable()?;
+        if self.options.dry_run {
+            return Ok(true);
+        }
+        if let Some(last) = &generations.last {
+            self.delete(last)?;
+        }
+        match &generations.open {
+            None => Ok(true),
+            Some((generation, condemned)) => {
+                Ok(matches!(self.end(*generation, condemned)?, Ended::Swept))
+            }
+        }
+    }
+
+    /// Reads what there is now: snapshots first, packs last, as writers create in the opposite order.
+    fn mark(&mut self) -> Result<Marked, OpsError> {
+        self.monitor.phase(Phase::Mark);
+        let generations = self.repository.generations()?;
+        let snapshots = self.repository.snapshots(self.monitor)?;
+        self.repository.require_checkpoint(&generations, &snapshots)?;
+        let index = self.repository.refresh_index(self.monitor)?;
+        index.generations.require_readable()?;
+        self.repository.adopt_all_packs()?;
+        let new: Vec<_> =
+            snapshots.all.iter().filter(|(id, _)| !self.walked.contains(id)).cloned().collect();
+        self.walk.run(&new)?;
+        if let Some(finding) = self.findings.first() {
+            return Err(OpsError::Repository(RepositoryError::corrupt(
+                finding.item,
+                format!(
+                    "{}; what it needs is unknown and would be taken for garbage, so nothing is \
+                     collected. `aumbry check` names what is hit, `aumbry repair` mends what can be mended",
+                    finding.message
+                ),
+            )));
+        }
+        self.walked.extend(new.iter().map(|(id, _)| *id));
+        Ok(Marked { generations, snapshots })
+    }
+
+    fn usage(&self, marked: &Marked) -> Result<Usage, OpsError> {
+        let undecided = self.repository.undecided_sessions()?;
+        let exceptions = Exceptions {
+            condemned: marked.generations.condemned_packs(),
+            damaged: HashSet::new(),
+            undecided: undecided.into_iter().collect::<BTreeSet<_>>(),
+        };
+        let usage = Usage::count(self.repository, &self.walk, &exceptions)?;
+        require_all(usage.lost_blobs, usage.lost_example)?;
+        Ok(usage)
+    }
+
+    /// Drops these packs in a generation of their own. `false`: sessions hold it up.
+    fn collect(&mut self, generations: &Generations, packs: Vec<PackId>) -> Result<bool, OpsError> {
+        let condemned = Condemned { packs, ..Condemned::default() };
+        match self.repository.condemn(generations, condemned.packs.clone())? {
+            Some(generation) => Ok(matches!(self.end(generation, &condemned)?, Ended::Swept)),
+            // Another collector was first: its generation is ended, and what this one found waits for the next run.
+            None => {
+                self.finish_open()?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// From a published condemned list to the end.
+    fn end(&mut self, generation: u32, condemned: &Condemned) -> Result<Ended, OpsError> {
+        let now = self.repository.environment().clock.now();
+        let mut held = Vec::new();
+        for holder in self.repository.holders(generation)? {
+            if !self.is_given_up(&holder, now) {
+                held.push(self.describe(&holder));
+            } else if self.repository.abort(holder.session)? {
+                self.summary.fenced += 1;
+            }
+        }
+        if !held.is_empty() {
+            self.summary.held_by = held;
+            return Ok(Ended::Held);
+        }
+        // Everybody who could count on what is condemned has decided: what is needed now is all that is.
+        let marked = self.mark()?;
+        match &marked.generations.open {
+            Some((open, _)) if *open == generation => {}
+            // Somebody else ended it.
+            _ => return Ok(Ended::Swept),
+        }
+        let rescue = Usage::rescue(self.repository, &self.walk, &condemned.packs)?;
+        require_all(rescue.lost_blobs, rescue.lost_example)?;
+        let is_dropped = |pack: &&PackId| !rescue.packs.contains(*pack);
+        let packs: Vec<PackId> = condemned.packs.iter().filter(is_dropped).copied().collect();
+        let live = marked
+            .snapshots
+            .all
+            .iter()
+            .filter(|(id, _)| id.0.generation < generation)
+            .map(|(id, _)| (*id, marked.snapshots.observed.get(id).copied()))
+            .collect();
+        let last = marked.generations.last.as_ref();
+        let published = self.repository.sweep(generation, last, packs, live)?;
+        self.summary.generations.push(generation);
+        self.summary.packs_rescued += rescue.packs.len() as u64;
+        self.delete(&published)?;
+        Ok(Ended::Swept)
+    }
+
+    fn delete(&mut self, published: &PublishedSweep) -> Result<(), OpsError> {
+        self.monitor.phase(Phase::Delete);
+        let (packs, bytes) = self.repository.delete_swept(published)?;
+        self.summary.packs_deleted += packs;
+        self.summary.bytes_deleted += bytes;
+        Ok(())
+    }
+
+    /// Whether to wait for this session no longer. The clock decides when that is, and never whether it is safe: a
+    /// session that was given up notices, and commits again.
+    fn is_given_up(&self, holder: &Holder, now: Timestamp) -> bool {
+        let patience = self.options.patience;
+        if patience.is_zero() {
+            return true;
+        }
+        holder.idle_since.is_some_and(|since| {
+            now.seconds.saturating_sub(since.seconds)
+                >= patience.as_secs().min(i64::MAX as u64) as i64
+        })
+    }
+
+    fn describe(&self, holder: &Holder) -> HeldBy {
+        let session = self.repository.session(holder.session).ok();
+        HeldBy {
+            session: holder.session,
+            host: session.as_ref().map(|session| session.host.clone()).unwrap_or_default(),
+            registered: session.map(|session| session.time),
+            idle_since: holder.idle_since,
+        }
+    }
+
+    /// Copies what is needed out of these packs, and drops them. `false`: sessions hold it up.
+    fn repack(&mut self, packs: &[PackId]) -> Result<bool, OpsError> {
+        let copied = repack::copy(self.repository, &self.walk, packs, self.options, self.monitor)?;
+        self.summary.bytes_written += copied.bytes_written;
+        let marked = self.mark()?;
+        if marked.generations.open.is_some() {
+            // Another collector began meanwhile. The copies are there; the next run drops what they replace.
+            self.finish_open()?;
+            return Ok(false);
+        }
+        self.collect(&marked.generations, copied.emptied)
+    }
+
+    fn clear_away(&mut self) -> Result<(), OpsError> {
+        let generations = self.repository.generations()?;
+        let snapshots = self.repository.snapshots(self.monitor)?;
+        self.summary.cleared = self.repository.clear_away(&generations, &snapshots)?;
+        if self.summary.stopped.is_none() {
+            match self.repository.merge_indexes(self.monitor) {
+                Ok(merged) => self.summary.merged = merged,
+                Err(error) if error.kind == Kind::Full => {
+                    self.summary.stopped = Some(error.to_string());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nothing is collected from a repository that lacks what it promises: whoever mends it may need what is condemned.
+fn require_all(lost_blobs: u64, example: Option<BlobId>) -> Result<(), OpsError> {
+    match example {
+        None => Ok(()),
+        Some(example) => Err(OpsError::Repository(RepositoryError::corrupt(
+            format!("blob {}", example.short()),
+            format!(
+                "is needed, and in no pack that the repository has ({lost_blobs} such blobs); nothing is \
+                 collected. `aumbry check` names the files, a backup of their source stores them \
+                 again, `aumbry repair snapshots` makes snapshots without them"
+            ),
+        ))),
+    }
+}

@@ -1,0 +1,214 @@
+//! Which packs are dropped, which are copied anew without what nobody needs, and what that costs. Pure.
+
+use crate::id::PackId;
+
+/// How much of the repository may stay occupied by what nobody needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum UnusedLimit {
+    /// This share of all bytes that stay, 0 to 1.
+    Share(f64),
+    /// This many bytes.
+    Bytes(u64),
+    /// Any: nothing is copied only to save space.
+    Unlimited,
+}
+
+impl UnusedLimit {
+    /// How many of `kept_bytes` may be unused.
+    pub fn bytes(&self, kept_bytes: u64) -> u64 {
+        match self {
+            UnusedLimit::Share(share) => (kept_bytes as f64 * share) as u64,
+            UnusedLimit::Bytes(bytes) => *bytes,
+            UnusedLimit::Unlimited => u64::MAX,
+        }
+    }
+}
+
+/// What is known of a pack when the plan is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackUse {
+    /// Its name.
+    pub id: PackId,
+    /// Length of the object in bytes.
+    pub object_length: u64,
+    /// Plaintext bytes in it.
+    pub plain_bytes: u64,
+    /// Plaintext bytes of the blobs that are needed from this very pack.
+    pub used_bytes: u64,
+    /// Blobs that are needed from this very pack.
+    pub used_blobs: u64,
+    /// It belongs to a backup that still runs, or holds something that this version cannot read: hands off.
+    pub untouchable: bool,
+    /// It is sealed with an old epoch's key.
+    pub old_epoch: bool,
+    /// It is smaller than packs are meant to be.
+    pub small: bool,
+}
+
+impl PackUse {
+    /// About how many bytes of the object nobody needs: blobs of one pack compress alike.
+    pub fn unused_bytes(&self) -> u64 {
+        let unused = self.plain_bytes - self.used_bytes;
+        let share = u128::from(self.object_length) * u128::from(unused);
+        share.checked_div(u128::from(self.plain_bytes)).unwrap_or(0) as u64
+    }
+}
+
+/// What a plan goes by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PlanLimits {
+    /// How much may stay unused.
+    pub max_unused: UnusedLimit,
+    /// Packs of at most so many bytes together are copied.
+    pub max_repack_bytes: Option<u64>,
+    /// Packs that are smaller than they are meant to be are joined.
+    pub repack_small: bool,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PackPlan {
+    /// Packs that nobody needs anything from.
+    pub drop: Vec<PackId>,
+    /// Their bytes.
+    pub drop_bytes: u64,
+    /// Packs whose needed blobs are copied into new ones, and which are dropped then. In the order in which that is
+    /// done.
+    pub repack: Vec<PackId>,
+    /// Their bytes, all of which are read at worst.
+    pub repack_bytes: u64,
+    /// About how many bytes the copies take.
+    pub write_bytes: u64,
+    /// About how many bytes stay although nobody needs them.
+    pub unused_bytes: u64,
+    /// Bytes of all packs when everything is done, about.
+    pub kept_bytes: u64,
+}
+
+/// Plans what becomes of these packs.
+pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
+    let mut plan = PackPlan::default();
+    let mut candidates = Vec::new();
+    for pack in packs {
+        if pack.used_blobs == 0 && !pack.untouchable {
+            plan.drop.push(pack.id);
+            plan.drop_bytes += pack.object_length;
+            continue;
+        }
+        plan.kept_bytes += pack.object_length;
+        plan.unused_bytes += pack.unused_bytes();
+        if !pack.untouchable {
+            candidates.push(pack);
+        }
+    }
+    let small = candidates.iter().filter(|pack| pack.small).count();
+    // Old keys first, then whatever frees the most for each byte that is read.
+    candidates.sort_by(|left, right| {
+        let share = |pack: &PackUse| pack.unused_bytes() as f64 / pack.object_length.max(1) as f64;
+        let order = right.old_epoch.cmp(&left.old_epoch);
+        order.then(share(right).total_cmp(&share(left))).then(left.id.cmp(&right.id))
+    });
+    for pack in candidates {
+        let unused = pack.unused_bytes();
+        let too_much = plan.unused_bytes > limits.max_unused.bytes(plan.kept_bytes);
+        // One small pack alone would only be written as another small pack.
+        let joined = limits.repack_small && pack.small && small > 1;
+        if !(pack.old_epoch || too_much && unused > 0 || joined) {
+            continue;
+        }
+        let repack_bytes = plan.repack_bytes + pack.object_length;
+        if limits.max_repack_bytes.is_some_and(|limit| repack_bytes > limit) {
+            continue;
+        }
+        plan.repack.push(pack.id);
+        plan.repack_bytes = repack_bytes;
+        plan.write_bytes += pack.object_length - unused;
+        plan.kept_bytes -= unused;
+        plan.unused_bytes -= unused;
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SessionId;
+    use proptest::prelude::*;
+
+    fn pack(number: u32, used: u64) -> PackUse {
+        PackUse {
+            id: PackId { session: SessionId { generation: 0, random: [1; 16] }, number },
+            object_length: 1000,
+            plain_bytes: 4000,
+            used_bytes: used * 4,
+            used_blobs: used,
+            untouchable: false,
+            old_epoch: false,
+            small: false,
+        }
+    }
+
+    const TIGHT: PlanLimits = PlanLimits {
+        max_unused: UnusedLimit::Share(0.05),
+        max_repack_bytes: None,
+        repack_small: false,
+    };
+
+    fn numbers(packs: &[PackId]) -> Vec<u32> {
+        packs.iter().map(|pack| pack.number).collect()
+    }
+
+    #[test]
+    fn the_emptiest_packs_are_copied_until_little_is_unused() {
+        let packs: Vec<_> = [0, 1000, 980, 500, 100]
+            .iter()
+            .zip(0..)
+            .map(|(used, number)| pack(number, *used))
+            .collect();
+        let plan = plan(&packs, &TIGHT);
+        assert_eq!(numbers(&plan.drop), [0]);
+        assert_eq!(numbers(&plan.repack), [4, 3]);
+        assert_eq!((plan.drop_bytes, plan.repack_bytes, plan.write_bytes), (1000, 2000, 600));
+        assert_eq!((plan.unused_bytes, plan.kept_bytes), (20, 2600));
+    }
+
+    #[test]
+    fn what_runs_is_left_alone_old_keys_go_first_and_limits_hold() {
+        let mut packs = vec![pack(0, 0), pack(1, 100), pack(2, 200), pack(3, 1000), pack(4, 1000)];
+        packs[0].untouchable = true;
+        packs[1].untouchable = true;
+        packs[4].old_epoch = true;
+        let unlimited = PlanLimits { max_unused: UnusedLimit::Unlimited, ..TIGHT };
+        assert_eq!(numbers(&plan(&packs, &unlimited).repack), [4]);
+        assert_eq!(numbers(&plan(&packs, &TIGHT).repack), [4, 2]);
+        let limited = PlanLimits { max_repack_bytes: Some(1500), ..TIGHT };
+        assert_eq!(numbers(&plan(&packs, &limited).repack), [4]);
+        assert_eq!(plan(&packs, &TIGHT).drop, []);
+    }
+
+    #[test]
+    fn small_packs_are_joined_only_with_others() {
+        let joining = PlanLimits { repack_small: true, ..TIGHT };
+        let mut packs = vec![pack(0, 1000), pack(1, 1000), pack(2, 1000)];
+        packs[0].small = true;
+        assert_eq!(plan(&packs, &joining).repack, []);
+        packs[2].small = true;
+        assert_eq!(numbers(&plan(&packs, &joining).repack), [0, 2]);
+        assert_eq!(plan(&packs, &TIGHT).repack, []);
+    }
+
+    proptest! {
+        #[test]
+        fn without_a_limit_on_copying_what_stays_unused_is_within_bounds(
+            used in prop::collection::vec(0..=1000_u64, 0..60),
+            share in 0.0..1.0,
+        ) {
+            let packs: Vec<_> = used.iter().zip(0..).map(|(used, number)| pack(number, *used)).collect();
+            let limits = PlanLimits { max_unused: UnusedLimit::Share(share), ..TIGHT };
+            let plan = plan(&packs, &limits);
+            prop_assert!(plan.unused_bytes <= limits.max_unused.bytes(plan.kept_bytes));
+            prop_assert_eq!(plan.drop.len(), used.iter().filter(|used| **used == 0).count());
+            prop_assert!(plan.repack.iter().all(|pack| !plan.drop.contains(pack)));
+        }
+    }
+}

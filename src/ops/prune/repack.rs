@@ -1,0 +1,123 @@
+//! Copies what is needed out of packs that are to go, as an ordinary session.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::PruneOptions;
+use crate::format::header::ObjectKind;
+use crate::id::PackId;
+use crate::monitor::{Monitor, Phase, Problem, Progress};
+use crate::ops::OpsError;
+use crate::ops::walk::Walk;
+use crate::repository::Repository;
+use crate::repository::reader::BlobReader;
+use crate::repository::verify::is_damage;
+use crate::repository::writer::Writer;
+
+/// Threads that copy.
+const WORKERS: usize = 2;
+
+/// What copying came to.
+pub struct Copied {
+    /// Packs from which everything needed stands elsewhere now.
+    pub emptied: Vec<PackId>,
+    /// Bytes of new packs and index objects.
+    pub bytes_written: u64,
+}
+
+/// Copies every blob that `walk` has met and that stands nowhere but in `packs`. A pack of which something cannot be
+/// read is left as it is.
+pub fn copy(
+    repository: &Repository,
+    walk: &Walk<'_, '_>,
+    packs: &[PackId],
+    options: &PruneOptions,
+    monitor: &dyn Monitor,
+) -> Result<Copied, OpsError> {
+    let writer = Writer::begin(repository, false, monitor)?.excluding(packs)?;
+    monitor.phase(Phase::Repack);
+    let lengths: Vec<(PackId, u64)> = {
+        let wanted: HashSet<&PackId> = packs.iter().collect();
+        let known = repository.cache().packs()?.into_iter().map(|(_, pack)| pack);
+        known
+            .filter(|pack| wanted.contains(&pack.id))
+            .map(|pack| (pack.id, pack.object_length))
+            .collect()
+    };
+    monitor.expect(Progress { files: 0, bytes: lengths.iter().map(|(_, length)| length).sum() });
+    let reader = BlobReader::new(repository, (options.memory_budget / 8).max(8 << 20));
+    let emptied = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    let copied = AtomicU64::new(0);
+    let work = || -> Result<(), OpsError> {
+        let mut data = writer.segments(ObjectKind::DataPack)?;
+        let mut trees = writer.segments(ObjectKind::TreePack)?;
+        while let Some((id, length)) = lengths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if monitor.interrupted() {
+                return Err(OpsError::Interrupted);
+            }
+            let record = match repository.read_pack_directory(*id, *length) {
+                Ok(record) => record,
+                Err(error) if is_damage(&error) => {
+                    report(monitor, *id, &error.message);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let kind = record.header.kind;
+            let mut whole = true;
+            for blob in record.directory.segments.iter().flat_map(|segment| &segment.blobs) {
+                if !walk.needs(kind, &blob.id) {
+                    continue;
+                }
+                let (read, segments) = match kind {
+                    ObjectKind::TreePack => (reader.tree(&blob.id), &mut trees),
+                    _ => (reader.data(&blob.id), &mut data),
+                };
+                match read {
+                    Ok(bytes) => {
+                        segments.put(&bytes)?;
+                        copied.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error) if is_damage(&error) => {
+                        report(monitor, *id, &error.to_string());
+                        whole = false;
+                        break;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            monitor.advance(Progress { files: 0, bytes: *length });
+            if whole {
+                emptied.lock().push(*id);
+            }
+        }
+        data.flush()?;
+        trees.flush()?;
+        Ok(())
+    };
+    let worked = std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..WORKERS).map(|_| scope.spawn(work)).collect();
+        let mut results = vec![work()];
+        for thread in threads {
+            results.push(thread.join().unwrap_or_else(|_| {
+                Err(OpsError::Invalid("a thread that copies packs failed".into()))
+            }));
+        }
+        results.into_iter().collect::<Result<Vec<()>, OpsError>>()
+    });
+    let finished = worked.and_then(|_| Ok(writer.finish()?));
+    // Decided in any case: nobody, least of all this collector, is to wait for it. What was copied in vain is
+    // garbage for the next run.
+    let aborted = repository.abort(writer.session());
+    finished?;
+    aborted?;
+    Ok(Copied { emptied: emptied.into_inner(), bytes_written: writer.added().stored_bytes })
+}
+
+fn report(monitor: &dyn Monitor, pack: PackId, message: &str) {
+    let message = format!("{message}; the pack is left as it is");
+    monitor.problem(Problem { item: format!("pack {pack}"), during: "repack", message });
+}

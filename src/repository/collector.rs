@@ -1,0 +1,235 @@
+//! What a collector publishes, whom it waits for, and what it deletes. Deciding what is garbage is not done here.
+//!
+//! The order of the calls is the protocol's (`docs/design/collection.md`): condemn, list the sessions that may count on
+//! what is condemned, wait for them or fence them, look again at what is needed, sweep, delete. Every step may
+//! be repeated, by anybody.
+
+use std::collections::{BTreeSet, HashSet};
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
+use super::Repository;
+use super::error::{Kind, RepositoryError, Result};
+use super::generations::{Generations, PublishedSweep};
+use super::snapshots::Snapshots;
+use crate::format::generation::{Condemned, Publisher, Sweep};
+use crate::format::header::ObjectKind;
+use crate::id::{PackId, SessionId, SnapshotId};
+use crate::store::{Created, layout};
+use crate::units::Timestamp;
+
+/// Sweeps that are kept, the newest among them, so that clients that were away can follow them one by one.
+const KEPT_SWEEPS: usize = 16;
+
+/// A session that holds a collector up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its name.
+    pub session: SessionId,
+    /// How many objects it has made so far.
+    pub objects: u64,
+    /// Since when this client has seen it at that number; `None`: it has not before.
+    pub idle_since: Option<Timestamp>,
+}
+
+/// What clearing away has removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cleared {
+    /// Registrations of sessions that have ended.
+    pub sessions: u64,
+    /// Slots of sessions that ended without a snapshot.
+    pub aborts: u64,
+    /// Forgotten snapshots.
+    pub snapshots: u64,
+}
+
+impl Repository {
+    fn publisher(&self) -> Publisher {
+        Publisher {
+            host: self.environment.host.clone(),
+            user: self.environment.user.clone(),
+            time: self.environment.clock.now(),
+        }
+    }
+
+    /// Begins the generation after the newest, which must be swept. `None`: another collector was first.
+    pub fn condemn(&self, generations: &Generations, packs: Vec<PackId>) -> Result<Option<u32>> {
+        let generation = generations.newest.checked_add(1).ok_or_else(|| {
+            RepositoryError::new(Kind::Invalid, layout::GC, "has used up all generations")
+        })?;
+        let condemned = Condemned { packs, publisher: self.publisher() };
+        let name = layout::condemned(generation);
+        let object = self.seal(ObjectKind::Condemned, &name, condemned.encode())?;
+        match self.store.create(&name, object)? {
+            Created::New => Ok(Some(generation)),
+            Created::AlreadyThere => Ok(None),
+        }
+    }
+
+    /// The sessions that may count on what `generation` condemns and have not decided. To be asked after the
+    /// condemned list was published: whoever registers later sees it.
+    pub fn holders(&self, generation: u32) -> Result<Vec<Holder>> {
+        let mut holders = Vec::new();
+        for session in self.undecided_sessions()? {
+            if session.generation >= generation {
+                continue;
+            }
+            let objects = self.store.list(&layout::session_packs(session))?.len() as u64;
+            let idle_since = match self.cache.idle_since(session)? {
+                Some((seen, since)) if seen == objects => Some(since),
+                _ => None,
+            };
+            holders.push(Holder { session, objects, idle_since });
+        }
+        let now = self.environment.clock.now();
+        let idle: Vec<_> = holders
+            .iter()
+            .map(|holder| (holder.session, holder.objects, holder.idle_since.unwrap_or(now)))
+            .collect();
+        self.cache.keep_idle(&idle)?;
+        Ok(holders)
+    }
+
+    /// Whether no session that may count on what `generation` condemns is undecided.
+    pub fn is_decided(&self, generation: u32) -> Result<bool> {
+        let undecided = self.undecided_sessions()?;
+        Ok(undecided.iter().all(|session| session.generation >= generation))
+    }
+
+    /// Every snapshot that the last sweep let live must be listed or forgotten: else the listing is not whole, and
+    /// what it lacks would be taken for garbage.
+    pub fn require_checkpoint(
+        &self,
+        generations: &Generations,
+        snapshots: &Snapshots,
+    ) -> Result<()> {
+        generations.require_readable()?;
+        let incomplete = |id: SnapshotId, why: &str| {
+            Err(RepositoryError::new(
+                Kind::Corrupt,
+                layout::snapshot(id.0),
+                format!(
+                    "{why}, so what is listed is not everything, and nothing is collected. Bring \
+                     the object back from a copy, or forget the snapshot with `aumbry forget {}`",
+                    id.short()
+                ),
+            ))
+        };
+        if let Some((id, error)) = snapshots.damaged.first() {
+            return incomplete(*id, &format!("cannot be read ({})", error.message));
+        }
+        if let Some(id) = snapshots.vanished.first() {
+            return incomplete(*id, "was seen before, was not forgotten, and is not listed");
+        }
+        let Some(last) = &generations.last else { return Ok(()) };
+        let listed: HashSet<SnapshotId> = snapshots
+            .all
+            .iter()
+            .map(|(id, _)| *id)
+            .chain(snapshots.tombs.iter().copied())
+            .collect();
+        match last.sweep.live.iter().find(|(id, _)| !listed.contains(id)) {
+            None => Ok(()),
+            Some((id, _)) => incomplete(
+                *id,
+                "lives according to the last sweep, was not forgotten, and is not listed",
+            ),
+        }
+    }
+
+    /// Decides what `generation` drops for good. All sessions before it have decided, and nothing that a live
+    /// snapshot needs is only in `packs`. Returns the sweep that stands: another collector's, if it was first.
+    pub fn sweep(
+        &self,
+        generation: u32,
+        previous: Option<&PublishedSweep>,
+        packs: Vec<PackId>,
+        live: Vec<(SnapshotId, Option<Timestamp>)>,
+    ) -> Result<PublishedSweep> {
+        let sweep = Sweep {
+            packs,
+            live,
+            previous: previous.map(|previous| previous.hash),
+            publisher: self.publisher(),
+        };
+        let name = layout::sweep(generation);
+        let object = self.seal(ObjectKind::Sweep, &name, sweep.encode())?;
+        self.store.create(&name, object)?;
+        self.read_sweep(generation)
+    }
+
+    /// Deletes what the newest sweep dropped, as far as it is there. Returns how many packs and bytes that were.
+    ///
+    /// Nothing is deleted when a later generation has begun. Whoever began it had deleted these packs before; and a
+    /// collector that slept through many generations may have published again a sweep that had been cleared away,
+    /// of which nothing must come.
+    pub fn delete_swept(&self, published: &PublishedSweep) -> Result<(u64, u64)> {
+        if self.newest_generation()? != published.generation {
+            return Ok((0, 0));
+        }
+        let sweep = &published.sweep;
+        let swept: HashSet<PackId> = sweep.packs.iter().copied().collect();
+        let sessions: BTreeSet<SessionId> = sweep.packs.iter().map(|pack| pack.session).collect();
+        // One listing a session where there are few, so that nothing is asked about one by one.
+        let mut listed = Vec::new();
+        if sessions.len() <= 32 {
+            for session in sessions {
+                listed.extend(self.store.list(&layout::session_packs(session))?);
+            }
+        } else {
+            listed = self.store.list(layout::PACKS)?;
+        }
+        let present: Vec<_> = listed
+            .into_iter()
+            .filter(|object| {
+                layout::parse_pack(&object.name).is_some_and(|pack| swept.contains(&pack))
+            })
+            .collect();
+        present.par_iter().try_for_each(|object| self.store.delete(&object.name))?;
+        Ok((present.len() as u64, present.iter().map(|object| object.size).sum()))
+    }
+
+    /// Removes what a finished collection has made meaningless: registrations of sessions that have decided,
+    /// ABORTs and forgotten snapshots from before the last sweep, condemned lists and sweeps that are
+    /// long done. `snapshots` was listed after `generations`.
+    pub fn clear_away(&self, generations: &Generations, snapshots: &Snapshots) -> Result<Cleared> {
+        let mut cleared = Cleared::default();
+        let Some(last) = &generations.last else { return Ok(cleared) };
+        let decided: HashSet<SessionId> = {
+            let sessions = self.store.list(layout::SESSIONS)?;
+            let slots = self.store.list(layout::SNAPSHOTS)?;
+            let slots: HashSet<_> =
+                slots.iter().filter_map(|object| layout::parse_snapshot(&object.name)).collect();
+            let sessions = sessions.iter().filter_map(|object| layout::parse_session(&object.name));
+            sessions.filter(|session| slots.contains(session)).collect()
+        };
+        for session in &decided {
+            // The registration before the ABORT: the other way round it would seem undecided again.
+            self.store.delete(&layout::session(*session))?;
+            cleared.sessions += 1;
+        }
+        for session in &snapshots.aborted {
+            if session.generation < last.generation {
+                self.store.delete(&layout::snapshot(*session))?;
+                cleared.aborts += 1;
+            }
+        }
+        for id in &snapshots.swept {
+            self.store.delete(&layout::snapshot(id.0))?;
+            cleared.snapshots += 1;
+        }
+        // The tomb after the snapshot; also where the snapshot went in an attempt that was interrupted.
+        for id in snapshots.tombs.iter().filter(|id| !generations.lets_live(id.0)) {
+            self.store.delete(&layout::tomb(id.0))?;
+        }
+        for generation in generations.condemned.range(..last.generation) {
+            self.store.delete(&layout::condemned(*generation))?;
+        }
+        // The packs of older sweeps are gone: no generation begins before those of the last one are.
+        let old = generations.sweeps.len().saturating_sub(KEPT_SWEEPS);
+        for generation in generations.sweeps.iter().take(old) {
+            self.store.delete(&layout::sweep(*generation))?;
+        }
+        Ok(cleared)
+    }
+}

@@ -1,0 +1,166 @@
+//! Makes few index objects of many, and drops from them what was swept.
+//!
+//! It is done as a session, so that no sweep can be published meanwhile that drops a pack of the new objects without
+//! the client's noticing. The new objects are in the store, and listed there, before an old one goes; a
+//! reader that finds an object gone lists anew. So at every moment each pack is in an index object.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::Repository;
+use super::super::error::{Kind, RepositoryError, Result};
+use crate::format::header::ObjectKind;
+use crate::format::index::{Index, PackRecord};
+use crate::format::session::Purpose;
+use crate::id::{IndexId, PackId, SessionId};
+use crate::monitor::Monitor;
+use crate::store::{Created, layout};
+
+/// Index objects below this many bytes are small: merged when there are several.
+const SMALL_BYTES: u64 = 4 << 20;
+/// So many small ones are left as they are.
+const SMALL_KEPT: usize = 8;
+/// A new index object is written when it lists this many blobs.
+const INDEX_BLOBS: usize = 100_000;
+/// Names of index objects that were superseded earlier and are said to be so again, for clients that missed it.
+const SUPERSEDED_AGAIN: usize = 4096;
+
+/// What merging did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Index objects that went.
+    pub removed: u64,
+    /// Index objects that took their place.
+    pub written: u64,
+    /// Bytes of these.
+    pub bytes_written: u64,
+}
+
+impl Repository {
+    /// Merges small index objects, and those that list much that is gone. Does nothing while a collection is under
+    /// way.
+    pub fn merge_indexes(&self, monitor: &dyn Monitor) -> Result<Merged> {
+        let session = self.register(Purpose::Write)?;
+        let merged = self.merge_as(session, monitor);
+        let aborted = self.abort(session);
+        let merged = merged?;
+        aborted?;
+        Ok(merged)
+    }
+
+    fn merge_as(&self, session: SessionId, monitor: &dyn Monitor) -> Result<Merged> {
+        let report = self.refresh_index(monitor)?;
+        report.generations.require_readable()?;
+        let wanted = self.worth_merging()?;
+        // What is condemned may still be spared, and must be listed then: another time.
+        if wanted.is_empty() || report.generations.open.is_some() || !report.damaged.is_empty() {
+            return Ok(Merged::default());
+        }
+        let present: BTreeSet<PackId> = {
+            let missing: BTreeSet<PackId> = self.missing_packs()?.into_iter().collect();
+            let packs = self.cache.packs()?.into_iter().map(|(_, pack)| pack.id);
+            packs.filter(|pack| !missing.contains(pack)).collect()
+        };
+        let mut writing = Writing { repository: self, session, merged: Merged::default() };
+        let mut packs: BTreeMap<PackId, PackRecord> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        let mut blobs = 0;
+        for id in &wanted {
+            for pack in self.read_index(*id)?.packs {
+                if present.contains(&pack.id) && seen.insert(pack.id) {
+                    blobs += pack.directory.blob_count();
+                    packs.insert(pack.id, pack);
+                }
+            }
+            if blobs >= INDEX_BLOBS {
+                writing.write(std::mem::take(&mut packs), Vec::new())?;
+                blobs = 0;
+            }
+        }
+        // The last one says that all of them together take the old ones' place. It may list nothing.
+        let mut superseded: Vec<IndexId> = wanted.clone();
+        superseded.extend(self.cache.superseded()?.into_iter().rev().take(SUPERSEDED_AGAIN));
+        self.cache.supersede(&superseded)?;
+        writing.write(packs, superseded)?;
+        let written = writing.finish()?;
+        // Until here nothing was taken away; from here on the new ones are listed.
+        for id in &wanted {
+            self.store.delete(&layout::index(*id))?;
+        }
+        self.cache.forget_superseded(&wanted)?;
+        Ok(Merged { removed: wanted.len() as u64, ..written })
+    }
+
+    /// The index objects to be merged.
+    fn worth_merging(&self) -> Result<Vec<IndexId>> {
+        let sizes: BTreeMap<IndexId, u64> = self
+            .store
+            .list(layout::INDEX)?
+            .iter()
+            .filter_map(|object| Some((layout::parse_index(&object.name)?, object.size)))
+            .collect();
+        let mut small = Vec::new();
+        let mut emptied = Vec::new();
+        for (id, total, known) in self.cache.listings()? {
+            let Some(size) = sizes.get(&id) else { continue };
+            if (total - known) * 4 >= total.max(1) {
+                emptied.push(id);
+            } else if *size < SMALL_BYTES {
+                small.push(id);
+            }
+        }
+        if small.len() > SMALL_KEPT {
+            emptied.append(&mut small);
+        }
+        Ok(emptied)
+    }
+}
+
+/// Writes the new objects.
+struct Writing<'r> {
+    repository: &'r Repository,
+    session: SessionId,
+    merged: Merged,
+}
+
+impl Writing<'_> {
+    fn id(&self, number: u64) -> IndexId {
+        IndexId { session: self.session, number: number as u32 }
+    }
+
+    fn write(
+        &mut self,
+        packs: BTreeMap<PackId, PackRecord>,
+        superseded: Vec<IndexId>,
+    ) -> Result<()> {
+        let id = self.id(self.merged.written);
+        let name = layout::index(id);
+        let packs: Vec<_> = packs.into_values().collect();
+        let index = Index { superseded, packs };
+        let object = self.repository.seal(ObjectKind::Index, &name, index.encode())?;
+        self.merged.bytes_written += object.len() as u64;
+        if self.repository.store.create(&name, object)? == Created::AlreadyThere {
+            return Err(RepositoryError::new(Kind::Conflict, name, "is already there"));
+        }
+        self.repository.cache.add(&[id], &index.packs)?;
+        let listed = index.packs.iter().map(|pack| pack.id).collect();
+        self.repository.cache.note_listing(&[(id, listed)])?;
+        self.merged.written += 1;
+        Ok(())
+    }
+
+    /// Proves that a listing shows the new objects.
+    fn finish(self) -> Result<Merged> {
+        let listed: BTreeSet<IndexId> = self.repository.listed_indexes()?.into_iter().collect();
+        for number in 0..self.merged.written {
+            let id = self.id(number);
+            if !listed.contains(&id) {
+                return Err(RepositoryError::new(
+                    Kind::Unavailable,
+                    layout::index(id),
+                    "was uploaded and is not in the store's listing; nothing was taken away",
+                ));
+            }
+        }
+        Ok(self.merged)
+    }
+}

@@ -1,0 +1,465 @@
+//! Collection beside writers: space comes back, and nothing that anybody counts on goes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aumbry::format::header::ObjectKind;
+use aumbry::format::session::Purpose;
+use aumbry::id::SnapshotId;
+use aumbry::monitor::{Monitor, SilentMonitor};
+use aumbry::ops::backup::backup;
+use aumbry::ops::check::{CheckOptions, DataSelection, check};
+use aumbry::ops::prune::plan::UnusedLimit;
+use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
+use aumbry::repository::Repository;
+use aumbry::repository::session::Committed;
+use aumbry::repository::writer::Writer;
+use aumbry::source::files::{Files, FilesOptions};
+use aumbry::source::{Source, SourceError, Step};
+use aumbry::store::{FaultControl, Store, layout};
+
+use crate::model::{assert_same, create_quick, folder_contents, open_quick};
+use crate::support::{back_up, contents, noise, options, snapshots};
+
+/// Options that wait for nobody.
+fn impatient() -> PruneOptions {
+    PruneOptions { patience: Duration::ZERO, ..PruneOptions::default() }
+}
+
+fn tight() -> PruneOptions {
+    let mut options = impatient();
+    options.limits.max_unused = UnusedLimit::Share(0.0);
+    options
+}
+
+fn pruned(repository: &Repository, options: &PruneOptions) -> PruneSummary {
+    prune(repository, options, &SilentMonitor).unwrap()
+}
+
+fn write_files(folder: &Path, files: std::ops::Range<u64>, version: u64) {
+    for number in files {
+        let bytes = noise(20_000, number * 1000 + version);
+        fs::write(folder.join(format!("file-{number:03}")), bytes).unwrap();
+    }
+}
+
+fn pack_bytes(store: &Store) -> u64 {
+    store.list(layout::PACKS).unwrap().iter().map(|object| object.size).sum()
+}
+
+/// Everything that is listed restores for a client without a cache, and nothing is damaged.
+fn assert_whole(store: &Store) {
+    let fresh = open_quick(store.clone(), None);
+    let everything = CheckOptions { data: DataSelection::All, ..check_options() };
+    let summary = check(&fresh, &everything, &SilentMonitor).unwrap();
+    assert_eq!(summary.damage, []);
+}
+
+fn check_options() -> CheckOptions {
+    CheckOptions { memory_budget: 64 << 20, data: DataSelection::None }
+}
+
+#[test]
+fn what_only_a_forgotten_snapshot_needs_goes_and_the_rest_restores() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..40, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    write_files(folder.path(), 0..20, 2);
+    back_up(&repository, folder.path());
+    let before = pack_bytes(&store);
+    repository.forget(&[first], "").unwrap();
+
+    let dry = pruned(&repository, &PruneOptions { dry_run: true, ..tight() });
+    let plan = dry.plan.unwrap();
+    assert!(!plan.drop.is_empty() && plan.drop_bytes > 0 && dry.unused_before > 0);
+    assert_eq!(pack_bytes(&store), before, "a dry run changes nothing");
+
+    let summary = pruned(&repository, &tight());
+    assert!(summary.held_by.is_empty());
+    let freed = before - pack_bytes(&store);
+    assert!(freed > before / 5, "{freed} of {before} freed, {summary:?}");
+    assert_eq!(summary.cleared.snapshots, 1);
+    let fresh = open_quick(store.clone(), None);
+    let left = snapshots(&fresh);
+    assert_eq!(left.len(), 1);
+    assert_same(&contents(&fresh, &left[0].1), &folder_contents(folder.path()), "what is left");
+    // The client that pruned, whose cache followed, reads the same.
+    assert_same(&contents(&repository, &left[0].1), &folder_contents(folder.path()), "same client");
+    assert_whole(&store);
+
+    let again = pruned(&repository, &tight());
+    assert_eq!(again.packs_deleted, 0);
+    let plan = again.plan.unwrap();
+    assert_eq!((plan.drop.len(), plan.repack.len(), again.unused_before), (0, 0, 0));
+    assert!(again.generations.is_empty(), "a generation without need");
+}
+
+#[test]
+fn a_backup_after_a_prune_counts_on_nothing_that_went() {
+    let store = Store::memory();
+    let caches = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    create_quick(store.clone(), None);
+    let one = open_quick(store.clone(), Some(caches[0].path()));
+    let other = open_quick(store.clone(), Some(caches[1].path()));
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..20, 1);
+    let first = back_up(&one, folder.path()).snapshot.unwrap();
+    // The other client's cache knows the packs that are about to go.
+    contents(&other, &snapshots(&other)[0].1);
+    one.forget(&[first], "").unwrap();
+    pruned(&one, &tight());
+    assert_eq!(pack_bytes(&store), 0);
+    for repository in [&other, &one] {
+        back_up(repository, folder.path());
+        assert_whole(&store);
+    }
+    let fresh = open_quick(store.clone(), None);
+    for (_, snapshot) in snapshots(&fresh) {
+        assert_same(&contents(&fresh, &snapshot), &folder_contents(folder.path()), "after");
+    }
+}
+
+#[test]
+fn a_collection_waits_for_a_session_that_has_not_decided_and_a_later_run_ends_it() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..10, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    let reader = repository.register(Purpose::Read).unwrap();
+    repository.forget(&[first], "").unwrap();
+    let before = pack_bytes(&store);
+
+    let patient = PruneOptions::default();
+    let held = pruned(&repository, &patient);
+    assert_eq!(held.held_by.len(), 1);
+    assert_eq!((held.held_by[0].session, held.held_by[0].host.as_str()), (reader, "testhost"));
+    assert_eq!(held.held_by[0].idle_since, None);
+    assert_eq!(pack_bytes(&store), before);
+    // The second run has seen it idle, but not for a week.
+    let held = pruned(&repository, &patient);
+    assert!(held.held_by[0].idle_since.is_some());
+    assert!(held.generations.is_empty());
+
+    repository.abort(reader).unwrap();
+    // Another machine takes the open generation over.
+    let other = open_quick(store.clone(), None);
+    let summary = pruned(&other, &patient);
+    assert_eq!(summary.generations, [1]);
+    assert_eq!(pack_bytes(&store), 0);
+}
+
+#[test]
+fn patience_counts_only_what_two_runs_have_seen() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..10, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    let reader = repository.register(Purpose::Read).unwrap();
+    repository.forget(&[first], "").unwrap();
+    let hasty = PruneOptions { patience: Duration::from_nanos(1), ..PruneOptions::default() };
+    assert_eq!(pruned(&repository, &hasty).held_by.len(), 1);
+    let summary = pruned(&repository, &hasty);
+    assert_eq!((summary.fenced, summary.held_by.len()), (1, 0));
+    assert!(!repository.end(reader).unwrap(), "the reader was given up");
+}
+
+/// A source during whose walk something happens, once, at its end.
+struct Eventful<'e> {
+    inner: Files,
+    event: Option<Box<dyn FnOnce() + Send + 'e>>,
+}
+
+impl Source for Eventful<'_> {
+    fn next(&mut self, monitor: &dyn Monitor) -> Result<Option<Step>, SourceError> {
+        let step = self.inner.next(monitor)?;
+        if step.is_none()
+            && let Some(event) = self.event.take()
+        {
+            event();
+        }
+        Ok(step)
+    }
+
+    fn paths(&self) -> Vec<Vec<u8>> {
+        self.inner.paths()
+    }
+
+    fn restart(&mut self) -> bool {
+        self.inner.restart()
+    }
+}
+
+fn files(folder: &Path) -> Files {
+    let options =
+        FilesOptions { as_path: Some("/tree".parse().unwrap()), ..FilesOptions::default() };
+    Files::new(&[PathBuf::from(folder)], options).unwrap()
+}
+
+#[test]
+fn a_backup_that_a_collector_gave_up_commits_again_with_what_is_gone_stored_anew() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..20, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    write_files(folder.path(), 20..40, 1);
+    let other = open_quick(store.clone(), None);
+    // The backup refers to the first snapshot's packs; meanwhile that is forgotten, and everything is collected twice.
+    let event = || {
+        other.forget(&[first], "").unwrap();
+        pruned(&other, &tight());
+        pruned(&other, &tight());
+    };
+    let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
+    let summary = backup(&repository, &mut source, &options(), &SilentMonitor).unwrap();
+    assert!(store.list(layout::GC).unwrap().len() > 1, "nothing was collected");
+    let fresh = open_quick(store.clone(), None);
+    let left = snapshots(&fresh);
+    assert_eq!(left.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [summary.snapshot.unwrap()]);
+    assert_same(&contents(&fresh, &left[0].1), &folder_contents(folder.path()), "again");
+    assert_whole(&store);
+}
+
+#[test]
+fn a_fenced_backup_whose_packs_are_all_there_commits_again_without_reading() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..20, 1);
+    back_up(&repository, folder.path());
+    write_files(folder.path(), 20..40, 1);
+    let other = open_quick(store.clone(), None);
+    let event = || {
+        for session in other.undecided_sessions().unwrap() {
+            assert!(other.abort(session).unwrap());
+        }
+    };
+    let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
+    let summary = backup(&repository, &mut source, &options(), &SilentMonitor).unwrap();
+    assert_eq!(summary.counts.files_new, 20);
+    let fresh = open_quick(store.clone(), None);
+    let (_, snapshot) = snapshots(&fresh).pop().unwrap();
+    assert_same(&contents(&fresh, &snapshot), &folder_contents(folder.path()), "again");
+    crate::model::assert_nothing_stored_twice(&fresh, "committed again");
+}
+
+#[test]
+fn a_commit_after_its_abort_was_cleared_away_is_not_reported() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..10, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    let (_, snapshot) = snapshots(&repository).pop().unwrap();
+    let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    writer.finish().unwrap();
+    let other = open_quick(store.clone(), None);
+    other.forget(&[first], "").unwrap();
+    pruned(&other, &tight());
+    let slot = layout::snapshot(writer.session());
+    assert_eq!(store.size(&slot).unwrap(), None, "the ABORT is still there");
+    let late = SnapshotId(writer.session());
+    assert_eq!(writer.commit(snapshot).unwrap(), Committed::Fenced);
+    assert!(store.size(&slot).unwrap().is_some());
+    // What it wrote is no snapshot for anybody, and the next collection removes it.
+    let fresh = open_quick(store.clone(), None);
+    assert!(snapshots(&fresh).is_empty());
+    back_up(&fresh, folder.path());
+    let next = snapshots(&fresh)[0].0;
+    fresh.forget(&[next], "").unwrap();
+    pruned(&fresh, &tight());
+    assert_eq!(store.size(&layout::snapshot(late.0)).unwrap(), None);
+}
+
+#[test]
+fn a_pack_that_something_came_to_need_is_spared() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..20, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    let other = open_quick(store.clone(), None);
+    // A writer that counts on the packs registers before they are condemned, and commits after.
+    let mut held = None;
+    let event = || {
+        other.forget(&[first], "").unwrap();
+        held = Some(prune(&other, &PruneOptions::default(), &SilentMonitor).unwrap());
+    };
+    let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
+    let summary = backup(&repository, &mut source, &options(), &SilentMonitor).unwrap();
+    drop(source);
+    assert_eq!(held.unwrap().held_by.len(), 1);
+    assert_eq!(summary.counts.data_blobs, 0, "it counted on what was there");
+    let ended = pruned(&other, &PruneOptions::default());
+    assert!(ended.packs_rescued > 0, "{ended:?}");
+    assert_whole(&store);
+    let fresh = open_quick(store.clone(), None);
+    let (_, snapshot) = snapshots(&fresh).pop().unwrap();
+    assert_same(&contents(&fresh, &snapshot), &folder_contents(folder.path()), "spared");
+}
+
+#[test]
+fn writers_count_on_nothing_that_an_open_generation_condemns() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..20, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    let reader = repository.register(Purpose::Read).unwrap();
+    let other = open_quick(store.clone(), None);
+    other.forget(&[first], "").unwrap();
+    assert_eq!(pruned(&other, &PruneOptions::default()).held_by.len(), 1);
+    // The generation is open: this backup stores everything again, and the sweep spares nothing for it.
+    let summary = back_up(&repository, folder.path());
+    assert!(summary.counts.data_blobs > 0);
+    repository.abort(reader).unwrap();
+    let ended = pruned(&other, &PruneOptions::default());
+    assert_eq!(ended.packs_rescued, 0);
+    assert!(ended.packs_deleted > 0);
+    assert_whole(&store);
+}
+
+#[test]
+fn a_listing_that_lacks_a_snapshot_stops_the_collection() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    let mut ids = Vec::new();
+    for version in 0..3 {
+        write_files(folder.path(), 0..5, version);
+        ids.push(back_up(&repository, folder.path()).snapshot.unwrap());
+    }
+    repository.forget(&ids[..1], "").unwrap();
+    pruned(&repository, &tight());
+    let name = layout::snapshot(ids[1].0);
+    let object = store.get(&name).unwrap();
+    store.delete(&name).unwrap();
+    repository.forget(&ids[2..], "").unwrap();
+    let before = pack_bytes(&store);
+    for client in [open_quick(store.clone(), None), repository] {
+        let error = prune(&client, &tight(), &SilentMonitor).unwrap_err();
+        assert!(error.to_string().contains(&name), "{error}");
+        assert_eq!(pack_bytes(&store), before);
+    }
+    store.create(&name, object).unwrap();
+    pruned(&open_quick(store.clone(), None), &tight());
+    assert_whole(&store);
+}
+
+#[test]
+fn index_objects_become_few_and_a_client_that_was_away_finds_everything() {
+    let store = Store::memory();
+    let cache = tempfile::tempdir().unwrap();
+    create_quick(store.clone(), None);
+    let repository = open_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    for version in 0..12 {
+        write_files(folder.path(), version..version + 1, version);
+        back_up(&repository, folder.path());
+    }
+    let away = open_quick(store.clone(), Some(cache.path()));
+    let (_, newest) = snapshots(&away).pop().unwrap();
+    contents(&away, &newest);
+    let before = store.list(layout::INDEX).unwrap().len();
+    let summary = pruned(&repository, &tight());
+    assert!(summary.merged.removed > 8 && summary.merged.written == 1, "{:?}", summary.merged);
+    assert_eq!(before as u64, summary.merged.removed);
+    assert_eq!(store.list(layout::INDEX).unwrap().len(), 1);
+    let wanted = folder_contents(folder.path());
+    assert_same(&contents(&away, &newest), &wanted, "away");
+    let fresh = open_quick(store.clone(), None);
+    assert_same(&contents(&fresh, &newest), &wanted, "fresh");
+    assert_eq!(back_up(&away, folder.path()).counts.data_blobs, 0);
+    assert_whole(&store);
+    // It did not have to start over.
+    assert!(away.cache().indexes().unwrap().len() <= 2);
+}
+
+#[test]
+fn two_collectors_at_once_collect_the_same() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        write_files(folder.path(), 0..20, round);
+        let id = back_up(&repository, folder.path()).snapshot.unwrap();
+        write_files(folder.path(), 0..10, round + 100);
+        back_up(&repository, folder.path());
+        repository.forget(&[id], "").unwrap();
+        let collectors = [open_quick(store.clone(), None), open_quick(store.clone(), None)];
+        std::thread::scope(|scope| {
+            for collector in &collectors {
+                scope.spawn(move || prune(collector, &tight(), &SilentMonitor).unwrap());
+            }
+        });
+        pruned(&repository, &tight());
+        pruned(&repository, &tight());
+        assert_whole(&store);
+        let fresh = open_quick(store.clone(), None);
+        let (_, newest) = snapshots(&fresh).pop().unwrap();
+        assert_same(&contents(&fresh, &newest), &folder_contents(folder.path()), "newest");
+        let unused = pruned(&fresh, &PruneOptions { dry_run: true, ..tight() }).unused_before;
+        assert_eq!(unused, 0);
+    }
+}
+
+#[test]
+fn a_full_store_gives_back_whole_packs_first_and_says_why_it_stopped() {
+    let control = FaultControl::new();
+    let store = Store::memory().with_faults(control.clone());
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..40, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    // Half of every pack is needed from now on, and one whole generation of packs is not.
+    for number in (0..40).step_by(2) {
+        fs::remove_file(folder.path().join(format!("file-{number:03}"))).unwrap();
+    }
+    back_up(&repository, folder.path());
+    write_files(folder.path(), 100..120, 1);
+    let middle = back_up(&repository, folder.path()).snapshot.unwrap();
+    for number in 100..120 {
+        fs::remove_file(folder.path().join(format!("file-{number:03}"))).unwrap();
+    }
+    repository.forget(&[first, middle], "").unwrap();
+    let before = pack_bytes(&store);
+    // Room for what a generation publishes, and for no pack.
+    control.limit_bytes(Some(8000));
+    let summary = pruned(&repository, &tight());
+    assert!(summary.packs_deleted > 0 && summary.stopped.is_some(), "{summary:?}");
+    assert!(pack_bytes(&store) < before);
+    control.limit_bytes(None);
+    let summary = pruned(&repository, &tight());
+    assert!(summary.stopped.is_none() && summary.bytes_written > 0);
+    assert_eq!(pruned(&repository, &tight()).unused_before, 0);
+    assert_whole(&store);
+}
+
+#[test]
+fn a_damaged_tree_stops_the_collection_and_names_itself() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..5, 1);
+    back_up(&repository, folder.path());
+    write_files(folder.path(), 0..5, 2);
+    let second = back_up(&repository, folder.path()).snapshot.unwrap();
+    let packs = repository.cache().packs().unwrap();
+    let tree = packs.iter().find(|(_, pack)| pack.kind == ObjectKind::TreePack).unwrap();
+    let name = layout::pack(tree.1.id);
+    store.delete(&name).unwrap();
+    repository.forget(&[second], "").unwrap();
+    let before: BTreeSet<String> =
+        store.list("").unwrap().into_iter().map(|object| object.name).collect();
+    let error = prune(&repository, &tight(), &SilentMonitor).unwrap_err();
+    assert!(error.to_string().contains("nothing is collected"), "{error}");
+    let after: BTreeSet<String> =
+        store.list("").unwrap().into_iter().map(|object| object.name).collect();
+    assert_eq!(before, after);
+}
