@@ -7,6 +7,7 @@ use super::error::{Kind, Named, RepositoryError, Result};
 use super::generations::Generations;
 use super::verify::is_damage;
 use crate::format::header::ObjectKind;
+use crate::format::session::Purpose;
 use crate::format::snapshot::{Decision, Snapshot};
 use crate::format::tomb::Tomb;
 use crate::id::{SessionId, SnapshotId};
@@ -54,6 +55,16 @@ pub struct Forgotten {
     pub snapshot: Result<Snapshot>,
     /// Who forgot it, when and why; `None` where the tomb does not say so in words that are understood.
     pub tomb: Option<Tomb>,
+}
+
+/// Whether a forgotten snapshot is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undeleted {
+    /// It is.
+    Back,
+    /// It is shown again, and an unfinished collection may have looked before that was so: certain when that has
+    /// ended.
+    Pending,
 }
 
 impl Repository {
@@ -246,20 +257,40 @@ impl Repository {
     }
 
     /// Takes away the tombs of these snapshots, so that they are there again. That one has no tomb is fine.
-    pub fn undelete(&self, ids: &[SnapshotId]) -> Result<()> {
-        // What a generation has marked without them, it may sweep at any moment.
-        if !self.store.list(layout::GC)?.is_empty() {
-            return Err(RepositoryError::new(
-                Kind::Invalid,
-                self.store.location(),
-                "has been collected since, and this version cannot tell what is left of a forgotten \
-                 snapshot then",
-            ));
+    ///
+    /// It is done as a session: a generation that begins later waits for it, and looks again at what is needed
+    /// before it sweeps. One that was open may have looked already; then it is certain when it has ended.
+    pub fn undelete(&self, ids: &[SnapshotId]) -> Result<Undeleted> {
+        let session = self.register(Purpose::Write)?;
+        let done = self.take_tombs(ids);
+        let in_time = self.end(session);
+        done?;
+        let in_time = in_time?;
+        let generations = self.generations()?;
+        self.require_living(&generations, ids)?;
+        match &generations.open {
+            // A generation after this session has waited for it, unless it gave it up.
+            Some((open, _)) if *open <= session.generation || !in_time => Ok(Undeleted::Pending),
+            _ => Ok(Undeleted::Back),
         }
-        for id in ids {
-            self.store.delete(&layout::tomb(id.0))?;
+    }
+
+    fn take_tombs(&self, ids: &[SnapshotId]) -> Result<()> {
+        let generations = self.generations()?;
+        generations.require_readable()?;
+        self.require_living(&generations, ids)?;
+        ids.iter().try_for_each(|id| Ok(self.store.delete(&layout::tomb(id.0))?))
+    }
+
+    fn require_living(&self, generations: &Generations, ids: &[SnapshotId]) -> Result<()> {
+        match ids.iter().find(|id| !generations.lets_live(id.0)) {
+            None => Ok(()),
+            Some(gone) => Err(RepositoryError::new(
+                Kind::NotFound,
+                layout::snapshot(gone.0),
+                "was forgotten, and the space of what only it needed has been given back since",
+            )),
         }
-        Ok(())
     }
 
     fn note_vanished(

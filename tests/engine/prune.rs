@@ -15,6 +15,7 @@ use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
 use aumbry::repository::Repository;
 use aumbry::repository::session::Committed;
+use aumbry::repository::snapshots::Undeleted;
 use aumbry::repository::writer::Writer;
 use aumbry::source::files::{Files, FilesOptions};
 use aumbry::source::{Source, SourceError, Step};
@@ -462,4 +463,50 @@ fn a_damaged_tree_stops_the_collection_and_names_itself() {
     let after: BTreeSet<String> =
         store.list("").unwrap().into_iter().map(|object| object.name).collect();
     assert_eq!(before, after);
+}
+
+#[test]
+fn a_forgotten_snapshot_comes_back_until_it_is_swept() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..10, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    let wanted = folder_contents(folder.path());
+    let other = open_quick(store.clone(), None);
+    other.forget(&[first], "").unwrap();
+    assert!(snapshots(&repository).is_empty());
+    assert_eq!(repository.undelete(&[first]).unwrap(), Undeleted::Back);
+    assert_same(&contents(&repository, &snapshots(&repository)[0].1), &wanted, "back");
+
+    // Condemned and not swept: it is back when the collection has ended, which spares what it needs.
+    let reader = repository.register(Purpose::Read).unwrap();
+    other.forget(&[first], "").unwrap();
+    assert_eq!(pruned(&other, &PruneOptions::default()).held_by.len(), 1);
+    assert_eq!(repository.undelete(&[first]).unwrap(), Undeleted::Pending);
+    repository.abort(reader).unwrap();
+    assert!(pruned(&other, &PruneOptions::default()).packs_rescued > 0);
+    assert_eq!(repository.undelete(&[first]).unwrap(), Undeleted::Back);
+    assert_same(&contents(&repository, &snapshots(&repository)[0].1), &wanted, "spared");
+
+    other.forget(&[first], "").unwrap();
+    pruned(&other, &tight());
+    let error = repository.undelete(&[first]).unwrap_err();
+    assert!(error.to_string().contains("given back since"), "{error}");
+    assert!(snapshots(&repository).is_empty());
+}
+
+#[test]
+fn a_collection_that_begins_while_a_snapshot_is_brought_back_waits_for_that() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..10, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    let other = open_quick(store.clone(), None);
+    other.forget(&[first], "").unwrap();
+    let session = repository.register(Purpose::Write).unwrap();
+    let held = pruned(&other, &PruneOptions::default()).held_by;
+    assert_eq!(held.iter().map(|held| held.session).collect::<Vec<_>>(), [session]);
+    assert!(repository.end(session).unwrap());
 }

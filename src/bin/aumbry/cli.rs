@@ -17,6 +17,7 @@ use crate::commands::dump::DumpArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::key::KeyArgs;
 use crate::commands::ls::LsArgs;
+use crate::commands::prune::PruneArgs;
 use crate::commands::restore::RestoreArgs;
 use crate::commands::snapshots::SnapshotsArgs;
 use crate::commands::stats::StatsArgs;
@@ -96,6 +97,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Write one file to standard output, or a folder as a tar archive
     Dump(DumpArgs),
+    /// Give back the space of what no snapshot needs
+    Prune(PruneArgs),
     /// Find out whether everything can be restored
     Check(CheckArgs),
     /// Passphrases and recovery keys

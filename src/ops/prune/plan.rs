@@ -85,6 +85,13 @@ pub struct PackPlan {
     pub kept_bytes: u64,
 }
 
+impl PackPlan {
+    /// About how many bytes come free.
+    pub fn freed_bytes(&self) -> u64 {
+        self.drop_bytes + self.repack_bytes.saturating_sub(self.write_bytes)
+    }
+}
+
 /// Plans what becomes of these packs.
 pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
     let mut plan = PackPlan::default();

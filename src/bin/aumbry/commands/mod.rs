@@ -9,6 +9,7 @@ pub mod dump;
 pub mod init;
 pub mod key;
 pub mod ls;
+pub mod prune;
 pub mod restore;
 pub mod snapshots;
 pub mod stats;
@@ -30,6 +31,7 @@ impl Command {
             Command::Restore(args) => restore::run(args, context),
             Command::Diff(args) => diff::run(args, context),
             Command::Dump(args) => dump::run(args, context),
+            Command::Prune(args) => prune::run(args, context),
             Command::Check(args) => check::run(args, context),
             Command::Key(args) => key::run(args, context),
             Command::Stats(args) => stats::run(args, context),
