@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aumbry::clock::SystemClock;
 use aumbry::codec::kdf::Argon2Cost;
+use aumbry::format::config::Settings;
 use aumbry::format::header::{Header, ObjectKind};
 use aumbry::format::index::{Index, PackRecord};
 use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
@@ -44,7 +45,13 @@ pub fn environment(cache_folder: Option<&Path>) -> Environment {
 
 /// A new repository in `store`, its key slot as cheap as it may be.
 pub fn create(store: Store, cache_folder: Option<&Path>) -> Repository {
-    let options = CreateOptions { cost: Some(Argon2Cost::FLOOR), ..CreateOptions::default() };
+    create_with(store, Settings::DEFAULT, cache_folder)
+}
+
+/// The same with other settings.
+pub fn create_with(store: Store, settings: Settings, cache_folder: Option<&Path>) -> Repository {
+    let cost = Some(Argon2Cost::FLOOR);
+    let options = CreateOptions { settings, cost, ..CreateOptions::default() };
     Repository::create(store, &options, &passphrase(), environment(cache_folder)).unwrap()
 }
 
