@@ -23,6 +23,7 @@ use aumbry::codec::cipher::{FrameCipher, padded_length, seal_message};
 use aumbry::codec::compress::{Compressor, Decompressor, compress_delta};
 use aumbry::codec::digest::{NamingKeys, derive_key};
 use aumbry::codec::kdf::{Argon2Cost, stretch_passphrase};
+use aumbry::codec::parity::ParityCode;
 use aumbry::format::VERSION;
 use aumbry::format::bytes::{put_signed, put_time, put_varint};
 use aumbry::format::config::Settings;
@@ -33,17 +34,18 @@ use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
 use aumbry::format::slot::{SlotHeader, Way};
 use aumbry::format::snapshot::{Decision, Snapshot};
 use aumbry::format::tomb::Tomb;
-use aumbry::id::{BlobId, KeySlotId, RepositoryId};
+use aumbry::id::{BlobId, KeySlotId, PackId, RepositoryId, SessionId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::keys::Credential;
+use aumbry::repository::packer::PackBuilder;
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::seal::Sealer;
 use aumbry::repository::writer::Writer;
 use aumbry::repository::{CreateOptions, Environment, Repository};
 use aumbry::source::files::{Files, FilesOptions};
-use aumbry::store::{LocalMode, Store};
+use aumbry::store::{LocalMode, Store, layout};
 use aumbry::tree::entry::{
     Content, Entry, ExtendedAttribute, Extent, FileContent, Metadata, Node, Owner,
 };
@@ -51,8 +53,8 @@ use aumbry::units::Timestamp;
 use aumbry::view::{DirectoryRoot, Entries, Extents, read_file};
 
 const PASSPHRASE: &str = "correct horse battery staple";
-/// What every released version must have: all kinds of entries and objects; a delta segment.
-const NAMES: [&str; 2] = ["everything", "delta"];
+/// What every released version must have: all kinds of entries and objects; a delta segment; packs with parity.
+const NAMES: [&str; 3] = ["everything", "delta", "parity"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -304,12 +306,8 @@ fn settings() -> Settings {
     }
 }
 
-fn new_repository(folder: &Path) -> Repository {
-    let options = CreateOptions {
-        settings: settings(),
-        cost: Some(Argon2Cost::FLOOR),
-        label: "first".into(),
-    };
+fn new_repository(folder: &Path, settings: Settings) -> Repository {
+    let options = CreateOptions { settings, cost: Some(Argon2Cost::FLOOR), label: "first".into() };
     let store = Store::local(folder, LocalMode::Create).unwrap();
     Repository::create(store, &options, &passphrase(), environment()).unwrap()
 }
@@ -336,7 +334,7 @@ fn back_up(repository: &Repository, tree: &Path) {
 
 fn write_everything(folder: &Path, tree: &Path) {
     make_tree(tree);
-    let repository = new_repository(&folder.join("repository"));
+    let repository = new_repository(&folder.join("repository"), settings());
     back_up(&repository, tree);
     fs::write(tree.join("second"), text(100, 11)).unwrap();
     back_up(&repository, tree);
@@ -344,6 +342,25 @@ fn write_everything(folder: &Path, tree: &Path) {
     fs::write(folder.join("recovery.txt"), recovery.words().unwrap()).unwrap();
     let reader = repository.register(aumbry::format::session::Purpose::Read).unwrap();
     repository.abort(reader).unwrap();
+    fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
+}
+
+/// Packs of one frame and of several, with parity behind them.
+fn write_parity(folder: &Path, tree: &Path) {
+    fs::create_dir_all(tree.join("folder")).unwrap();
+    fs::write(tree.join("folder/noise"), noise(150_000, 4)).unwrap();
+    fs::write(tree.join("text"), text(200, 5)).unwrap();
+    let settings = Settings { parity_percent: 2, ..settings() };
+    let repository = new_repository(&folder.join("repository"), settings);
+    back_up(&repository, tree);
+    let found = |frames: usize| {
+        let packs = repository.cache().packs().unwrap();
+        packs.into_iter().any(|(_, pack)| {
+            let parity = pack.header.parity.unwrap();
+            parity.plain_length.div_ceil(65_536) as usize == frames
+        })
+    };
+    assert!(found(1) && (found(2) || found(3)));
     fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
 }
 
@@ -355,7 +372,7 @@ fn write_delta(folder: &Path, tree: &Path) {
     new[6_000..6_010].copy_from_slice(b"0123456789");
     new.extend_from_slice(&text(10, 2));
     fs::write(tree.join("old"), &old).unwrap();
-    let repository = new_repository(&folder.join("repository"));
+    let repository = new_repository(&folder.join("repository"), settings());
     let settings = Settings { chunk_minimum: 16 << 10, ..settings() };
     assert!(old.len() < settings.chunk_minimum as usize);
     let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
@@ -514,6 +531,18 @@ fn vector_keyring() -> Keyring {
     }
 }
 
+/// The name and the object of a pack with parity: one frame, two shards.
+fn vector_pack(sealer: &Sealer) -> (String, Vec<u8>) {
+    let session = SessionId { generation: 0, random: [7; 16] };
+    let id = PackId { session, number: 1 };
+    let mut pack = PackBuilder::new(1 << 16).with_parity(2);
+    let blob = |byte, length| BlobRecord { id: BlobId([byte; 32]), length };
+    pack.push(&[0xd0; 200], Encoding::Stored, vec![blob(0xd1, 80), blob(0xd2, 120)]);
+    let name = layout::pack(id);
+    let (object, _) = pack.finish(sealer, ObjectKind::DataPack, id, &name, &[6; 32]).unwrap();
+    (name, object)
+}
+
 /// The vectors as the code has them.
 fn code_vectors() -> BTreeMap<String, String> {
     let mut vectors = BTreeMap::new();
@@ -580,6 +609,27 @@ fn code_vectors() -> BTreeMap<String, String> {
         let tag = FrameCipher::new(&key).seal_frame(number, last, &mut frame);
         add(label, &[&frame[..], &tag].concat());
     }
+
+    let shards: [&[u8]; 3] = [&[1, 2, 3, 4], &[5, 6, 7, 8], &[9, 10, 11, 12]];
+    let mut parity = [[0; 4]; 2];
+    let mut places: Vec<&mut [u8]> = parity.iter_mut().map(|shard| &mut shard[..]).collect();
+    ParityCode::new(3, 2, 4).unwrap().encode(&shards, &mut places);
+    add("parity of three 0", &parity[0]);
+    add("parity of three 1", &parity[1]);
+    let (name, pack) = vector_pack(&sealer);
+    let key =
+        derive_key("aumbry v1 object key", &[&[3; 32], &pack[..96], name.as_bytes()].concat());
+    add("pack header", &pack[..128]);
+    add("pack parity key", &derive_key("aumbry v1 parity key", &key));
+    add("pack length", &(pack.len() as u64).to_le_bytes());
+    let shards_end = pack.len() - 128;
+    let sealed = u64::from_le_bytes(pack[48..56].try_into().unwrap()) as usize + 16;
+    let shard = sealed + 16;
+    assert_eq!(pack.len(), 128 + sealed + 2 * shard + 128);
+    add("pack parity 0 tag", &pack[shards_end - shard - 16..shards_end - shard]);
+    add("pack parity 1 begins", &pack[shards_end - shard..][..32]);
+    add("pack parity 1 tag", &pack[shards_end - 16..shards_end]);
+    add("pack hash", blake3::hash(&pack).as_bytes());
 
     let stretched = derive_key("aumbry v1 recovery key", &[[8; 32], [9; 32]].concat());
     prove_slot(&Credential::Recovery([8; 32].into()), Way::Recovery, &stretched);
@@ -649,7 +699,10 @@ fn the_documents_test_vectors_hold() {
 fn write_fixtures() {
     for name in NAMES {
         let folder = fixtures().join(format!("format-{VERSION}/{name}"));
-        assert!(!folder.exists(), "{} is there already; fixtures never change", folder.display());
+        if folder.exists() {
+            println!("{} is there already; fixtures never change", folder.display());
+            continue;
+        }
         fs::create_dir_all(&folder).unwrap();
         let source = tempfile::tempdir().unwrap();
         let tree = source.path().join("tree");
@@ -658,7 +711,8 @@ fn write_fixtures() {
                 fs::create_dir(&tree).unwrap();
                 write_everything(&folder, &tree);
             }
-            _ => write_delta(&folder, &tree),
+            "delta" => write_delta(&folder, &tree),
+            _ => write_parity(&folder, &tree),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aumbry::codec::compress::{Compressor, compress_delta};
 use aumbry::format::config::Settings;
 use aumbry::format::directory::{DirectoryChild, DirectoryNode};
-use aumbry::format::header::{Header, ObjectKind, pad_payload};
+use aumbry::format::header::{Header, ObjectKind, Parity, pad_payload};
 use aumbry::format::index::{Index, PackRecord};
 use aumbry::format::keyring::{EpochKeys, Keyring};
 use aumbry::format::list::{ListChild, ListNode};
@@ -43,6 +43,7 @@ fn header(kind: ObjectKind) -> Header {
         kind,
         epoch: 1,
         repository: RepositoryId([5; 16]),
+        parity: None,
         salt: [2; 32],
         commitment: [3; 32],
     }
@@ -159,6 +160,12 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     };
     seeds.push(("keyring", keyring.encode()));
     seeds.push(("header", header(ObjectKind::TreePack).encode().to_vec()));
+    let parity = Some(Parity { shards: 6, plain_length: 16 << 20 });
+    let with_parity = Header { parity, ..header(ObjectKind::DataPack) };
+    seeds.push(("header", with_parity.encode().to_vec()));
+    // Shards and length that a header says, which pack, and one frame's damage.
+    seeds.push(("parity", b"\x02\0\xff\xff\0\0\x01\xff\xff\0\x10\x55".to_vec()));
+    seeds.push(("parity", b"\x03\0\xff\xff\x03\0\x02\xff\xff\x03\x01\0".to_vec()));
     seeds.push(("padding", pad_payload(b"payload".to_vec(), 32)));
     seeds.push(("unseal", b"\x81\0\x01\0some plaintext".to_vec()));
     seeds.push(("unseal", b"\xff\xff\x80\xff, and more than one frame of it: ".repeat(12)));

@@ -108,14 +108,15 @@ def fields(payload: bytes, *critical: int) -> dict[int, list[bytes]]:
 
 # Section 4: sealed objects
 def check_header(header: bytes, kinds: tuple[int, ...], repository: bytes | None) -> None:
-    damage_if(len(header) < HEADER or header[:8] != MAGIC, "not an object of Aumbry")
-    version, kind, suite, _, owner, source, parity, envelope, features = struct.unpack_from("<HBBI16sBBHI", header, 8)
-    damage_if(version == 0, "version 0")
+    damage_if(len(header) < HEADER or header[:8] != MAGIC or header[8:10] == b"\0\0", "not an object of Aumbry")
+    (version, kind, suite, _, owner, source, parity, envelope, features, shards, plain
+     ) = struct.unpack_from("<HBBI16sBBHIH6xQ", header, 8)
     newer_if(version > 1 or kind > 10, f"format version {version}, kind {kind}")
     damage_if(kind not in kinds, f"an object of kind {kind} under this name")
-    newer_if((suite, source, parity, envelope, features) != (1, 1, 0, 0, 0),
+    newer_if((suite, source, envelope, features) != (1, 1, 0, 0) or parity > (kind in (DATA, TREE)),
              f"suite {suite}, key source {source}, parity {parity}, envelope {envelope}, features {features:#x}")
-    damage_if(any(header[40:64]), "zeros of the header that are not zero")
+    damage_if(any(header[42:48] + header[56:64]), "zeros of the header that are not zero")
+    damage_if(not (parity == shards == plain == 0 or parity == 1 <= shards and 1 <= plain <= 1 << 32), "wrong parity")
     damage_if(repository not in (None, owner), "of another repository")
 
 class Sealed(NamedTuple):                               # in a file; its frames are opened as they are needed
@@ -123,7 +124,6 @@ class Sealed(NamedTuple):                               # in a file; its frames 
     kind: int
     key: bytes
     plain: int
-
     def read(self, start: int, end: int) -> bytes:
         damage_if(not 0 <= start <= end <= self.plain, "a part that lies beyond the object")
         first, last, cipher, opened = start // FRAME, (self.plain - 1) // FRAME, ChaCha20Poly1305(self.key), bytearray()
@@ -131,7 +131,8 @@ class Sealed(NamedTuple):                               # in a file; its frames 
             file.seek(HEADER + first * (FRAME + TAG))
             for i in range(first, -(-end // FRAME)):
                 try:
-                    opened += cipher.decrypt(struct.pack("<Q3xB", i, i == last), file.read(FRAME + TAG), None)
+                    frame = file.read(min(FRAME, self.plain - i * FRAME) + TAG)
+                    opened += cipher.decrypt(struct.pack("<Q3xB", i, i == last), frame, None)
                 except (InvalidTag, ValueError) as error:
                     raise Damaged(f"frame {i} does not open") from error
         return bytes(opened[start - first * FRAME:end - first * FRAME])
@@ -222,7 +223,6 @@ def decompress(stored: bytes, length: int, prefix: bytes) -> bytes:
         raise Damaged(f"not one zstd frame of {length} bytes: {error}") from error
     damage_if(len(plain) != length, f"a zstd frame of {len(plain)} bytes instead of {length}")
     return plain
-
 Snapshot = NamedTuple("Snapshot", [("time", int), ("session", str), ("digits", str), ("height", int), ("root", bytes),
                                    ("texts", dict[int, str])])
 
@@ -248,8 +248,7 @@ class Repository:
     def unlock(self, passphrase: str | None, recovery: bytes | None) -> tuple[bytes, dict[int, tuple[bytes, bytes]]]:
         for match in self.names("keys", KEY_NAME):
             try:
-                slot = (self.root / match[0]).read_bytes()
-                if opened := open_slot(slot, match[1], self.id, passphrase, recovery):
+                if opened := open_slot((self.root / match[0]).read_bytes(), match[1], self.id, passphrase, recovery):
                     return opened
             except (Damaged, Newer) as error:
                 problem(match[0], error, isinstance(error, Newer))
@@ -268,8 +267,11 @@ class Repository:
     def open(self, name: str, *kinds: int) -> Sealed:
         with (self.root / name).open("rb") as file:
             header, sealed = file.read(HEADER), os.fstat(file.fileno()).st_size - HEADER
-        key, plain = self.key_of(name, header, *kinds), sealed - TAG * -(-sealed // (FRAME + TAG))
-        damage_if(plain <= 0 or plain + TAG * -(-plain // FRAME) != sealed, "a length that no object has")
+        key, (shards, length) = self.key_of(name, header, *kinds), struct.unpack_from("<H6xQ", header, 40)
+        if shards > 0:                                  # section 7: it stands behind the frames; nothing is mended here
+            sealed -= HEADER + shards * (TAG + (FRAME + TAG if length > FRAME else (length + TAG + 1) // 2 * 2))
+        plain = sealed - TAG * -(-sealed // (FRAME + TAG))
+        damage_if(not 0 < plain == (length or plain) or plain + TAG * -(-plain // FRAME) != sealed, "a wrong length")
         return Sealed(self.root / name, header[10], key, plain)
 
     # Sections 7, 8 and 12, step 5: where blobs are
@@ -373,7 +375,6 @@ class Repository:
 
 # Section 9: trees
 Extents = tuple[tuple[int, bytes | None], ...]
-
 class Content(NamedTuple):
     size: int = 0
     inline: bytes = b""                                 # of a symbolic link: its target
@@ -381,7 +382,6 @@ class Content(NamedTuple):
     root: tuple[int, bytes] | None = None               # height and node of a list or directory
     number: int = 0                                     # st_rdev
     digest: bytes | None = None
-
 Entry = NamedTuple("Entry", [
     ("name", bytes), ("kind", int), ("mode", int), ("owner", tuple[int, int, str, str]), ("mtime", int), ("inode", int),
     ("device", int), ("links", int), ("attributes", list[tuple[bytes, bytes]]), ("content", Content)])

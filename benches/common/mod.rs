@@ -158,6 +158,7 @@ pub fn pack(repository: RepositoryId, id: PackId, next: &mut u64, end: u64) -> P
         kind: ObjectKind::DataPack,
         epoch: 1,
         repository,
+        parity: None,
         salt: [2; 32],
         commitment: [3; 32],
     };

@@ -4,12 +4,11 @@
 
 use std::sync::LazyLock;
 
-use aumbry::codec::cipher::plain_length;
-use aumbry::format::header::HEADER_LENGTH;
 use aumbry::format::header::ObjectKind;
 use aumbry::format::keyring::EpochKeys;
 use aumbry::format::keyring::Keyring;
 use aumbry::id::RepositoryId;
+use aumbry::repository::mend::plain_length;
 use aumbry::repository::seal::Sealer;
 use aumbry::repository::seal::frames_covering;
 use aumbry::repository::seal::unseal_range;
@@ -51,7 +50,7 @@ fuzz_target!(|input: &[u8]| {
     let start = place.min(payload.len());
     let header = SEALER.check_header(&[KIND], NAME, &sealed).expect("its own header");
     let cipher = SEALER.object_cipher(&header, NAME).expect("its own epoch");
-    let total = plain_length((sealed.len() - HEADER_LENGTH) as u64).expect("whole frames");
+    let total = plain_length(&header, sealed.len() as u64).expect("whole frames");
     let wanted = &payload[start..];
     if !wanted.is_empty() {
         let (range, first) = frames_covering(start as u64, wanted.len() as u64, total);

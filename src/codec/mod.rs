@@ -1,7 +1,8 @@
-//! Pure bytes to bytes: cut, name, compress, seal, derive. No I/O, no clock, no randomness of its own.
+//! Pure bytes to bytes: cut, name, compress, seal, derive, mend. No I/O, no clock, no randomness of its own.
 
 pub mod chunker;
 pub mod cipher;
 pub mod compress;
 pub mod digest;
 pub mod kdf;
+pub mod parity;

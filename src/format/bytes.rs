@@ -99,6 +99,11 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
+    /// Eight bytes, little endian.
+    pub fn u64(&mut self) -> Result<u64, FormatError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
     /// An unsigned LEB128 number.
     pub fn varint(&mut self) -> Result<u64, FormatError> {
         let mut number = 0;

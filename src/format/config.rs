@@ -10,6 +10,9 @@ use crate::units::Timestamp;
 /// Chunker suite 1: FastCDC 2020, normalization level 1, a gear table derived from the chunker secret.
 const CHUNKER_GEAR: u64 = 1;
 
+/// More parity than data is a second copy, and that is better kept elsewhere.
+pub const PARITY_PERCENT_MAX: u8 = 100;
+
 /// The settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -25,6 +28,8 @@ pub struct Settings {
     pub pack_length: u32,
     /// zstd level.
     pub compression_level: i32,
+    /// Parity of every new pack, in percent of its frames; 0: none.
+    pub parity_percent: u8,
     /// When the repository was made.
     pub created: Timestamp,
 }
@@ -38,6 +43,7 @@ impl Settings {
         segment_length: 4 << 20,
         pack_length: 16 << 20,
         compression_level: 3,
+        parity_percent: 0,
         created: Timestamp { seconds: 0, nanoseconds: 0 },
     };
 
@@ -60,6 +66,9 @@ impl Settings {
         put_signed(&mut value, i64::from(self.compression_level));
         put_field(&mut output, 3, &value);
         put_time_field(&mut output, 4, self.created);
+        if self.parity_percent > 0 {
+            put_count_field(&mut output, 5, u64::from(self.parity_percent));
+        }
         output
     }
 
@@ -87,6 +96,10 @@ impl Settings {
                         .map_err(|_| FormatError::corrupt("a compression level out of range"))?;
                 }
                 4 => settings.created = value.time()?,
+                5 => {
+                    settings.parity_percent = u8::try_from(value.varint()?)
+                        .map_err(|_| FormatError::corrupt("a share of parity out of range"))?;
+                }
                 other => skip_field(other)?,
             }
         }
@@ -95,7 +108,8 @@ impl Settings {
         let bounded = settings.chunk_maximum <= 16 << 20
             && u64::from(settings.segment_length) <= SEGMENT_LENGTH_MAX / 2
             && (4096..=1 << 30).contains(&settings.segment_length)
-            && (1 << 16..=1 << 30).contains(&settings.pack_length);
+            && (1 << 16..=1 << 30).contains(&settings.pack_length)
+            && settings.parity_percent <= PARITY_PERCENT_MAX;
         if !seen_chunker || !ordered || !bounded {
             return Err(FormatError::corrupt(format!("settings that cannot be: {settings:?}")));
         }
@@ -111,12 +125,15 @@ mod tests {
     fn settings_come_back() {
         let settings = Settings {
             compression_level: -3,
+            parity_percent: 7,
             created: Timestamp { seconds: 99, nanoseconds: 1 },
             ..Settings::DEFAULT
         };
         assert_eq!(Settings::decode(&settings.encode()), Ok(settings));
         assert!(Settings::decode(&[]).is_err());
         let absurd = Settings { segment_length: u32::MAX, ..settings };
+        assert!(Settings::decode(&absurd.encode()).is_err());
+        let absurd = Settings { parity_percent: PARITY_PERCENT_MAX + 1, ..settings };
         assert!(Settings::decode(&absurd.encode()).is_err());
     }
 }

@@ -9,10 +9,13 @@
 //! | 12 | 4 | key epoch |
 //! | 16 | 16 | repository id |
 //! | 32 | 1 | where the key comes from: 1 = the epoch key |
-//! | 33 | 1 | parity scheme: 0 = none |
+//! | 33 | 1 | parity scheme: 0 = none, 1 = Reed–Solomon (packs only) |
 //! | 34 | 2 | length of the key envelope that follows the header: 0 |
 //! | 36 | 4 | required features: a reader that does not know a set bit refuses the object |
-//! | 40 | 24 | zeros |
+//! | 40 | 2 | scheme 1: how many parity shards follow the frames; else 0 |
+//! | 42 | 6 | zeros |
+//! | 48 | 8 | scheme 1: length of the plaintext; else 0 |
+//! | 56 | 8 | zeros |
 //! | 64 | 32 | salt |
 //! | 96 | 32 | commitment to the object's key |
 
@@ -30,6 +33,10 @@ pub const KEYED_LENGTH: usize = 96;
 pub const SUITE_CHACHA20_POLY1305: u8 = 1;
 /// The object's key comes from the epoch key and the salt.
 const KEY_FROM_EPOCH: u8 = 1;
+/// Behind the frames: parity shards, then a copy of the header.
+const PARITY_REED_SOLOMON: u8 = 1;
+/// No pack is longer: its code has 2^16 words, one for each frame and parity shard.
+const PARITY_PLAIN_LENGTH_MAX: u64 = 1 << 32;
 
 /// What an object is. The number stands at offset 10 of its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +96,33 @@ impl ObjectKind {
     }
 }
 
+/// What a header says of the parity behind a pack's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parity {
+    /// How many parity shards there are, at least one.
+    pub shards: u16,
+    /// Length of the pack's plaintext in bytes, at least one: with parity, and when the object is cut short, the
+    /// object's length does not tell.
+    pub plain_length: u64,
+}
+
+impl Parity {
+    /// Bytes 40 to 64 of the header.
+    fn decode(scheme: u8, reader: &mut Reader<'_>) -> Result<Option<Self>, FormatError> {
+        let (shards, zeros) = (reader.u16()?, reader.array::<6>()?);
+        let (plain_length, more_zeros) = (reader.u64()?, reader.u64()?);
+        let parity = Parity { shards, plain_length };
+        if zeros != [0; 6] || more_zeros != 0 {
+            return Err(FormatError::corrupt("reserved header bytes are not zero"));
+        }
+        match (scheme, shards, plain_length) {
+            (0, 0, 0) => Ok(None),
+            (PARITY_REED_SOLOMON, 1.., 1..=PARITY_PLAIN_LENGTH_MAX) => Ok(Some(parity)),
+            _ => Err(FormatError::corrupt(format!("parity that cannot be: {scheme}, {parity:?}"))),
+        }
+    }
+}
+
 /// The header of a sealed object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -100,6 +134,8 @@ pub struct Header {
     pub epoch: u32,
     /// Whose object it is.
     pub repository: RepositoryId,
+    /// The parity behind the frames; only packs have any.
+    pub parity: Option<Parity>,
     /// Makes the object's key its own.
     pub salt: [u8; 32],
     /// Proves that a key is the one: AEADs like ChaCha20-Poly1305 do not (Len, Grubbs, Ristenpart,
@@ -118,6 +154,11 @@ impl Header {
         bytes[12..16].copy_from_slice(&self.epoch.to_le_bytes());
         bytes[16..32].copy_from_slice(self.repository.as_bytes());
         bytes[32] = KEY_FROM_EPOCH;
+        if let Some(parity) = &self.parity {
+            bytes[33] = PARITY_REED_SOLOMON;
+            bytes[40..42].copy_from_slice(&parity.shards.to_le_bytes());
+            bytes[48..56].copy_from_slice(&parity.plain_length.to_le_bytes());
+        }
         bytes[64..96].copy_from_slice(&self.salt);
         bytes[96..].copy_from_slice(&self.commitment);
         bytes
@@ -130,26 +171,24 @@ impl Header {
         let suite = reader.u8()?;
         let epoch = reader.u32()?;
         let repository = RepositoryId(reader.array()?);
-        let (key_source, parity) = (reader.u8()?, reader.u8()?);
+        let (key_source, scheme) = (reader.u8()?, reader.u8()?);
         let envelope_length = reader.u16()?;
         let features = reader.u32()?;
         if suite != SUITE_CHACHA20_POLY1305
             || key_source != KEY_FROM_EPOCH
-            || parity != 0
+            || scheme > if kind.uses_data_key() { PARITY_REED_SOLOMON } else { 0 }
             || envelope_length != 0
             || features != 0
         {
             return Err(FormatError::newer(format!(
                 "needs what this version does not have (cipher suite {suite}, key source \
-                 {key_source}, parity {parity}, key envelope {envelope_length}, features \
+                 {key_source}, parity {scheme}, key envelope {envelope_length}, features \
                  {features:#x})"
             )));
         }
-        if reader.array::<24>()? != [0; 24] {
-            return Err(FormatError::corrupt("reserved header bytes are not zero"));
-        }
+        let parity = Parity::decode(scheme, &mut reader)?;
         let (salt, commitment) = (reader.array()?, reader.array()?);
-        Ok(Header { version, kind, epoch, repository, salt, commitment })
+        Ok(Header { version, kind, epoch, repository, parity, salt, commitment })
     }
 }
 
@@ -213,6 +252,7 @@ mod tests {
             kind: ObjectKind::TreePack,
             epoch: 5,
             repository: RepositoryId([1; 16]),
+            parity: None,
             salt: [2; 32],
             commitment: [3; 32],
         }
@@ -228,6 +268,28 @@ mod tests {
             assert!(Header::decode(&changed).is_err(), "offset {offset}");
         }
         assert!(Header::decode(&bytes[..127]).is_err());
+    }
+
+    #[test]
+    fn parity_comes_back_and_is_of_packs_alone() {
+        let parity = Some(Parity { shards: 6, plain_length: 16 << 20 });
+        let with = Header { parity, ..header() };
+        let bytes = with.encode();
+        assert_eq!(Header::decode(&bytes), Ok(with));
+        let wrong = |changes: &[(usize, u8)]| {
+            let mut changed = bytes;
+            changes.iter().for_each(|(offset, byte)| changed[*offset] = *byte);
+            Header::decode(&changed).map_err(|error| error.kind)
+        };
+        assert_eq!(wrong(&[(33, 2)]), Err(Kind::Newer));
+        assert_eq!(wrong(&[(10, ObjectKind::Index as u8)]), Err(Kind::Newer));
+        assert_eq!(wrong(&[(33, 0)]), Err(Kind::Corrupt));
+        assert_eq!(wrong(&[(40, 0)]), Err(Kind::Corrupt));
+        assert_eq!(wrong(&[(51, 0)]), Err(Kind::Corrupt));
+        assert_eq!(wrong(&[(52, 1)]), Err(Kind::Corrupt), "longer than any code");
+        for offset in (42..48).chain(53..64) {
+            assert_eq!(wrong(&[(offset, 1)]), Err(Kind::Corrupt), "offset {offset}");
+        }
     }
 
     #[test]

@@ -115,6 +115,7 @@ mod tests {
                     kind: ObjectKind::DataPack,
                     epoch: 1,
                     repository: RepositoryId([4; 16]),
+                    parity: None,
                     salt: [6; 32],
                     commitment: [7; 32],
                 },

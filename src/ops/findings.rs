@@ -76,6 +76,11 @@ impl Findings {
         self.0.lock().first().cloned()
     }
 
+    /// Whether there is one of this item.
+    pub fn has(&self, item: &str) -> bool {
+        self.0.lock().iter().any(|finding| finding.item == item)
+    }
+
     /// All of them: by item, each thing once, and without blobs whose object is known to be damaged.
     pub fn finish(self) -> Vec<Finding> {
         let mut findings = self.0.into_inner();

@@ -66,6 +66,7 @@ pub fn stats(
         summary.files += below.files;
         summary.restore_bytes += below.bytes;
     }
+    repository.note_mended(monitor);
     summary.unique_bytes = counting.unique_bytes;
     summary.blobs = counting.trees.count() + counting.data.count();
     let inventory = repository.inventory()?;

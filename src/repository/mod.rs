@@ -8,6 +8,7 @@ pub mod error;
 pub mod generations;
 pub mod index;
 pub mod keys;
+pub mod mend;
 pub mod packer;
 pub mod reader;
 pub mod seal;
@@ -26,7 +27,7 @@ use crate::clock::Clock;
 use crate::codec::chunker::ChunkerParams;
 use crate::codec::digest::NamingKeys;
 use crate::codec::kdf::Argon2Cost;
-use crate::format::config::Settings;
+use crate::format::config::{PARITY_PERCENT_MAX, Settings};
 use crate::format::header::{Header, ObjectKind};
 use crate::format::keyring::{EpochKeys, Keyring};
 use crate::format::slot::SlotLabel;
@@ -37,6 +38,7 @@ use error::{Kind, Named, RepositoryError, Result};
 use index::PackInfo;
 use index::cache::IndexCache;
 use keys::Credential;
+use mend::MendedPacks;
 use seal::Sealer;
 
 /// What a repository needs of the machine it is used on.
@@ -81,6 +83,7 @@ pub struct Repository {
     cache_folder: Option<PathBuf>,
     environment: Environment,
     adopted: Mutex<Option<bool>>,
+    mended: Mutex<MendedPacks>,
 }
 
 impl Repository {
@@ -111,6 +114,12 @@ impl Repository {
                     ),
                 ));
             }
+        }
+        let percent = options.settings.parity_percent;
+        if percent > PARITY_PERCENT_MAX {
+            let message =
+                format!("parity of {percent} %: it must be from 0 to {PARITY_PERCENT_MAX}");
+            return Err(RepositoryError::new(Kind::Invalid, store.location(), message));
         }
         let id = RepositoryId(environment.chance.bytes()?);
         let settings = Settings { created: environment.clock.now(), ..options.settings };
@@ -214,6 +223,7 @@ impl Repository {
             cache_folder,
             environment,
             adopted: Mutex::new(None),
+            mended: Mutex::default(),
         })
     }
 
@@ -328,7 +338,7 @@ impl Repository {
         match *adopted {
             Some(found) => Ok(found),
             None => {
-                let found = self.adopt_all_packs()? > 0;
+                let found = self.adopt_readable_packs()? > 0;
                 *adopted = Some(found);
                 Ok(found)
             }

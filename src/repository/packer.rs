@@ -1,14 +1,16 @@
 //! Fills a pack: segments arrive, one finished object leaves.
 //!
 //! The pack lies in one buffer in the layout of the finished object, with room left for the header and for
-//! every frame's tag, and is sealed in place at the end: the salt depends on every blob's id.
+//! every frame's tag, and is sealed in place at the end: the salt depends on every blob's id. Parity is computed of the
+//! sealed frames, behind them.
 
-use super::error::Result;
+use super::error::{Kind, RepositoryError, Result};
+use super::mend::{PackShape, parity_of};
 use super::seal::Sealer;
 use crate::codec::cipher::{
     FRAME_LENGTH, SEALED_FRAME_LENGTH, TAG_LENGTH, padded_length, sealed_length,
 };
-use crate::format::header::{HEADER_LENGTH, ObjectKind};
+use crate::format::header::{HEADER_LENGTH, Header, ObjectKind};
 use crate::format::index::PackRecord;
 use crate::format::pack::{BlobRecord, Encoding, PACK_TRAILER_LENGTH, PackDirectory};
 use crate::id::{BlobId, PackId};
@@ -18,6 +20,7 @@ pub struct PackBuilder {
     buffer: Vec<u8>,
     plain_length: usize,
     directory: PackDirectory,
+    parity_percent: u8,
 }
 
 impl PackBuilder {
@@ -26,7 +29,23 @@ impl PackBuilder {
         let sealed = sealed_length(capacity as u64 + 1) as usize;
         let mut buffer = Vec::with_capacity(HEADER_LENGTH + sealed + sealed / 16);
         buffer.resize(HEADER_LENGTH, 0);
-        PackBuilder { buffer, plain_length: 0, directory: PackDirectory::default() }
+        PackBuilder {
+            buffer,
+            plain_length: 0,
+            directory: PackDirectory::default(),
+            parity_percent: 0,
+        }
+    }
+
+    /// The same with parity of so many percent behind the frames; 0: none. It takes no part in when a pack is full.
+    pub fn with_parity(mut self, percent: u8) -> Self {
+        self.parity_percent = percent;
+        let capacity = self.buffer.capacity();
+        if percent > 0 {
+            // Reserved, not touched: what a pack does not need costs no memory.
+            self.buffer.reserve(capacity + capacity * usize::from(percent) / 100);
+        }
+        self
     }
 
     /// How many stored bytes it holds.
@@ -96,13 +115,24 @@ impl PackBuilder {
         self.append(&(directory.len() as u32).to_le_bytes());
         self.buffer.resize(self.buffer.len() + TAG_LENGTH, 0);
 
-        let cipher = sealer.object_cipher(&sealer.new_header(kind, salt), name)?;
+        let parity = parity_of(self.plain_length as u64, self.parity_percent);
+        let shape = parity.map(|parity| {
+            PackShape::new(parity)
+                .ok_or_else(|| RepositoryError::new(Kind::Invalid, name, "is too long for parity"))
+        });
+        let shape = shape.transpose()?;
+        let header = Header { parity, ..sealer.new_header(kind, salt) };
+        let cipher = sealer.object_cipher(&header, name)?;
         self.buffer[..HEADER_LENGTH].copy_from_slice(&cipher.header.encode());
         let frames = self.buffer[HEADER_LENGTH..].chunks_mut(SEALED_FRAME_LENGTH);
         let last = frames.len() - 1;
         for (number, frame) in frames.enumerate() {
             let (plain, tag) = frame.split_at_mut(frame.len() - TAG_LENGTH);
             tag.copy_from_slice(&cipher.frames.seal_frame(number as u64, number == last, plain));
+        }
+        if let Some(shape) = shape {
+            self.buffer.resize(shape.object_length(), 0);
+            shape.write_parity(&cipher, &mut self.buffer);
         }
         let record = PackRecord {
             id,

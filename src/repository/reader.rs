@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::{Location, PackInfo};
+use super::mend::plain_length;
 use super::seal::{frames_covering, unseal_range};
-use crate::codec::cipher::plain_length;
 use crate::codec::compress::Decompressor;
-use crate::format::header::{HEADER_LENGTH, ObjectKind};
+use crate::format::header::ObjectKind;
 use crate::format::pack::{Encoding, SEGMENT_LENGTH_MAX};
 use crate::id::BlobId;
 use crate::store::layout;
@@ -258,13 +258,10 @@ impl<'a> BlobReader<'a> {
         Ok(matches!(segment.map(|segment| &segment.encoding), Some(Encoding::Delta(_))))
     }
 
-    /// Bytes of a pack's plaintext.
+    /// Bytes of a pack's plaintext, mended where they are damaged and the pack has parity.
     fn read_stored(&self, pack: &PackInfo, offset: u64, length: usize) -> Result<Vec<u8>> {
         let name = layout::pack(pack.id);
-        let total = pack
-            .object_length
-            .checked_sub(HEADER_LENGTH as u64)
-            .and_then(plain_length)
+        let total = plain_length(&pack.header, pack.object_length)
             .filter(|total| offset + length as u64 <= *total)
             .ok_or_else(|| RepositoryError::corrupt(&name, "the index has its length wrong"))?;
         let sealer = &self.repository.sealer;
@@ -273,16 +270,30 @@ impl<'a> BlobReader<'a> {
             return Err(RepositoryError::corrupt(name, "the index has its header wrong"));
         }
         let (range, first) = frames_covering(offset, length as u64, total);
-        let mut sealed = self.repository.read_pack_range(pack, &name, range.clone())?;
-        match unseal_range(&cipher, &name, &mut sealed, first, offset, length, total) {
-            // The damaged copy may be the cache's own, of which no answer may depend.
-            Err(error)
-                if error.kind == Kind::Corrupt && self.repository.drop_kept_pack(&pack.id) =>
-            {
-                let mut sealed = self.repository.store.get_range(&name, range)?;
-                unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)
+        let unseal =
+            |sealed: &mut [u8]| unseal_range(&cipher, &name, sealed, first, offset, length, total);
+        let kept = self.repository.read_pack_range(pack, &name, range.clone());
+        let mut found = kept.and_then(|mut sealed| unseal(&mut sealed));
+        let is_damaged = |found: &Result<Vec<u8>>| {
+            found.as_ref().is_err_and(|error| error.kind == Kind::Corrupt)
+        };
+        // The damaged copy may be the cache's own, of which no answer may depend.
+        if is_damaged(&found) && self.repository.drop_kept_pack(&pack.id) {
+            let stored = self.repository.store.get_range(&name, range.clone());
+            found =
+                stored.map_err(RepositoryError::from).and_then(|mut sealed| unseal(&mut sealed));
+        }
+        match found {
+            Err(error) if error.kind == Kind::Corrupt && pack.header.parity.is_some() => {
+                let object = self.repository.mended_object(pack).map_err(|beyond| {
+                    let message = format!("{}; {}", error.message, beyond.message);
+                    RepositoryError { message, ..beyond }
+                })?;
+                let range = range.start as usize..range.end as usize;
+                let sealed = object.get(range).ok_or(error)?;
+                unseal(&mut sealed.to_vec())
             }
-            unsealed => unsealed,
+            found => found,
         }
     }
 }

@@ -5,9 +5,9 @@
 //! in the header tells at once.
 
 use super::error::{Kind, Named, RepositoryError, Result};
+use super::mend::{not_whole, plain_length};
 use crate::codec::cipher::{
-    FRAME_LENGTH, FrameCipher, SEALED_FRAME_LENGTH, TAG_LENGTH, padded_length, plain_length,
-    sealed_length,
+    FRAME_LENGTH, FrameCipher, SEALED_FRAME_LENGTH, TAG_LENGTH, padded_length, sealed_length,
 };
 use crate::codec::digest::derive_key;
 use crate::format::VERSION;
@@ -32,6 +32,17 @@ pub struct ObjectCipher {
     pub header: Header,
     /// Seals and unseals the object's frames.
     pub frames: FrameCipher,
+    parity_key: [u8; 32],
+}
+
+impl ObjectCipher {
+    /// Tells whether a parity shard is what was written, as a frame's tag tells it of a frame.
+    pub fn parity_tag(&self, number: u64, shard: &[u8]) -> [u8; TAG_LENGTH] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.parity_key);
+        let mut tag = [0; TAG_LENGTH];
+        hasher.update(&number.to_le_bytes()).update(shard).finalize_xof().fill(&mut tag);
+        tag
+    }
 }
 
 impl Sealer {
@@ -62,6 +73,7 @@ impl Sealer {
             kind,
             epoch: self.newest_epoch(),
             repository: self.repository,
+            parity: None,
             salt,
             commitment: [0; 32],
         }
@@ -89,7 +101,8 @@ impl Sealer {
         zeroize::Zeroize::zeroize(&mut material);
         let commitment = derive_key("aumbry v1 key commitment", &key);
         let header = Header { commitment, ..*header };
-        Ok(ObjectCipher { header, frames: FrameCipher::new(&key) })
+        let parity_key = derive_key("aumbry v1 parity key", &key);
+        Ok(ObjectCipher { header, frames: FrameCipher::new(&key), parity_key })
     }
 
     /// A salt that is fresh even when two copies of one machine draw the same randomness: it depends on
@@ -141,11 +154,12 @@ impl Sealer {
     ) -> Result<(Header, Vec<u8>)> {
         let header = self.check_header(kinds, name, &object)?;
         let cipher = self.object_cipher(&header, name)?;
-        let sealed = (object.len() - HEADER_LENGTH) as u64;
-        let length = plain_length(sealed).ok_or_else(|| {
-            RepositoryError::corrupt(name, format!("{sealed} bytes are not whole frames"))
-        })?;
-        let frames = sealed.div_ceil(SEALED_FRAME_LENGTH as u64);
+        let found = object.len();
+        let length = plain_length(&header, found as u64)
+            .ok_or_else(|| RepositoryError::corrupt(name, not_whole(found as u64)))?;
+        let frames = length.div_ceil(FRAME_LENGTH as u64);
+        // Parity may follow.
+        object.truncate(HEADER_LENGTH + sealed_length(length) as usize);
         let mut plain = Vec::with_capacity(length as usize);
         for (number, frame) in object[HEADER_LENGTH..].chunks_mut(SEALED_FRAME_LENGTH).enumerate() {
             let last = number as u64 + 1 == frames;

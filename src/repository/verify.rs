@@ -9,9 +9,10 @@ use std::ops::Range;
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
+use super::mend::{PackShape, not_whole, plain_length};
 use super::reader::BlobReader;
 use super::seal::ObjectCipher;
-use crate::codec::cipher::{FRAME_LENGTH, SEALED_FRAME_LENGTH, TAG_LENGTH, plain_length};
+use crate::codec::cipher::{FRAME_LENGTH, SEALED_FRAME_LENGTH, TAG_LENGTH};
 use crate::codec::compress::Decompressor;
 use crate::format::bytes::Reader;
 use crate::format::config::Settings;
@@ -166,6 +167,8 @@ pub struct PackProof {
     pub lost: Vec<BlobId>,
     /// Every blob in it, when no index object lists it.
     pub blobs: Vec<BlobId>,
+    /// Whether something is damaged, and the pack's parity gives all of it back.
+    pub is_mendable: bool,
 }
 
 /// Whether an error tells that the object is wrong, and not that the store cannot be reached.
@@ -188,23 +191,10 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     }
 
     /// Reads the pack whole and proves every byte of it. Damage is in the answer; an error means that the
-    /// store could not be asked.
+    /// store could not be asked. Where parity gives back what is damaged, no blob is lost.
     pub fn verify(&mut self, id: PackId, listed: Option<&ListedPack>) -> Result<PackProof> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
-        let mut proof = PackProof::default();
-        // Read only where the pack does not say the same of itself.
-        let read_record = |proof: &mut PackProof| -> Result<Option<PackRecord>> {
-            let Some(listed) = listed else { return Ok(None) };
-            match repository.read_listed(listed.index, id) {
-                Ok(record) => Ok(Some(record)),
-                Err(error) if is_damage(&error) => {
-                    proof.damage.push(error);
-                    Ok(None)
-                }
-                Err(error) => Err(error),
-            }
-        };
         let object = match repository.store.get(&name) {
             Ok(object) => object,
             Err(error) => {
@@ -212,13 +202,68 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 if !is_damage(&error) {
                     return Err(error);
                 }
+                let mut proof = PackProof::default();
                 proof.damage.push(error);
-                let record = read_record(&mut proof)?;
+                let record = self.read_record(id, listed, &mut proof)?;
                 proof.lost.extend(record.iter().flat_map(blobs_of));
                 return Ok(proof);
             }
         };
-        proof.bytes = object.len() as u64;
+        let mut proof = self.prove(id, listed, object)?;
+        if proof.damage.is_empty() {
+            return Ok(proof);
+        }
+        // Fetched again, since proving takes the bytes apart, and few packs are damaged.
+        let record = self.read_record(id, listed, &mut PackProof::default())?;
+        match repository.mend_listed(id, record.map(|record| record.header).as_ref()) {
+            Ok(mended) if !mended.was_whole() => {
+                let after = self.prove(id, listed, mended.object)?;
+                proof.is_mendable = after.damage.is_empty();
+                proof.lost = after.lost;
+                proof.damage.push(RepositoryError::corrupt(&name, "parity mends it"));
+                proof.damage.extend(after.damage);
+            }
+            // As it was found, or without parity.
+            Ok(_) => {}
+            Err(error) if error.kind == Kind::Invalid => {}
+            Err(error) if is_damage(&error) => {
+                if !proof.damage.iter().any(|damage| damage.message == error.message) {
+                    proof.damage.push(error);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(proof)
+    }
+
+    /// What the index says of the pack: read only where the pack does not say the same of itself.
+    fn read_record(
+        &self,
+        id: PackId,
+        listed: Option<&ListedPack>,
+        proof: &mut PackProof,
+    ) -> Result<Option<PackRecord>> {
+        let Some(listed) = listed else { return Ok(None) };
+        match self.reader.repository().read_listed(listed.index, id) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) if is_damage(&error) => {
+                proof.damage.push(error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Proves a pack whose object this is, or ought to be.
+    fn prove(
+        &mut self,
+        id: PackId,
+        listed: Option<&ListedPack>,
+        object: Vec<u8>,
+    ) -> Result<PackProof> {
+        let repository = self.reader.repository();
+        let name = layout::pack(id);
+        let mut proof = PackProof { bytes: object.len() as u64, ..PackProof::default() };
         let length = listed.map_or(proof.bytes, |listed| listed.object_length);
         if length != proof.bytes {
             proof.damage.push(RepositoryError::corrupt(
@@ -232,24 +277,26 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             Ok(header) => Some(header),
             Err(error) => {
                 proof.damage.push(error);
-                record = read_record(&mut proof)?;
+                record = self.read_record(id, listed, &mut proof)?;
                 record.as_ref().map(|record| record.header)
             }
         };
-        let total = length.checked_sub(HEADER_LENGTH as u64).and_then(plain_length);
+        let total = own.as_ref().and_then(|header| plain_length(header, length));
         let total = total.filter(|total| *total <= PACK_LENGTH_MAX);
         let (Some(header), Some(total)) = (own, total) else {
             if proof.damage.is_empty() {
-                let message = format!("{length} bytes are not whole frames");
-                proof.damage.push(RepositoryError::corrupt(&name, message));
+                proof.damage.push(RepositoryError::corrupt(&name, not_whole(length)));
             }
             if record.is_none() {
-                record = read_record(&mut proof)?;
+                record = self.read_record(id, listed, &mut proof)?;
             }
             proof.lost.extend(record.iter().flat_map(blobs_of));
             return Ok(proof);
         };
         let cipher = repository.sealer.object_cipher(&header, &name)?;
+        if let Some(message) = damaged_parity(&cipher, &object) {
+            proof.damage.push(RepositoryError::corrupt(&name, message));
+        }
         let mut stream = Stream::new(object, cipher, total);
         let directory = stream.directory();
         let own = directory.map(|(directory, body_end)| {
@@ -271,7 +318,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                         ));
                     }
                     // Reading goes by the index.
-                    record = read_record(&mut proof)?.or(Some(own));
+                    record = self.read_record(id, listed, &mut proof)?.or(Some(own));
                 }
             }
             Err(error) => {
@@ -283,7 +330,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                     ));
                 }
                 if record.is_none() {
-                    record = read_record(&mut proof)?;
+                    record = self.read_record(id, listed, &mut proof)?;
                 }
             }
         }
@@ -395,6 +442,17 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         }
         Ok(())
     }
+}
+
+/// What is wrong behind the frames of a pack with parity.
+fn damaged_parity(cipher: &ObjectCipher, object: &[u8]) -> Option<String> {
+    let shape = PackShape::new(cipher.header.parity?)?;
+    let damaged = shape.damaged_shards(cipher, object).len();
+    if damaged > 0 {
+        return Some(format!("{damaged} of {} parity shards are damaged", shape.shards()));
+    }
+    let is_whole = shape.copy_is_whole(cipher, object);
+    (!is_whole).then(|| "the copy of its header is damaged".to_string())
 }
 
 fn blobs_of(record: &PackRecord) -> impl Iterator<Item = BlobId> + '_ {

@@ -304,7 +304,7 @@ impl<'a> Writer<'a> {
             let mut packs = open.lock();
             let wanted = self.wanted_open_packs(kind);
             if packs.len() < wanted {
-                PackBuilder::new(target)
+                PackBuilder::new(target).with_parity(self.repository.settings.parity_percent)
             } else {
                 let [random] = self.repository.environment.chance.bytes()?;
                 let chosen = random as usize % packs.len();

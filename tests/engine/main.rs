@@ -13,6 +13,7 @@ mod forgetting;
 mod healing;
 mod model;
 mod packs;
+mod parity;
 mod properties;
 mod prune;
 mod restore;

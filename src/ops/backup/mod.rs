@@ -258,6 +258,7 @@ fn run(
             (root, given.map_or(counts, |given| given.counts), journal)
         }
     };
+    repository.note_mended(monitor);
 
     writer.finish()?;
     let skipped = options.skip_if_unchanged

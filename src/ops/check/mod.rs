@@ -180,6 +180,14 @@ fn run(
     monitor.phase(Phase::CheckData);
     packs.prove(&reader, options, &findings, monitor, &mut summary)?;
 
+    // Those that were read whole told of it themselves.
+    for (pack, damage) in repository.take_mended() {
+        let item = objects::pack(pack);
+        if !findings.has(&item) {
+            let message = format!("{damage} damaged; parity mends it");
+            findings.add(Finding::of_object(item, message, Vec::new()));
+        }
+    }
     let mut findings = findings.finish();
     names::name_hits(&reader, &snapshots.all, &mut findings, monitor)?;
     summary.damage = findings.into_iter().map(Damage::from).collect();

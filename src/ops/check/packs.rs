@@ -188,11 +188,19 @@ impl Packs {
                     }
                     Err(error) if is_damage(&error) => {
                         self.unreadable.insert(id);
-                        findings.add(Finding::of_object(
-                            names::pack(id),
-                            format!("{} (no index object lists it)", error.message),
-                            Vec::new(),
-                        ));
+                        let mut message = error.message;
+                        match repository.mended_record(id) {
+                            Ok(record) => {
+                                if !mark(&record, walk, findings) {
+                                    summary.unreferenced_packs += 1;
+                                }
+                                message.push_str("; parity mends it");
+                            }
+                            Err(error) if error.kind == Kind::Invalid || is_damage(&error) => {}
+                            Err(error) => return Err(error.into()),
+                        }
+                        message.push_str(" (no index object lists it)");
+                        findings.add(Finding::of_object(names::pack(id), message, Vec::new()));
                     }
                     Err(error) => return Err(error.into()),
                 }

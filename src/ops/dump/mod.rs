@@ -59,6 +59,7 @@ pub fn dump(
 ) -> Result<DumpSummary, OpsError> {
     let session = repository.register_reader(monitor);
     let result = run(repository, &snapshot.1, path, output, monitor);
+    repository.note_mended(monitor);
     repository.end_reader(session, monitor);
     result
 }

@@ -108,6 +108,7 @@ pub fn restore(
     let start = repository.environment().clock.elapsed();
     let session = repository.register_reader(monitor);
     let result = run(repository, &snapshot.1, target, options, monitor);
+    repository.note_mended(monitor);
     repository.end_reader(session, monitor);
     let mut summary = result?;
     summary.elapsed = repository.environment().clock.elapsed().saturating_sub(start);

@@ -24,6 +24,7 @@ fn pack(number: u32, blobs: std::ops::Range<u32>) -> PackRecord {
             kind: ObjectKind::DataPack,
             epoch: 1,
             repository: RepositoryId([5; 16]),
+            parity: None,
             salt: [2; 32],
             commitment: [3; 32],
         },

@@ -1,6 +1,7 @@
 //! Brings index objects, and the packs that no index object lists, into the cache.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
@@ -8,12 +9,12 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use super::super::Repository;
 use super::super::error::{Kind, Named, RepositoryError, Result};
 use super::super::generations::Generations;
+use super::super::mend::{not_whole, plain_length};
 use super::super::seal::{frames_covering, unseal_range};
 use super::super::verify::is_damage;
 use super::cache::Dropped;
-use crate::codec::cipher::plain_length;
 use crate::format::bytes::Reader;
-use crate::format::header::{HEADER_LENGTH, ObjectKind};
+use crate::format::header::{HEADER_LENGTH, Header, ObjectKind};
 use crate::format::index::{Index, PackRecord};
 use crate::format::pack::{PACK_TRAILER_LENGTH, PackDirectory, locate_directory};
 use crate::id::{IndexId, PackId, SessionId};
@@ -244,15 +245,21 @@ impl Repository {
         for session in sessions {
             objects.extend(self.store.list(&layout::session_packs(*session))?);
         }
-        self.adopt(objects)
+        self.adopt(objects, false)
     }
 
     /// Takes in every pack of the store that no index object lists.
     pub fn adopt_all_packs(&self) -> Result<u64> {
-        self.adopt(self.store.list(layout::PACKS)?)
+        self.adopt(self.store.list(layout::PACKS)?, false)
     }
 
-    fn adopt(&self, objects: Vec<ObjectInfo>) -> Result<u64> {
+    /// The same for a reader, who takes what parity can mend. A writer does not: what only a mended pack has is
+    /// better stored again.
+    pub(in crate::repository) fn adopt_readable_packs(&self) -> Result<u64> {
+        self.adopt(self.store.list(layout::PACKS)?, true)
+    }
+
+    fn adopt(&self, objects: Vec<ObjectInfo>, mends: bool) -> Result<u64> {
         let known: BTreeSet<PackId> =
             self.cache.packs()?.into_iter().map(|(_, pack)| pack.id).collect();
         let new: Vec<(PackId, u64)> = objects
@@ -262,7 +269,7 @@ impl Repository {
             .collect();
         let mut adopted = 0;
         for batch in new.chunks(64) {
-            let packs = self.read_pack_directories(batch);
+            let packs = self.read_pack_directories(batch, mends);
             adopted += packs.len() as u64;
             self.cache.append(&[], &packs)?;
         }
@@ -272,10 +279,15 @@ impl Repository {
 
     /// What these packs say of themselves, as far as they can be read. Threads of its own and not rayon's:
     /// whoever adopts holds a lock, and a rayon worker that waits takes up other work, which may want it.
-    fn read_pack_directories(&self, packs: &[(PackId, u64)]) -> Vec<PackRecord> {
+    fn read_pack_directories(&self, packs: &[(PackId, u64)], mends: bool) -> Vec<PackRecord> {
+        let read_one = |(id, size): &(PackId, u64)| {
+            self.read_pack_directory(*id, *size).or_else(|error| match mends {
+                true if is_damage(&error) => self.mended_record(*id),
+                _ => Err(error),
+            })
+        };
         let read = |part: &[(PackId, u64)]| -> Vec<PackRecord> {
-            let read = part.iter().map(|(id, size)| self.read_pack_directory(*id, *size));
-            read.filter_map(std::result::Result::ok).collect()
+            part.iter().map(read_one).filter_map(std::result::Result::ok).collect()
         };
         std::thread::scope(|scope| {
             let parts = packs.chunks(packs.len().div_ceil(READERS).max(1));
@@ -316,31 +328,53 @@ impl Repository {
     /// What a pack of `object_length` bytes says of itself, from its header and its end.
     pub fn read_pack_directory(&self, id: PackId, object_length: u64) -> Result<PackRecord> {
         let name = layout::pack(id);
-        let corrupt = |message: &str| RepositoryError::corrupt(&name, message);
-        let total = object_length
-            .checked_sub(HEADER_LENGTH as u64)
-            .and_then(plain_length)
-            .ok_or_else(|| corrupt("is cut short"))?;
         let head = self.store.get_range(&name, 0..HEADER_LENGTH as u64)?;
         let kinds = [ObjectKind::DataPack, ObjectKind::TreePack];
         let header = self.sealer.check_header(&kinds, &name, &head)?;
-        let cipher = self.sealer.object_cipher(&header, &name)?;
+        let fetch = |range| Ok(self.store.get_range(&name, range)?);
+        self.decode_pack(id, &name, header, object_length, fetch)
+    }
+
+    /// What a pack in no index object says of itself after parity has mended it.
+    pub fn mended_record(&self, id: PackId) -> Result<PackRecord> {
+        let (name, mended) = (layout::pack(id), self.mend_listed(id, None)?);
+        self.remember_mended(id, &mended);
+        let fetch = |range: Range<u64>| -> Result<Vec<u8>> {
+            let sealed = mended.object.get(range.start as usize..range.end as usize);
+            Ok(sealed.ok_or_else(|| RepositoryError::corrupt(&name, "is cut short"))?.to_vec())
+        };
+        self.decode_pack(id, &name, mended.header, mended.object.len() as u64, fetch)
+    }
+
+    /// Finds the directory at the end of a pack's frames, of which `fetch` gives bytes of the object.
+    fn decode_pack(
+        &self,
+        id: PackId,
+        name: &str,
+        header: Header,
+        object_length: u64,
+        fetch: impl Fn(Range<u64>) -> Result<Vec<u8>>,
+    ) -> Result<PackRecord> {
+        let corrupt = |message: &str| RepositoryError::corrupt(name, message);
+        let total = plain_length(&header, object_length)
+            .ok_or_else(|| corrupt(&not_whole(object_length)))?;
+        let cipher = self.sealer.object_cipher(&header, name)?;
         let read = |offset: u64, length: usize| -> Result<Vec<u8>> {
             let (range, first) = frames_covering(offset, length as u64, total);
-            let mut sealed = self.store.get_range(&name, range)?;
-            unseal_range(&cipher, &name, &mut sealed, first, offset, length, total)
+            let mut sealed = fetch(range)?;
+            unseal_range(&cipher, name, &mut sealed, first, offset, length, total)
         };
         let tail_length = total.min(TAIL);
         let tail_offset = total - tail_length;
         let tail = read(tail_offset, tail_length as usize)?;
-        let (offset, length) = locate_directory(total, &tail).named(&name)?;
+        let (offset, length) = locate_directory(total, &tail).named(name)?;
         let bytes = match offset.checked_sub(tail_offset) {
             Some(start) => tail[start as usize..start as usize + length].to_vec(),
             None => read(offset, length)?,
         };
         let mut reader = Reader::new(&bytes);
-        let directory = PackDirectory::decode(&mut reader).named(&name)?;
-        reader.finish().named(&name)?;
+        let directory = PackDirectory::decode(&mut reader).named(name)?;
+        reader.finish().named(name)?;
         if directory.body_length() + length as u64 + PACK_TRAILER_LENGTH as u64 > total {
             return Err(corrupt("its segments reach into its directory"));
         }

@@ -133,6 +133,7 @@ fn config(context: &Context, repository: &Repository) -> Value {
         "segment_length": settings.segment_length,
         "pack_length": settings.pack_length,
         "compression_level": settings.compression_level,
+        "parity_percent": settings.parity_percent,
         "epoch": repository.sealer().newest_epoch(),
         "key_slot": repository.slot().to_string(),
         "cache": repository.cache_folder().map(|folder| folder.to_string_lossy()),
@@ -196,6 +197,7 @@ fn pack(repository: &Repository, part: &str) -> Result<Value, Failure> {
         "kind": record.header.kind.name(),
         "epoch": record.header.epoch,
         "object_length": object.size,
+        "parity_shards": record.header.parity.map_or(0, |parity| parity.shards),
         "segments": segments,
     }))
 }

@@ -2,8 +2,10 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use aumbry::format::config::Settings;
 use aumbry::repository::CreateOptions;
 use aumbry::repository::Repository;
+use aumbry::units::bytes::parse_percent;
 use clap::Args;
 use serde_json::json;
 
@@ -19,12 +21,25 @@ pub struct InitArgs {
     /// What to call the passphrase in `aumbry key list`
     #[arg(long, value_name = "TEXT", default_value = "")]
     label: String,
+    /// Keep so much more of every pack, from 1% to 100%, that damage up to that much of it can be mended
+    #[arg(long, value_name = "N%", value_parser = parse_parity, default_value = "0%")]
+    parity: u8,
+}
+
+/// A whole number of percent.
+fn parse_parity(text: &str) -> Result<u8, String> {
+    let percent = parse_percent(text).map_err(|error| error.to_string())?;
+    if percent.fract() != 0.0 {
+        return Err("parity is a whole number of percent".to_string());
+    }
+    Ok(percent as u8)
 }
 
 /// Makes it.
 pub fn run(args: &InitArgs, context: &Context) -> Result<Outcome, Failure> {
     let location = context.location()?;
-    let options = CreateOptions { label: args.label.clone(), ..CreateOptions::default() };
+    let settings = Settings { parity_percent: args.parity, ..Settings::DEFAULT };
+    let options = CreateOptions { settings, label: args.label.clone(), ..CreateOptions::default() };
     let repository = context.create(&location, &options)?;
     let output = &context.output;
     if output.is_json() {
@@ -32,6 +47,7 @@ pub fn run(args: &InitArgs, context: &Context) -> Result<Outcome, Failure> {
             "message_type": "initialized",
             "id": repository.id().to_string(),
             "repository": printable(location.path.as_os_str().as_bytes()),
+            "parity_percent": args.parity,
         }))?;
         return Ok(Outcome::Done);
     }
@@ -46,8 +62,12 @@ pub fn birth_lines(context: &Context, location: &Location, repository: &Reposito
     let style = context.output.style();
     let place = printable(location.path.as_os_str().as_bytes());
     let flag = if location.is_default { String::new() } else { format!("-r {place} ") };
+    let parity = match repository.settings().parity_percent {
+        0 => String::new(),
+        percent => format!(", with {percent}% parity"),
+    };
     vec![
-        format!("made repository {} in {place}", style.bold(&repository.id().short())),
+        format!("made repository {} in {place}{parity}", style.bold(&repository.id().short())),
         "Without the passphrase nobody can read it, not even you. Keep a second way in, on paper:"
             .to_string(),
         format!("  aumbry {flag}key recovery"),

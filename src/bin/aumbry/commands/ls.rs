@@ -81,6 +81,7 @@ pub fn run(args: &LsArgs, context: &Context) -> Result<Outcome, Failure> {
             }
         }
     }
+    repository.note_mended(&monitor);
     Ok(if monitor.problems() == 0 { Outcome::Done } else { Outcome::Damaged })
 }
 
