@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn one_shard_and_one_for_parity_are_the_same_bytes() {
         let shard = noise(100, 1);
-        assert_eq!(encode(&[shard.clone()], 1, 100), [shard]);
+        assert_eq!(encode(std::slice::from_ref(&shard), 1, 100), [&shard[..]]);
     }
 
     #[test]

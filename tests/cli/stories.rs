@@ -281,3 +281,37 @@ fn streams_are_saved_as_files() {
     scene.run(&["backup", "--stdin-from-command", "--", "echo", "-n", "--json"]).ok();
     assert_eq!(scene.run(&["dump", "latest:stdin"]).ok().stdout, b"--json");
 }
+
+#[test]
+fn a_repository_with_parity_gives_back_what_a_disk_has_lost_and_says_so() {
+    let mut scene = Scene::with_documents();
+    let made = scene.run(&["init", "--parity", "2%"]).ok();
+    assert!(made.text().contains("2% parity"), "{}", made.text());
+    let settings = scene.run(&["debug", "config", "--json"]).ok().json_lines();
+    assert_eq!(settings[0]["parity_percent"], 2);
+    scene.run(&["backup", "Documents"]).ok();
+    // The largest object is the pack of the picture; a sector of it goes.
+    let packs = scene.repository().join("packs");
+    let folder = fs::read_dir(packs).unwrap().next().unwrap().unwrap().path();
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let pack = files.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[100_000..104_096].fill(0);
+    fs::write(&pack, bytes).unwrap();
+
+    // The cache has no data pack, so the store is read.
+    let documents = scene.text_path("Documents");
+    let restored = scene.run(&["restore", &format!("latest:{documents}"), "out"]).ok();
+    assert_same_file(&scene.path("Documents/picture.raw"), &scene.path("out/picture.raw"));
+    let name = pack.file_name().unwrap().to_str().unwrap();
+    let told = restored.stderr.lines().find(|line| line.contains(name)).unwrap();
+    assert!(told.contains("mended while reading"), "{told}");
+    let checked = scene.run(&["check", "--read-data"]);
+    assert!(checked.code != 0 && checked.text().contains("parity mends it"), "{}", checked.text());
+
+    for wrong in ["2.5%", "101%", "2"] {
+        scene.set("AUMBRY_REPOSITORY", &scene.text_path(wrong));
+        let run = scene.run(&["init", "--parity", wrong]);
+        assert!(run.code == 2 && run.stderr.contains("--parity"), "{wrong}: {}", run.stderr);
+    }
+}
