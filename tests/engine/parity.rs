@@ -1,6 +1,7 @@
 //! Parity: damage inside its reach costs nothing and is told; damage beyond it is told, and nothing wrong is read.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use aumbry::codec::cipher::SEALED_FRAME_LENGTH;
 use aumbry::format::config::Settings;
@@ -60,7 +61,7 @@ fn shape(object: &[u8]) -> (usize, usize, usize) {
 }
 
 /// Where every frame, then every parity shard with its tag stands.
-fn places(object: &[u8]) -> Vec<std::ops::Range<usize>> {
+fn places(object: &[u8]) -> Vec<Range<usize>> {
     let (frames, shards, shard) = shape(object);
     let behind = object.len() - HEADER_LENGTH - shards * (shard + 16);
     let frame = |number| {
@@ -136,8 +137,13 @@ impl Fixture {
     }
 }
 
-/// With everything in these places changed.
-fn broken(object: &[u8], places: &[std::ops::Range<usize>]) -> Vec<u8> {
+/// With everything in this place changed.
+fn broken(object: &[u8], place: Range<usize>) -> Vec<u8> {
+    broken_all(object, std::slice::from_ref(&place))
+}
+
+/// The same in several places.
+fn broken_all(object: &[u8], places: &[Range<usize>]) -> Vec<u8> {
     let mut bytes = object.to_vec();
     places.iter().for_each(|place| bytes[place.clone()].iter_mut().for_each(|byte| *byte ^= 0x55));
     bytes
@@ -151,10 +157,10 @@ fn every_frame_and_every_parity_shard_is_mended() {
         frames_seen.push(shape(object).0);
         for place in places(object) {
             let case = format!("{pack}, bytes {place:?}");
-            fixture.expect_mended(&case, *pack, &broken(object, std::slice::from_ref(&place)));
+            fixture.expect_mended(&case, *pack, &broken(object, place.clone()));
             // One byte of it: the first, the last, and the tag's first.
             for at in [place.start, place.end - 1, place.end - 16] {
-                fixture.expect_mended(&case, *pack, &broken(object, &[at..at + 1]));
+                fixture.expect_mended(&case, *pack, &broken(object, at..at + 1));
             }
         }
     }
@@ -168,7 +174,7 @@ fn every_byte_of_both_headers_is_mended() {
         for at in (0..HEADER_LENGTH).step_by(3) {
             for at in [at, object.len() - 1 - at] {
                 let case = format!("{pack}, byte {at}");
-                fixture.put(*pack, &broken(object, &[at..at + 1]));
+                fixture.put(*pack, &broken(object, at..at + 1));
                 let repository = open_quick(fixture.store.clone(), None);
                 let mended = repository.mend_pack(*pack).unwrap();
                 assert!(mended.object == *object && mended.bad_header, "{case}");
@@ -176,8 +182,8 @@ fn every_byte_of_both_headers_is_mended() {
             }
         }
         let end = object.len() - HEADER_LENGTH;
-        fixture.expect_mended("the header", *pack, &broken(object, &[0..HEADER_LENGTH]));
-        fixture.expect_mended("its copy", *pack, &broken(object, &[end..object.len()]));
+        fixture.expect_mended("the header", *pack, &broken(object, 0..HEADER_LENGTH));
+        fixture.expect_mended("its copy", *pack, &broken(object, end..object.len()));
     }
 }
 
@@ -191,7 +197,7 @@ fn any_one_stretch_of_damage_as_long_as_a_frame_is_mended() {
         for start in (0..object.len()).step_by(step) {
             let stretch = start..object.len().min(start + shard);
             let case = format!("{pack}, {stretch:?} of {}", object.len());
-            fixture.expect_mended(&case, *pack, &broken(object, &[stretch]));
+            fixture.expect_mended(&case, *pack, &broken(object, stretch));
         }
     }
 }
@@ -232,8 +238,8 @@ fn as_many_as_there_are_parity_shards_are_mended_and_one_more_is_refused_and_nam
                 order.iter().take(count).map(|place| places[*place].clone()).collect()
             };
             let case = format!("{pack}, {order:?}");
-            fixture.expect_mended(&case, *pack, &broken(object, &chosen(shards)));
-            fixture.expect_refused(&case, *pack, &broken(object, &chosen(shards + 1)));
+            fixture.expect_mended(&case, *pack, &broken_all(object, &chosen(shards)));
+            fixture.expect_refused(&case, *pack, &broken_all(object, &chosen(shards + 1)));
         }
         fixture.expect_refused("zeros", *pack, &vec![0; object.len()]);
         fixture.expect_refused("half", *pack, &object[..HEADER_LENGTH + 10]);
@@ -249,7 +255,7 @@ fn a_pack_in_no_index_object_is_mended_and_read() {
     for (pack, object) in &fixture.packs {
         let last = places(object)[shape(object).0 - 1].clone();
         for damage in [0..HEADER_LENGTH, last] {
-            fixture.put(*pack, &broken(object, &[damage]));
+            fixture.put(*pack, &broken(object, damage));
             let repository = open_quick(fixture.store.clone(), None);
             let mended = repository.mend_pack(*pack).unwrap();
             assert!(mended.object == *object);
@@ -267,7 +273,7 @@ fn a_pack_in_no_index_object_is_mended_and_read() {
 fn a_restore_of_damaged_packs_is_exact_and_says_what_it_mended() {
     let fixture = fixture(10);
     for (pack, object) in &fixture.packs {
-        fixture.put(*pack, &broken(object, &places(object)[..1]));
+        fixture.put(*pack, &broken(object, places(object)[0].clone()));
     }
     let cache = tempfile::tempdir().unwrap();
     // The second time tree packs come from the cache, where they were kept whole.
