@@ -5,11 +5,13 @@ pub mod check;
 pub mod diff;
 pub mod dump;
 mod findings;
+pub mod forget;
 pub mod prune;
 mod references;
 pub mod restore;
 pub mod select;
 pub mod stats;
+pub mod undelete;
 mod walk;
 
 use crate::repository::error::RepositoryError;

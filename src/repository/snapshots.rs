@@ -46,7 +46,7 @@ pub struct Snapshots {
     pub tombs: HashSet<SnapshotId>,
 }
 
-/// A snapshot that was forgotten and is still in the store.
+/// A snapshot that was forgotten and can come back.
 #[derive(Debug)]
 pub struct Forgotten {
     /// Its name.
@@ -142,8 +142,8 @@ impl Repository {
     }
 
     /// Fills in when the store first showed each snapshot. This is the one place where all that is known of it
-    /// comes together: what the store says now, what the last sweep recorded, and what this client remembers; the earliest counts, since
-    /// copying or touching an object can only make it look newer. What is new is remembered.
+    /// comes together: what the store says now, what the last sweep recorded, and what this client remembers; the
+    /// earliest counts, since copying or touching an object can only make it look newer. What is new is remembered.
     fn observe(
         &self,
         listed: &HashMap<SnapshotId, Option<Timestamp>>,
@@ -232,16 +232,19 @@ impl Repository {
         Ok(())
     }
 
-    /// The snapshots that were forgotten and are still in the store, oldest first by claimed time, those that
-    /// cannot be read at the end.
+    /// The snapshots that were forgotten and can come back, oldest first by claimed time, those that cannot be
+    /// read at the end.
     pub fn forgotten(&self, monitor: &dyn Monitor) -> Result<Vec<Forgotten>> {
+        let generations = self.generations()?;
         let tombs = self.tombs(monitor)?;
         let known = self.cache.slots()?;
         let mut forgotten = Vec::new();
         for object in self.store.list(layout::SNAPSHOTS)? {
             let Some(session) = layout::parse_snapshot(&object.name) else { continue };
             let id = SnapshotId(session);
-            let Some(payload) = tombs.get(&id) else { continue };
+            let Some(payload) = tombs.get(&id).filter(|_| generations.lets_live(session)) else {
+                continue;
+            };
             let snapshot = match self.read_listed_slot(id, &object, &known, &mut Vec::new()) {
                 Ok(Decision::Snapshot(snapshot)) => Ok(*snapshot),
                 Ok(Decision::Abort) => continue,

@@ -36,6 +36,14 @@ fn errors_say_what_to_do_next() {
     scene.show(&["ls", "latest:/nowhere", "-q"]);
     scene.show(&["dump", "latest:/nowhere", "-q"]);
     scene.show(&["restore", "latest", "--delete", "--target", "/"]);
+    scene.show(&["forget"]);
+    scene.show(&["forget", "latest", "--keep-last", "1"]);
+    scene.show(&["forget", "--keep-daily", "many"]);
+    scene.show(&["forget", "--keep-daily", "0"]);
+    scene.show(&["forget", "--keep-within", "a while"]);
+    scene.show(&["forget", "--keep-last", "1", "--group-by", "moon"]);
+    scene.show(&["forget", "latest:/home"]);
+    scene.show(&["undelete", "ff"]);
     scene.set("AUMBRY_PASSWORD", "wrong");
     scene.show(&["snapshots"]);
     assert_seen("errors", scene.transcript());

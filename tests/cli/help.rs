@@ -15,6 +15,8 @@ fn every_command_explains_itself() {
         "restore",
         "diff",
         "dump",
+        "forget",
+        "undelete",
         "check",
         "key",
         "stats",

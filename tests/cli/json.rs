@@ -117,6 +117,48 @@ fn snapshots_and_entries_are_listed() {
 }
 
 #[test]
+fn plans_and_what_was_forgotten_are_listed() {
+    let scene = Scene::with_documents();
+    for time in ["2026-11-01 10:00", "2026-11-01 11:00", "2026-11-02 10:00", "2026-11-03 10:00"] {
+        let recorded = ["--host", "box", "--name", "home", "--tag", "a", "--time", time];
+        scene.run(&[&["backup", "Documents"], &recorded[..]].concat()).ok();
+    }
+    let forget = ["forget", "--claimed-times", "--keep-daily", "7", "--keep-last", "1", "--json"];
+    let plan = scene.run(&[&forget[..], &["-g", "host,name,paths,tags", "-n"]].concat()).ok();
+    let plan = plan.json_lines()[0].as_array().unwrap().clone();
+    assert_fields(&plan[0], "host name paths tags keep remove reasons");
+    assert_eq!(plan[0]["host"], "box");
+    assert_eq!(plan[0]["name"], "home");
+    assert_eq!(plan[0]["tags"], serde_json::json!(["a"]));
+    assert_eq!(plan[0]["paths"], serde_json::json!([scene.text_path("Documents")]));
+    let plan = scene.run(&forget).ok().json_lines()[0].as_array().unwrap().clone();
+    assert_eq!((plan.len(), &plan[0]["tags"], &plan[0]["paths"]), (1, &Value::Null, &Value::Null));
+    // The oldest stays while there is room.
+    let lengths = ["keep", "remove", "reasons"].map(|key| plan[0][key].as_array().unwrap().len());
+    assert_eq!(lengths, [4, 0, 4]);
+    let newest = plan[0]["reasons"].as_array().unwrap().last().unwrap();
+    assert_fields(newest, "snapshot kept matches reason time_used time_is_observed");
+    assert_eq!(newest["matches"], serde_json::json!(["last 1 of 1", "daily 1 of 7"]));
+    assert_eq!(newest["snapshot"]["id"], plan[0]["keep"][3]["id"]);
+    assert_time(&newest["time_used"]);
+
+    let refused = scene.run(&["forget", "--keep-last", "1", "--json"]);
+    assert_eq!((refused.code, &refused.json_errors()[0]["code"]), (1, &Value::from(1)));
+    let done = scene.run(&["forget", "--keep-last", "1", "--json", "--yes"]).ok().json_lines();
+    assert_eq!(done[0][0]["remove"].as_array().unwrap().len(), 3);
+    assert_eq!(done[0][0]["reasons"][0]["matches"], serde_json::json!([]));
+    let list = scene.run(&["snapshots", "--forgotten", "--json"]).ok().json_lines();
+    let list = list[0].as_array().unwrap();
+    assert_eq!(list.len(), 3);
+    assert_fields(&list[0]["forgotten"], "time hostname username why");
+    assert_eq!(list[0]["forgotten"]["why"], "policy: last 1");
+    let id = list[0]["id"].as_str().unwrap();
+    let back = scene.run(&["undelete", id, "--json"]).ok().json_lines();
+    assert_fields(&back[0], "message_type ids pending");
+    assert_eq!(back[0]["ids"], serde_json::json!([id]));
+}
+
+#[test]
 fn restoring_and_counting_end_with_a_summary() {
     let scene = Scene::with_documents();
     scene.run(&["backup", "Documents"]).ok();

@@ -315,3 +315,110 @@ fn a_repository_with_parity_gives_back_what_a_disk_has_lost_and_says_so() {
         assert!(run.code == 2 && run.stderr.contains("--parity"), "{wrong}: {}", run.stderr);
     }
 }
+
+/// Five snapshots of one source that claim to be of several days.
+fn history(scene: &Scene) {
+    let days = ["10-30", "10-31", "11-01", "11-02", "11-02"];
+    for (day, hour) in days.into_iter().zip(10..) {
+        fs::write(scene.path("Documents/notes.txt"), format!("{day} {hour}")).unwrap();
+        let time = format!("2026-{day} {hour}:30");
+        let backup = ["backup", "--host", "box", "--name", "home", "--time", &time, "Documents"];
+        scene.run(&backup).ok();
+    }
+}
+
+#[test]
+fn a_policy_tells_its_plan_with_a_reason_for_every_snapshot() {
+    let mut scene = Scene::with_documents();
+    history(&scene);
+    let forget = ["forget", "--claimed-times", "--keep-daily", "2", "--keep-weekly", "2"];
+    let with = |more: &[&'static str]| [&forget[..], more].concat();
+    scene.show(&with(&["--keep-monthly", "unlimited", "--dry-run"]));
+    assert_eq!(listed(&scene).len(), 5);
+    scene.show(&with(&["-m", "unlimited"]));
+    assert_eq!(listed(&scene).len(), 3);
+    scene.show(&with(&["-m", "unlimited", "--quiet"]));
+    scene.show(&["forget", "latest~1", "--quiet"]);
+    scene.show(&["snapshots"]);
+    assert_seen("forget", scene.transcript());
+}
+
+fn listed(scene: &Scene) -> Vec<String> {
+    let list = scene.run(&["snapshots", "--json"]).ok().json_lines();
+    let list = list[0].as_array().unwrap().clone();
+    list.iter().map(|snapshot| snapshot["short_id"].as_str().unwrap().to_string()).collect()
+}
+
+#[test]
+fn too_much_is_forgotten_only_with_consent() {
+    let mut scene = Scene::with_documents();
+    history(&scene);
+    scene.run(&["backup", "--host", "other", "--tag", "pin", "Documents"]).ok();
+    let all = listed(&scene);
+    scene.show(&["forget", "--keep-last", "1"]);
+    scene.show(&["forget", "--keep-tag", "none", "--host", "box", "--dry-run"]);
+    scene.show(&["forget", "latest", "latest~1"]);
+    assert_eq!(listed(&scene), all);
+    scene.run(&["forget", "--keep-last", "1", "--yes"]).ok();
+    assert_eq!(listed(&scene).len(), 2);
+    let list = scene.run(&["snapshots", "--forgotten"]).ok();
+    for id in &all[..4] {
+        let line = list.text().lines().find(|line| line.starts_with(id)).unwrap();
+        assert!(line.contains("  box ") && line.ends_with("policy: last 1"), "{line}");
+    }
+    assert_eq!(list.text().lines().count(), 6, "{}", list.text());
+    scene.show(&["undelete", &all[0], &all[3]]);
+    assert_eq!(listed(&scene).len(), 4);
+    assert_eq!(scene.run(&["undelete", &all[0]]).code, 1);
+    assert_seen("forget_consent", scene.transcript());
+}
+
+#[test]
+fn at_a_terminal_consent_is_asked_for() {
+    let scene = Scene::with_documents();
+    history(&scene);
+    let forget = ["forget", "--keep-last", "1"];
+    for (typed, code, left) in [("no", 1, 5), ("", 1, 5), ("yes", 0, 1)] {
+        let Some(run) = scene.run_at_terminal(&forget, typed) else {
+            println!("skipped: no `script` to make a terminal");
+            return;
+        };
+        assert_eq!(run.code, code, "{}", run.text());
+        assert!(run.text().contains("4 of 5 snapshots go, more than half"), "{}", run.text());
+        assert!(run.text().contains("Forget them all the same?"), "{}", run.text());
+        assert_eq!(listed(&scene).len(), left, "{typed:?}");
+    }
+}
+
+#[test]
+fn several_things_without_a_name_are_not_mixed_silently() {
+    let mut scene = Scene::with_documents();
+    for (time, path) in [("10:30", "letters"), ("11:30", "notes.txt"), ("12:30", "letters")] {
+        let time = format!("2026-11-01 {time}");
+        let path = format!("Documents/{path}");
+        scene.run(&["backup", "--host", "box", "--time", &time, &path]).ok();
+    }
+    let forget = ["forget", "--claimed-times", "--keep-last", "2"];
+    scene.show(&forget);
+    scene.show(&[&forget[..], &["--group-by", "host,paths"]].concat());
+    assert_eq!(listed(&scene).len(), 3);
+    assert_seen("forget_mixed", scene.transcript());
+}
+
+#[test]
+fn the_store_has_seen_when_a_snapshot_came() {
+    let mut scene = Scene::with_documents();
+    let backup = |time: &str| {
+        let path = ["backup", "--host", "box", "--name", "x", "--time", time, "Documents/letters"];
+        scene.run(&path).ok();
+    };
+    backup("2001-01-01 12:00");
+    backup("2099-01-01 12:00");
+    scene.run(&["backup", "--host", "box", "--name", "x", "Documents/letters"]).ok();
+    scene.show(&["forget", "--keep-last", "1", "--dry-run", "-q"]);
+    assert_seen("forget_doubted", scene.transcript());
+    let plan = scene.run(&["forget", "--keep-last", "1", "-n", "--json"]).ok().json_lines();
+    let kept = plan[0][0]["keep"].as_array().unwrap();
+    assert_eq!(kept.len(), 1, "what lies comes after what does not");
+    assert!(kept[0]["time"].as_str().unwrap().starts_with("202"));
+}

@@ -143,6 +143,34 @@ impl Scene {
         }
     }
 
+    /// Runs it at a terminal at which somebody types a line; all that is shown is in the run's `stdout`. `None`
+    /// where the machine has no `script`, which makes the terminal.
+    pub fn run_at_terminal(&self, arguments: &[&str], typed: &str) -> Option<Run> {
+        let words: Vec<_> = arguments.iter().map(|word| format!("'{word}'")).collect();
+        let inside = format!("'{}' {}", env!("CARGO_BIN_EXE_aumbry"), words.join(" "));
+        let mut command = Command::new("script");
+        command
+            .args(["--quiet", "--return", "--command", &inside, "/dev/null"])
+            .env_clear()
+            .envs(
+                self.command::<&str>(&[])
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .current_dir(self.path(""))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().ok()?;
+        child.stdin.take().unwrap().write_all(format!("{typed}\n").as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        Some(Run {
+            code: output.status.code().unwrap_or(-1),
+            stdout: output.stdout,
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        })
+    }
+
     /// Runs it and writes down what a person would have seen.
     pub fn show(&mut self, arguments: &[&str]) -> Run {
         let run = self.run(arguments);

@@ -7,11 +7,17 @@ use std::time::{Duration, SystemTime};
 use aumbry::id::SnapshotId;
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::BackupOptions;
+use aumbry::ops::forget::policy::{Every, Policy, Reach, Rule};
+use aumbry::ops::forget::{ForgetOptions, GroupBy, forget, plan};
+use aumbry::ops::prune::{PruneOptions, prune};
+use aumbry::ops::select::SnapshotFilter;
+use aumbry::ops::undelete::undelete;
 use aumbry::repository::Repository;
 use aumbry::repository::snapshots::Snapshots;
 use aumbry::store::layout;
 use aumbry::store::{LocalMode, Store};
 use aumbry::units::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::support::{back_up_with, create, open, options, small_settings};
 
@@ -156,9 +162,13 @@ fn nothing_is_brought_back_once_space_was_reclaimed() {
     let id = scene.back_up(today(), |_| {});
     let repository = scene.open();
     repository.forget(&[id], "").unwrap();
-    repository.store().create(&layout::condemned(1), vec![1]).unwrap();
-    assert!(repository.undelete(&[id]).is_err());
     assert_eq!(repository.forgotten(&SilentMonitor).unwrap().len(), 1);
+    let options = PruneOptions { patience: Duration::ZERO, ..PruneOptions::default() };
+    prune(&repository, &options, &SilentMonitor).unwrap();
+    assert!(repository.forgotten(&SilentMonitor).unwrap().is_empty());
+    assert!(repository.undelete(&[id]).is_err());
+    assert!(undelete(&repository, &[id], &SilentMonitor).is_err());
+    assert!(list(&repository).all.is_empty());
 }
 
 #[test]
@@ -186,4 +196,52 @@ fn a_named_source_finds_its_parent_by_its_name() {
         }
     }
     assert_eq!(list(&repository).all[0].1.name, "home");
+}
+
+#[test]
+fn forged_times_push_no_snapshot_out_of_its_own_group() {
+    let scene = Scene::new();
+    let today = today();
+    let honest: Vec<_> = (0..6)
+        .map(|day| {
+            let id = scene.back_up(today + day, |_| {});
+            scene.date_snapshot(id, today + day);
+            id
+        })
+        .collect();
+    for number in 0..8 {
+        let claim = if number % 2 == 0 { today + 400 + number } else { today - 300 * number };
+        let forged = scene.back_up(claim, |_| {});
+        scene.date_snapshot(forged, today + 5);
+    }
+    let options = ForgetOptions {
+        filter: SnapshotFilter::default(),
+        group_by: GroupBy::default(),
+        policy: Policy {
+            rules: vec![
+                Rule { every: Every::Snapshot, reach: Reach::Count(2) },
+                Rule { every: Every::Day, reach: Reach::Count(4) },
+            ],
+            ..Policy::default()
+        },
+        zone: TimeZone::UTC,
+    };
+    let repository = scene.open();
+    let found = list(&repository);
+    assert_eq!(found.all.len(), 14);
+    let plan = plan(&found, &options, repository.environment().clock.now()).unwrap();
+    assert!(forget(&repository, &plan, false, &SilentMonitor).is_err(), "more than half would go");
+    forget(&repository, &plan, true, &SilentMonitor).unwrap();
+    let left = list(&repository);
+    let is_left = |id: &SnapshotId| left.all.iter().any(|(other, _)| other == id);
+    assert_eq!(
+        honest.iter().map(is_left).collect::<Vec<_>>(),
+        [false, false, true, true, true, true]
+    );
+    assert_eq!(left.all.len(), 4 + 2, "of those that lie, the newest two by what the store saw");
+
+    let dropped: Vec<_> = plan.dropped().map(|planned| planned.verdict.id).collect();
+    undelete(&repository, &dropped, &SilentMonitor).unwrap();
+    assert_eq!(list(&repository).all.len(), 14);
+    assert!(undelete(&repository, &dropped, &SilentMonitor).is_err(), "none is forgotten now");
 }

@@ -14,6 +14,7 @@ use crate::commands::completions::CompletionsArgs;
 use crate::commands::debug::DebugArgs;
 use crate::commands::diff::DiffArgs;
 use crate::commands::dump::DumpArgs;
+use crate::commands::forget::ForgetArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::key::KeyArgs;
 use crate::commands::ls::LsArgs;
@@ -21,6 +22,7 @@ use crate::commands::prune::PruneArgs;
 use crate::commands::restore::RestoreArgs;
 use crate::commands::snapshots::SnapshotsArgs;
 use crate::commands::stats::StatsArgs;
+use crate::commands::undelete::UndeleteArgs;
 
 const AFTER_HELP: &str = "\
 Begin with `aumbry backup ~/Documents`: it makes a repository, asks for a passphrase and saves.
@@ -97,6 +99,10 @@ pub enum Command {
     Diff(DiffArgs),
     /// Write one file to standard output, or a folder as a tar archive
     Dump(DumpArgs),
+    /// Forget snapshots that no rule keeps, or those that are named
+    Forget(ForgetArgs),
+    /// Bring forgotten snapshots back
+    Undelete(UndeleteArgs),
     /// Give back the space of what no snapshot needs
     Prune(PruneArgs),
     /// Find out whether everything can be restored

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod consent;
 mod context;
 mod credentials;
 mod environment;

@@ -102,6 +102,16 @@ impl Named {
     }
 }
 
+/// Reads what names one whole snapshot: latest, latest~2, the beginning of an id.
+pub fn parse_snapshot(text: &OsStr) -> Result<SnapshotChoice, Failure> {
+    let named = Named::parse(Some(text))?;
+    let whole = named.choice.filter(|_| named.path.is_none());
+    whole.ok_or_else(|| {
+        Failure::usage(format!("{:?} names no whole snapshot", printable(text.as_bytes())))
+            .hint("write latest, latest~2 or the beginning of an id")
+    })
+}
+
 fn parse_name(name: &[u8]) -> Result<SnapshotChoice, Failure> {
     if name == b"latest" {
         return Ok(SnapshotChoice::Latest(0));
@@ -153,7 +163,7 @@ impl ChoiceArgs {
 }
 
 /// Why none was chosen, in the person's own zone, and what to do next.
-fn explain(
+pub fn explain(
     context: &Context,
     error: OpsError,
     snapshots: &[NamedSnapshot],

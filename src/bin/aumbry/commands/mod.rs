@@ -6,6 +6,7 @@ pub mod completions;
 pub mod debug;
 pub mod diff;
 pub mod dump;
+pub mod forget;
 pub mod init;
 pub mod key;
 pub mod ls;
@@ -13,6 +14,7 @@ pub mod prune;
 pub mod restore;
 pub mod snapshots;
 pub mod stats;
+pub mod undelete;
 pub mod version;
 
 use crate::cli::Command;
@@ -31,6 +33,8 @@ impl Command {
             Command::Restore(args) => restore::run(args, context),
             Command::Diff(args) => diff::run(args, context),
             Command::Dump(args) => dump::run(args, context),
+            Command::Forget(args) => forget::run(args, context),
+            Command::Undelete(args) => undelete::run(args, context),
             Command::Prune(args) => prune::run(args, context),
             Command::Check(args) => check::run(args, context),
             Command::Key(args) => key::run(args, context),

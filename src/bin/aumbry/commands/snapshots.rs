@@ -2,6 +2,8 @@
 
 use aumbry::format::snapshot::BackupCounts;
 use aumbry::id::SnapshotId;
+use aumbry::ops::select::SnapshotFilter;
+use aumbry::repository::snapshots::Forgotten;
 use aumbry::units::bytes::format_bytes;
 use clap::Args;
 use serde_json::Map;
@@ -16,6 +18,7 @@ use crate::output::Table;
 use crate::output::base64;
 use crate::output::count;
 use crate::output::printable;
+use crate::progress::ProgressMonitor;
 use crate::selection::FilterArgs;
 use crate::selection::NamedSnapshot;
 
@@ -25,6 +28,9 @@ pub struct SnapshotsArgs {
     /// Only the newest N
     #[arg(long, value_name = "N")]
     latest: Option<usize>,
+    /// List those that were forgotten and can come back, with who forgot them, when and why
+    #[arg(long)]
+    forgotten: bool,
     #[command(flatten)]
     filter: FilterArgs,
 }
@@ -34,6 +40,9 @@ pub fn run(args: &SnapshotsArgs, context: &Context) -> Result<Outcome, Failure> 
     let filter = args.filter.filter(context)?;
     let repository = context.open()?;
     let monitor = context.monitor();
+    if args.forgotten {
+        return list_forgotten(args, context, &filter, &repository.forgotten(&monitor)?, &monitor);
+    }
     let found = context.snapshots(&repository, &monitor)?;
     let mut chosen: Vec<_> =
         found.all.iter().filter(|(_, snapshot)| filter.matches(snapshot)).collect();
@@ -86,6 +95,74 @@ pub fn run(args: &SnapshotsArgs, context: &Context) -> Result<Outcome, Failure> 
     }
     table.write(output)?;
     output.say(&output.style().dim(&count(chosen.len() as u64, "snapshot")))?;
+    Ok(outcome)
+}
+
+/// Those that were forgotten; what cannot be read is told as a problem.
+fn list_forgotten(
+    args: &SnapshotsArgs,
+    context: &Context,
+    filter: &SnapshotFilter,
+    forgotten: &[Forgotten],
+    monitor: &ProgressMonitor,
+) -> Result<Outcome, Failure> {
+    let mut chosen = Vec::new();
+    for Forgotten { id, snapshot, tomb } in forgotten {
+        match snapshot {
+            Ok(snapshot) if filter.matches(snapshot) => {
+                chosen.push(((*id, snapshot.clone()), tomb.clone().unwrap_or_default()));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                monitor.tell_problem(&format!("snapshot {}", id.short()), "read", &error.message);
+            }
+        }
+    }
+    if let Some(latest) = args.latest {
+        chosen.drain(..chosen.len().saturating_sub(latest));
+    }
+    let outcome = if monitor.problems() == 0 { Outcome::Done } else { Outcome::Damaged };
+    let output = &context.output;
+    if output.is_json() {
+        let list: Vec<_> = chosen
+            .iter()
+            .map(|(snapshot, tomb)| {
+                let mut object = snapshot_json(context, snapshot);
+                object["forgotten"] = json!({
+                    "time": context.rfc3339(tomb.time),
+                    "hostname": tomb.host,
+                    "username": tomb.user,
+                    "why": tomb.why,
+                });
+                object
+            })
+            .collect();
+        output.json(&list)?;
+        return Ok(outcome);
+    }
+    let mut table = Table::new(&[
+        ("ID", Align::Left),
+        ("Time", Align::Left),
+        ("Host", Align::Left),
+        ("Forgotten", Align::Left),
+        ("By", Align::Left),
+        ("Why", Align::Left),
+    ]);
+    for ((id, snapshot), tomb) in &chosen {
+        table.row([
+            id.short(),
+            context.local(snapshot.time),
+            printable(snapshot.host.as_bytes()),
+            context.local(tomb.time),
+            printable(format!("{} on {}", tomb.user, tomb.host).as_bytes()),
+            printable(tomb.why.as_bytes()),
+        ]);
+    }
+    table.write(output)?;
+    output.say(&output.style().dim(&format!(
+        "{}; `aumbry undelete ID` brings one back",
+        count(chosen.len() as u64, "forgotten snapshot")
+    )))?;
     Ok(outcome)
 }
 
