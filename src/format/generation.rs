@@ -2,7 +2,7 @@
 
 use super::FormatError;
 use super::bytes::{Reader, put_field, put_time};
-use super::snapshot::{put_time_field, skip_field};
+use super::snapshot::{put_count_field, put_time_field, skip_field};
 use crate::id::{PackId, SessionId, SnapshotId};
 use crate::units::Timestamp;
 
@@ -170,6 +170,57 @@ impl Sweep {
     }
 }
 
+/// The one client that collects, where a store cannot create if absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Maintainer {
+    /// What the client keeps in its cache.
+    pub id: [u8; 16],
+    /// Its host's name.
+    pub host: String,
+    /// Since when, by its clock.
+    pub since: Timestamp,
+    /// Another client was it before.
+    pub took_over: bool,
+}
+
+impl Maintainer {
+    /// The payload's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut output = Vec::new();
+        put_field(&mut output, 1001, &self.id);
+        put_field(&mut output, 2, self.host.as_bytes());
+        put_time_field(&mut output, 3, self.since);
+        put_count_field(&mut output, 4, u64::from(self.took_over));
+        output
+    }
+
+    /// Reads a payload.
+    pub fn decode(payload: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(payload);
+        let mut maintainer = Maintainer::default();
+        let mut named = false;
+        while let Some((number, mut value)) = reader.field()? {
+            match number {
+                1001 => {
+                    maintainer.id = value.array()?;
+                    named = true;
+                }
+                2 => {
+                    let text = value.take(value.remaining())?;
+                    maintainer.host = String::from_utf8_lossy(text).into_owned();
+                }
+                3 => maintainer.since = value.time()?,
+                4 => maintainer.took_over = value.varint()? != 0,
+                other => skip_field(other)?,
+            }
+        }
+        if !named {
+            return Err(FormatError::corrupt("names no client"));
+        }
+        Ok(maintainer)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Kind;
@@ -207,6 +258,18 @@ mod tests {
         for length in 0..bytes.len() {
             assert_ne!(Sweep::decode(&bytes[..length]), Ok(sweep.clone()), "{length}");
         }
+    }
+
+    #[test]
+    fn a_maintainer_comes_back() {
+        let maintainer = Maintainer {
+            id: [3; 16],
+            host: "box".into(),
+            since: Timestamp { seconds: 9, nanoseconds: 1 },
+            took_over: true,
+        };
+        assert_eq!(Maintainer::decode(&maintainer.encode()), Ok(maintainer));
+        assert_eq!(Maintainer::decode(&[]).unwrap_err().kind, Kind::Corrupt);
     }
 
     #[test]

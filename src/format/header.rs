@@ -62,16 +62,24 @@ pub enum ObjectKind {
     Condemned = 9,
     /// The packs that a generation drops, and the snapshots that live.
     Sweep = 10,
+    /// What stands for a slot's decision where a store cannot create if absent: an abort, or a confirmation.
+    Mark = 13,
+    /// Who collects where a store cannot create if absent.
+    Maintainer = 14,
 }
 
 impl ObjectKind {
     fn from_number(number: u8) -> Option<Self> {
         use ObjectKind::{
-            Condemned, Config, DataPack, Index, KeySlot, Session, Snapshot, Sweep, Tomb, TreePack,
+            Condemned, Config, DataPack, Index, KeySlot, Maintainer, Mark, Session, Snapshot,
+            Sweep, Tomb, TreePack,
         };
-        [Config, KeySlot, DataPack, TreePack, Index, Session, Snapshot, Tomb, Condemned, Sweep]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        [
+            Config, KeySlot, DataPack, TreePack, Index, Session, Snapshot, Tomb, Condemned, Sweep,
+            Mark, Maintainer,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
     }
 
     /// A word for people.
@@ -87,6 +95,8 @@ impl ObjectKind {
             ObjectKind::Tomb => "tomb",
             ObjectKind::Condemned => "condemned list",
             ObjectKind::Sweep => "sweep list",
+            ObjectKind::Mark => "mark of a decision",
+            ObjectKind::Maintainer => "maintainer",
         }
     }
 

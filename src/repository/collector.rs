@@ -189,6 +189,14 @@ impl Repository {
         Ok((present.len() as u64, present.iter().map(|object| object.size).sum()))
     }
 
+    /// Where an ABORT stands.
+    fn abort_name(&self, session: SessionId) -> String {
+        match self.store.is_conditional() {
+            true => layout::snapshot(session),
+            false => layout::abort(session),
+        }
+    }
+
     /// Removes what a finished collection has made meaningless: registrations of sessions that have decided,
     /// ABORTs and forgotten snapshots from before the last sweep, condemned lists and sweeps that are
     /// long done. `snapshots` was listed after `generations`.
@@ -210,12 +218,16 @@ impl Repository {
         }
         for session in &snapshots.aborted {
             if session.generation < last.generation {
-                self.store.delete(&layout::snapshot(*session))?;
+                self.store.delete(&self.abort_name(*session))?;
                 cleared.aborts += 1;
             }
         }
         for id in &snapshots.swept {
             self.store.delete(&layout::snapshot(id.0))?;
+            if !self.store.is_conditional() {
+                self.store.delete(&layout::confirmed(id.0))?;
+                self.store.delete(&layout::abort(id.0))?;
+            }
             cleared.snapshots += 1;
         }
         // The tomb after the snapshot; also where the snapshot went in an attempt that was interrupted.

@@ -9,6 +9,7 @@ pub mod generations;
 pub mod index;
 pub mod keys;
 pub mod mend;
+mod maintainer;
 pub mod packer;
 pub mod reader;
 pub mod seal;

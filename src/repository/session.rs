@@ -3,6 +3,8 @@
 //! A writer reads the newest generation, registers, and reads the generations again: either it sees what a
 //! collector condemned, or the collector sees the writer (`docs/format.md`, "Sessions").
 
+use std::collections::HashSet;
+
 use super::Repository;
 use super::error::Result;
 use crate::format::header::ObjectKind;
@@ -65,12 +67,21 @@ impl Repository {
         }
     }
 
-    /// Fills the session's slot with ABORT: it will commit nothing, and nobody waits for it any more. `false`: it was
-    /// decided before. [`Repository::end`] tells more.
+    /// Decides that the session commits nothing, so that nobody waits for it any more. `false`: it was decided before.
+    /// [`Repository::end`] tells more.
     pub fn abort(&self, session: SessionId) -> Result<bool> {
-        let name = layout::snapshot(session);
-        let object = self.seal(ObjectKind::Snapshot, &name, Decision::Abort.encode())?;
-        Ok(self.store.create(&name, object)? == Created::New)
+        let slot = layout::snapshot(session);
+        if self.store.is_conditional() {
+            let object = self.seal(ObjectKind::Snapshot, &slot, Decision::Abort.encode())?;
+            return Ok(self.store.create(&slot, object)? == Created::New);
+        }
+        // Written first, the other side read afterwards, as the writer does: of two at once both may find the other,
+        // and never neither.
+        let name = layout::abort(session);
+        let was_there = self.store.size(&name)?.is_some();
+        let object = self.seal(ObjectKind::Mark, &name, Vec::new())?;
+        self.store.create(&name, object)?;
+        Ok(!was_there && self.store.size(&slot)?.is_none())
     }
 
     /// Ends a session without a snapshot. `false`: a collector had given it up before, and what it counted on may
@@ -103,6 +114,14 @@ impl Repository {
         if self.store.create(&name, object.clone())? == Created::AlreadyThere {
             return Ok(Committed::Fenced);
         }
+        if !self.store.is_conditional() {
+            if self.store.size(&layout::abort(session))?.is_some() {
+                return Ok(Committed::Fenced);
+            }
+            let confirmed = layout::confirmed(session);
+            let mark = self.seal(ObjectKind::Mark, &confirmed, Vec::new())?;
+            self.store.create(&confirmed, mark)?;
+        }
         let id = SnapshotId(session);
         // The ABORT of a collector that gave this session up may have been cleared away with its generation.
         if !self.generations()?.lets_live(session) {
@@ -116,14 +135,24 @@ impl Repository {
     /// The sessions that are registered and whose slots are not decided.
     pub fn undecided_sessions(&self) -> Result<Vec<SessionId>> {
         let sessions = self.store.list(layout::SESSIONS)?;
-        let slots = self.store.list(layout::SNAPSHOTS)?;
-        let decided: std::collections::HashSet<_> =
-            slots.iter().filter_map(|object| layout::parse_snapshot(&object.name)).collect();
+        let decided = self.decided_sessions()?;
         Ok(sessions
             .iter()
             .filter_map(|object| layout::parse_session(&object.name))
             .filter(|session| !decided.contains(session))
             .collect())
+    }
+
+    /// The sessions that are decided, registered still or not.
+    pub(super) fn decided_sessions(&self) -> Result<HashSet<SessionId>> {
+        let slots = self.store.list(layout::SNAPSHOTS)?;
+        let mut decided: HashSet<_> =
+            slots.iter().filter_map(|object| layout::parse_snapshot(&object.name)).collect();
+        if !self.store.is_conditional() {
+            let aborts = self.store.list(layout::ABORTS)?;
+            decided.extend(aborts.iter().filter_map(|object| layout::parse_abort(&object.name)));
+        }
+        Ok(decided)
     }
 
     /// What a session said of itself.

@@ -42,6 +42,9 @@ pub struct Snapshots {
     /// Those that a sweep did not let live, still to be removed: forgotten, or committed by a session that a
     /// collector had given up.
     pub swept: Vec<SnapshotId>,
+    /// Those of a store without create-if-absent that no writer has reported: it was stopped just then, or committed
+    /// again under another name. They restore like all others, and are collected when they are forgotten.
+    pub unconfirmed: HashSet<SnapshotId>,
     /// Every snapshot that was forgotten and has a tomb that opens, still listed or not.
     pub tombs: HashSet<SnapshotId>,
 }
@@ -98,6 +101,9 @@ impl Repository {
                 Err(error) => snapshots.damaged.push((id, error)),
             }
         }
+        if !self.store.is_conditional() {
+            self.take_marks(&listed, &mut snapshots)?;
+        }
         let gone: Vec<_> = known
             .keys()
             .filter(|id| !listed.contains_key(id) && !tombs.contains_key(id))
@@ -119,6 +125,26 @@ impl Repository {
         snapshots.all.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
         self.observe(&listed, &generations, &mut snapshots)?;
         Ok(snapshots)
+    }
+
+    /// What marks say where slots cannot: who was given up, and which snapshots were reported.
+    fn take_marks(
+        &self,
+        listed: &HashMap<SnapshotId, Option<Timestamp>>,
+        snapshots: &mut Snapshots,
+    ) -> Result<()> {
+        for object in self.store.list(layout::ABORTS)? {
+            let aborted = layout::parse_abort(&object.name);
+            snapshots.aborted.extend(aborted.filter(|id| !listed.contains_key(&SnapshotId(*id))));
+        }
+        let confirmed = self.store.list(layout::CONFIRMED)?;
+        let confirmed: HashSet<SnapshotId> = confirmed
+            .iter()
+            .filter_map(|object| layout::parse_confirmed(&object.name).map(SnapshotId))
+            .collect();
+        let all = snapshots.all.iter().map(|(id, _)| *id);
+        snapshots.unconfirmed = all.filter(|id| !confirmed.contains(id)).collect();
+        Ok(())
     }
 
     /// What a listed slot holds: from the cache, if it knows an object of this name and size, else from the

@@ -44,6 +44,8 @@ pub struct Inventory {
     pub keys: Vec<KeySlotId>,
     /// Objects of garbage collection, by name.
     pub generations: Vec<(ObjectKind, String)>,
+    /// Marks of decisions, and who collects, by name, where the store cannot create if absent.
+    pub marks: Vec<(ObjectKind, String)>,
     /// Names that mean nothing to this program.
     pub unknown: Vec<String>,
     /// Bytes of all objects together.
@@ -98,6 +100,10 @@ impl Repository {
                 inventory.generations.push((ObjectKind::Condemned, name));
             } else if layout::parse_sweep(&name).is_some() {
                 inventory.generations.push((ObjectKind::Sweep, name));
+            } else if layout::parse_abort(&name).or(layout::parse_confirmed(&name)).is_some() {
+                inventory.marks.push((ObjectKind::Mark, name));
+            } else if name == layout::MAINTAINER {
+                inventory.marks.push((ObjectKind::Maintainer, name));
             } else if name != layout::CONFIG {
                 inventory.unknown.push(name);
             }

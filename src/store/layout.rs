@@ -19,6 +19,12 @@ pub const INDEX: &str = "index/";
 pub const SNAPSHOTS: &str = "snapshots/";
 /// The folder of what was forgotten.
 pub const TOMBS: &str = "tombs/";
+/// The folder of aborts, where the store cannot create if absent.
+pub const ABORTS: &str = "aborts/";
+/// The folder of confirmed commits, where the store cannot create if absent.
+pub const CONFIRMED: &str = "confirmed/";
+/// The object that says who collects, where the store cannot create if absent.
+pub const MAINTAINER: &str = "gc/maintainer";
 /// The folder of the generations of garbage collection.
 pub const GC: &str = "gc/";
 
@@ -60,6 +66,16 @@ pub fn tomb(session: SessionId) -> String {
     format!("{TOMBS}{session}")
 }
 
+/// The name that says that a session was given up, where the store cannot create if absent.
+pub fn abort(session: SessionId) -> String {
+    format!("{ABORTS}{session}")
+}
+
+/// The name that says that a session's snapshot was reported, where the store cannot create if absent.
+pub fn confirmed(session: SessionId) -> String {
+    format!("{CONFIRMED}{session}")
+}
+
 /// The name of the packs that a generation means to delete.
 pub fn condemned(generation: u32) -> String {
     format!("{GC}{generation:08x}{CONDEMNED}")
@@ -98,6 +114,16 @@ pub fn parse_snapshot(name: &str) -> Option<SessionId> {
 /// The session whose snapshot is forgotten by this name.
 pub fn parse_tomb(name: &str) -> Option<SessionId> {
     parse(name, TOMBS, tomb)
+}
+
+/// The session that this name says was given up.
+pub fn parse_abort(name: &str) -> Option<SessionId> {
+    parse(name, ABORTS, abort)
+}
+
+/// The session whose snapshot this name says was reported.
+pub fn parse_confirmed(name: &str) -> Option<SessionId> {
+    parse(name, CONFIRMED, confirmed)
 }
 
 /// The generation whose condemned packs stand under this name.

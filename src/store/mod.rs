@@ -72,6 +72,7 @@ struct Inner {
     operator: Operator,
     location: String,
     lists_cheaply: bool,
+    is_conditional: bool,
     // Started by the first call, so that a store which is only opened costs no threads.
     runtime: OnceLock<Runtime>,
 }
@@ -123,8 +124,29 @@ impl Store {
     }
 
     fn over(operator: Operator, location: String, lists_cheaply: bool) -> Store {
-        let inner = Inner { operator, location, lists_cheaply, runtime: OnceLock::new() };
+        let runtime = OnceLock::new();
+        let inner = Inner { operator, location, lists_cheaply, is_conditional: true, runtime };
         Store { inner: Arc::new(inner), faults: None }
+    }
+
+    /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
+    pub fn without_conditions(self) -> Store {
+        let Inner { operator, location, lists_cheaply, .. } = &*self.inner;
+        let mut inner = Inner {
+            operator: operator.clone(),
+            location: location.clone(),
+            lists_cheaply: *lists_cheaply,
+            is_conditional: false,
+            runtime: OnceLock::new(),
+        };
+        inner.location.push_str(" (without conditions)");
+        Store { inner: Arc::new(inner), faults: self.faults }
+    }
+
+    /// Whether [`Store::create`] tells who of several was first. Where it does not, an object that is there is
+    /// written over, and the protocol's second form is used.
+    pub fn is_conditional(&self) -> bool {
+        self.inner.is_conditional
     }
 
     /// The same store, with every call asked of `control` first: for tests.
@@ -272,7 +294,8 @@ impl Store {
     /// Tries once (and the layers below perhaps again): `true` when the object was made, `false`
     /// when the name was taken.
     fn create_once(&self, name: &str, buffer: Buffer) -> Result<bool, StoreError> {
-        let options = WriteOptions { if_not_exists: true, ..WriteOptions::default() };
+        let if_not_exists = self.inner.is_conditional;
+        let options = WriteOptions { if_not_exists, ..WriteOptions::default() };
         let write = self.inner.operator.write_options(name, buffer, options);
         match self.block_on(name, write)? {
             Ok(_) => Ok(true),

@@ -1,10 +1,12 @@
 //! Collection beside writers: space comes back, and nothing that anybody counts on goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use aumbry::clock::{Clock, FakeClock};
 use aumbry::format::header::ObjectKind;
 use aumbry::format::session::Purpose;
 use aumbry::id::SnapshotId;
@@ -13,16 +15,17 @@ use aumbry::ops::backup::backup;
 use aumbry::ops::check::{CheckOptions, DataSelection, check};
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
-use aumbry::repository::Repository;
 use aumbry::repository::session::Committed;
 use aumbry::repository::snapshots::Undeleted;
 use aumbry::repository::writer::Writer;
+use aumbry::repository::{Environment, Repository};
 use aumbry::source::files::{Files, FilesOptions};
 use aumbry::source::{Source, SourceError, Step};
 use aumbry::store::{FaultControl, Store, layout};
+use aumbry::units::Timestamp;
 
 use crate::model::{assert_same, create_quick, folder_contents, open_quick};
-use crate::support::{back_up, contents, noise, options, snapshots};
+use crate::support::{back_up, contents, environment, noise, options, snapshots};
 
 /// Options that wait for nobody.
 fn impatient() -> PruneOptions {
@@ -46,6 +49,11 @@ fn write_files(folder: &Path, files: std::ops::Range<u64>, version: u64) {
     }
 }
 
+/// A store that knows create-if-absent, and one that does not.
+fn both_forms() -> [Store; 2] {
+    [Store::memory(), Store::memory().without_conditions()]
+}
+
 fn pack_bytes(store: &Store) -> u64 {
     store.list(layout::PACKS).unwrap().iter().map(|object| object.size).sum()
 }
@@ -64,39 +72,44 @@ fn check_options() -> CheckOptions {
 
 #[test]
 fn what_only_a_forgotten_snapshot_needs_goes_and_the_rest_restores() {
-    let store = Store::memory();
-    let repository = create_quick(store.clone(), None);
-    let folder = tempfile::tempdir().unwrap();
-    write_files(folder.path(), 0..40, 1);
-    let first = back_up(&repository, folder.path()).snapshot.unwrap();
-    write_files(folder.path(), 0..20, 2);
-    back_up(&repository, folder.path());
-    let before = pack_bytes(&store);
-    repository.forget(&[first], "").unwrap();
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..40, 1);
+        let first = back_up(&repository, folder.path()).snapshot.unwrap();
+        write_files(folder.path(), 0..20, 2);
+        back_up(&repository, folder.path());
+        let before = pack_bytes(&store);
+        repository.forget(&[first], "").unwrap();
 
-    let dry = pruned(&repository, &PruneOptions { dry_run: true, ..tight() });
-    let plan = dry.plan.unwrap();
-    assert!(!plan.drop.is_empty() && plan.drop_bytes > 0 && dry.unused_before > 0);
-    assert_eq!(pack_bytes(&store), before, "a dry run changes nothing");
+        let dry = pruned(&repository, &PruneOptions { dry_run: true, ..tight() });
+        let plan = dry.plan.unwrap();
+        assert!(!plan.drop.is_empty() && plan.drop_bytes > 0 && dry.unused_before > 0);
+        assert_eq!(pack_bytes(&store), before, "a dry run changes nothing");
 
-    let summary = pruned(&repository, &tight());
-    assert!(summary.held_by.is_empty());
-    let freed = before - pack_bytes(&store);
-    assert!(freed > before / 5, "{freed} of {before} freed, {summary:?}");
-    assert_eq!(summary.cleared.snapshots, 1);
-    let fresh = open_quick(store.clone(), None);
-    let left = snapshots(&fresh);
-    assert_eq!(left.len(), 1);
-    assert_same(&contents(&fresh, &left[0].1), &folder_contents(folder.path()), "what is left");
-    // The client that pruned, whose cache followed, reads the same.
-    assert_same(&contents(&repository, &left[0].1), &folder_contents(folder.path()), "same client");
-    assert_whole(&store);
+        let summary = pruned(&repository, &tight());
+        assert!(summary.held_by.is_empty());
+        let freed = before - pack_bytes(&store);
+        assert!(freed > before / 5, "{freed} of {before} freed, {summary:?}");
+        assert_eq!(summary.cleared.snapshots, 1);
+        let fresh = open_quick(store.clone(), None);
+        let left = snapshots(&fresh);
+        assert_eq!(left.len(), 1);
+        assert_same(&contents(&fresh, &left[0].1), &folder_contents(folder.path()), "what is left");
+        // The client that pruned, whose cache followed, reads the same.
+        assert_same(
+            &contents(&repository, &left[0].1),
+            &folder_contents(folder.path()),
+            "same client",
+        );
+        assert_whole(&store);
 
-    let again = pruned(&repository, &tight());
-    assert_eq!(again.packs_deleted, 0);
-    let plan = again.plan.unwrap();
-    assert_eq!((plan.drop.len(), plan.repack.len(), again.unused_before), (0, 0, 0));
-    assert!(again.generations.is_empty(), "a generation without need");
+        let again = pruned(&repository, &tight());
+        assert_eq!(again.packs_deleted, 0);
+        let plan = again.plan.unwrap();
+        assert_eq!((plan.drop.len(), plan.repack.len(), again.unused_before), (0, 0, 0));
+        assert!(again.generations.is_empty(), "a generation without need");
+    }
 }
 
 #[test]
@@ -204,126 +217,131 @@ fn files(folder: &Path) -> Files {
 
 #[test]
 fn a_backup_that_a_collector_gave_up_commits_again_with_what_is_gone_stored_anew() {
-    let store = Store::memory();
-    let repository = create_quick(store.clone(), None);
-    let folder = tempfile::tempdir().unwrap();
-    write_files(folder.path(), 0..20, 1);
-    let first = back_up(&repository, folder.path()).snapshot.unwrap();
-    write_files(folder.path(), 20..40, 1);
-    let other = open_quick(store.clone(), None);
-    // The backup refers to the first snapshot's packs; meanwhile that is forgotten, and everything is collected twice.
-    let event = || {
-        other.forget(&[first], "").unwrap();
-        pruned(&other, &tight());
-        pruned(&other, &tight());
-    };
-    let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
-    let summary = backup(&repository, &mut source, &options(), &SilentMonitor).unwrap();
-    assert!(store.list(layout::GC).unwrap().len() > 1, "nothing was collected");
-    let fresh = open_quick(store.clone(), None);
-    let left = snapshots(&fresh);
-    assert_eq!(left.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [summary.snapshot.unwrap()]);
-    assert_same(&contents(&fresh, &left[0].1), &folder_contents(folder.path()), "again");
-    assert_whole(&store);
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..20, 1);
+        let first = back_up(&repository, folder.path()).snapshot.unwrap();
+        write_files(folder.path(), 20..40, 1);
+        let other = open_quick(store.clone(), None);
+        // The backup refers to the first snapshot's packs; meanwhile that is forgotten, and everything is collected twice.
+        let event = || {
+            other.forget(&[first], "").unwrap();
+            pruned(&other, &tight());
+            pruned(&other, &tight());
+        };
+        let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
+        let summary = backup(&repository, &mut source, &options(), &SilentMonitor).unwrap();
+        assert!(store.list(layout::GC).unwrap().len() > 1, "nothing was collected");
+        let fresh = open_quick(store.clone(), None);
+        let left = snapshots(&fresh);
+        assert_eq!(left.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [summary.snapshot.unwrap()]);
+        assert_same(&contents(&fresh, &left[0].1), &folder_contents(folder.path()), "again");
+        assert_whole(&store);
+    }
 }
 
 #[test]
 fn a_fenced_backup_whose_packs_are_all_there_commits_again_without_reading() {
-    let store = Store::memory();
-    let repository = create_quick(store.clone(), None);
-    let folder = tempfile::tempdir().unwrap();
-    write_files(folder.path(), 0..20, 1);
-    back_up(&repository, folder.path());
-    write_files(folder.path(), 20..40, 1);
-    let other = open_quick(store.clone(), None);
-    let event = || {
-        for session in other.undecided_sessions().unwrap() {
-            assert!(other.abort(session).unwrap());
-        }
-    };
-    let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
-    let summary = backup(&repository, &mut source, &options(), &SilentMonitor).unwrap();
-    assert_eq!(summary.counts.files_new, 20);
-    let fresh = open_quick(store.clone(), None);
-    let (_, snapshot) = snapshots(&fresh).pop().unwrap();
-    assert_same(&contents(&fresh, &snapshot), &folder_contents(folder.path()), "again");
-    crate::model::assert_nothing_stored_twice(&fresh, "committed again");
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..20, 1);
+        back_up(&repository, folder.path());
+        write_files(folder.path(), 20..40, 1);
+        let other = open_quick(store.clone(), None);
+        let event = || {
+            for session in other.undecided_sessions().unwrap() {
+                assert!(other.abort(session).unwrap());
+            }
+        };
+        let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
+        let summary = backup(&repository, &mut source, &options(), &SilentMonitor).unwrap();
+        assert_eq!(summary.counts.files_new, 20);
+        let fresh = open_quick(store.clone(), None);
+        let (_, snapshot) = snapshots(&fresh).pop().unwrap();
+        assert_same(&contents(&fresh, &snapshot), &folder_contents(folder.path()), "again");
+        crate::model::assert_nothing_stored_twice(&fresh, "committed again");
+    }
 }
 
 #[test]
 fn a_commit_after_its_abort_was_cleared_away_is_not_reported() {
-    let store = Store::memory();
-    let repository = create_quick(store.clone(), None);
-    let folder = tempfile::tempdir().unwrap();
-    write_files(folder.path(), 0..10, 1);
-    let first = back_up(&repository, folder.path()).snapshot.unwrap();
-    let (_, snapshot) = snapshots(&repository).pop().unwrap();
-    let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
-    writer.finish().unwrap();
-    let other = open_quick(store.clone(), None);
-    other.forget(&[first], "").unwrap();
-    pruned(&other, &tight());
-    let slot = layout::snapshot(writer.session());
-    assert_eq!(store.size(&slot).unwrap(), None, "the ABORT is still there");
-    let late = SnapshotId(writer.session());
-    assert_eq!(writer.commit(snapshot).unwrap(), Committed::Fenced);
-    assert!(store.size(&slot).unwrap().is_some());
-    // What it wrote is no snapshot for anybody, and the next collection removes it.
-    let fresh = open_quick(store.clone(), None);
-    assert!(snapshots(&fresh).is_empty());
-    back_up(&fresh, folder.path());
-    let next = snapshots(&fresh)[0].0;
-    fresh.forget(&[next], "").unwrap();
-    pruned(&fresh, &tight());
-    assert_eq!(store.size(&layout::snapshot(late.0)).unwrap(), None);
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..10, 1);
+        let first = back_up(&repository, folder.path()).snapshot.unwrap();
+        let (_, snapshot) = snapshots(&repository).pop().unwrap();
+        let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+        writer.finish().unwrap();
+        let other = open_quick(store.clone(), None);
+        other.forget(&[first], "").unwrap();
+        pruned(&other, &tight());
+        let slot = layout::snapshot(writer.session());
+        assert_eq!(store.size(&slot).unwrap(), None, "the ABORT is still there");
+        let late = SnapshotId(writer.session());
+        assert_eq!(writer.commit(snapshot).unwrap(), Committed::Fenced);
+        assert!(store.size(&slot).unwrap().is_some());
+        // What it wrote is no snapshot for anybody, and the next collection removes it.
+        let fresh = open_quick(store.clone(), None);
+        assert!(snapshots(&fresh).is_empty());
+        back_up(&fresh, folder.path());
+        let next = snapshots(&fresh)[0].0;
+        fresh.forget(&[next], "").unwrap();
+        pruned(&other, &tight());
+        assert_eq!(store.size(&layout::snapshot(late.0)).unwrap(), None);
+    }
 }
 
 #[test]
 fn a_pack_that_something_came_to_need_is_spared() {
-    let store = Store::memory();
-    let repository = create_quick(store.clone(), None);
-    let folder = tempfile::tempdir().unwrap();
-    write_files(folder.path(), 0..20, 1);
-    let first = back_up(&repository, folder.path()).snapshot.unwrap();
-    let other = open_quick(store.clone(), None);
-    // A writer that counts on the packs registers before they are condemned, and commits after.
-    let mut held = None;
-    let event = || {
-        other.forget(&[first], "").unwrap();
-        held = Some(prune(&other, &PruneOptions::default(), &SilentMonitor).unwrap());
-    };
-    let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
-    let summary = backup(&repository, &mut source, &options(), &SilentMonitor).unwrap();
-    drop(source);
-    assert_eq!(held.unwrap().held_by.len(), 1);
-    assert_eq!(summary.counts.data_blobs, 0, "it counted on what was there");
-    let ended = pruned(&other, &PruneOptions::default());
-    assert!(ended.packs_rescued > 0, "{ended:?}");
-    assert_whole(&store);
-    let fresh = open_quick(store.clone(), None);
-    let (_, snapshot) = snapshots(&fresh).pop().unwrap();
-    assert_same(&contents(&fresh, &snapshot), &folder_contents(folder.path()), "spared");
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..20, 1);
+        let first = back_up(&repository, folder.path()).snapshot.unwrap();
+        let other = open_quick(store.clone(), None);
+        // A writer that counts on the packs registers before they are condemned, and commits after.
+        let mut held = None;
+        let event = || {
+            other.forget(&[first], "").unwrap();
+            held = Some(prune(&other, &PruneOptions::default(), &SilentMonitor).unwrap());
+        };
+        let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
+        let summary = backup(&repository, &mut source, &options(), &SilentMonitor).unwrap();
+        drop(source);
+        assert_eq!(held.unwrap().held_by.len(), 1);
+        assert_eq!(summary.counts.data_blobs, 0, "it counted on what was there");
+        let ended = pruned(&other, &PruneOptions::default());
+        assert!(ended.packs_rescued > 0, "{ended:?}");
+        assert_whole(&store);
+        let fresh = open_quick(store.clone(), None);
+        let (_, snapshot) = snapshots(&fresh).pop().unwrap();
+        assert_same(&contents(&fresh, &snapshot), &folder_contents(folder.path()), "spared");
+    }
 }
 
 #[test]
 fn writers_count_on_nothing_that_an_open_generation_condemns() {
-    let store = Store::memory();
-    let repository = create_quick(store.clone(), None);
-    let folder = tempfile::tempdir().unwrap();
-    write_files(folder.path(), 0..20, 1);
-    let first = back_up(&repository, folder.path()).snapshot.unwrap();
-    let reader = repository.register(Purpose::Read).unwrap();
-    let other = open_quick(store.clone(), None);
-    other.forget(&[first], "").unwrap();
-    assert_eq!(pruned(&other, &PruneOptions::default()).held_by.len(), 1);
-    // The generation is open: this backup stores everything again, and the sweep spares nothing for it.
-    let summary = back_up(&repository, folder.path());
-    assert!(summary.counts.data_blobs > 0);
-    repository.abort(reader).unwrap();
-    let ended = pruned(&other, &PruneOptions::default());
-    assert_eq!(ended.packs_rescued, 0);
-    assert!(ended.packs_deleted > 0);
-    assert_whole(&store);
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..20, 1);
+        let first = back_up(&repository, folder.path()).snapshot.unwrap();
+        let reader = repository.register(Purpose::Read).unwrap();
+        let other = open_quick(store.clone(), None);
+        other.forget(&[first], "").unwrap();
+        assert_eq!(pruned(&other, &PruneOptions::default()).held_by.len(), 1);
+        // The generation is open: this backup stores everything again, and the sweep spares nothing for it.
+        let summary = back_up(&repository, folder.path());
+        assert!(summary.counts.data_blobs > 0);
+        repository.abort(reader).unwrap();
+        let ended = pruned(&other, &PruneOptions::default());
+        assert_eq!(ended.packs_rescued, 0);
+        assert!(ended.packs_deleted > 0);
+        assert_whole(&store);
+    }
 }
 
 #[test]
@@ -467,33 +485,34 @@ fn a_damaged_tree_stops_the_collection_and_names_itself() {
 
 #[test]
 fn a_forgotten_snapshot_comes_back_until_it_is_swept() {
-    let store = Store::memory();
-    let repository = create_quick(store.clone(), None);
-    let folder = tempfile::tempdir().unwrap();
-    write_files(folder.path(), 0..10, 1);
-    let first = back_up(&repository, folder.path()).snapshot.unwrap();
-    let wanted = folder_contents(folder.path());
-    let other = open_quick(store.clone(), None);
-    other.forget(&[first], "").unwrap();
-    assert!(snapshots(&repository).is_empty());
-    assert_eq!(repository.undelete(&[first]).unwrap(), Undeleted::Back);
-    assert_same(&contents(&repository, &snapshots(&repository)[0].1), &wanted, "back");
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..10, 1);
+        let first = back_up(&repository, folder.path()).snapshot.unwrap();
+        let wanted = folder_contents(folder.path());
+        let other = open_quick(store.clone(), None);
+        other.forget(&[first], "").unwrap();
+        assert!(snapshots(&repository).is_empty());
+        assert_eq!(repository.undelete(&[first]).unwrap(), Undeleted::Back);
+        assert_same(&contents(&repository, &snapshots(&repository)[0].1), &wanted, "back");
 
-    // Condemned and not swept: it is back when the collection has ended, which spares what it needs.
-    let reader = repository.register(Purpose::Read).unwrap();
-    other.forget(&[first], "").unwrap();
-    assert_eq!(pruned(&other, &PruneOptions::default()).held_by.len(), 1);
-    assert_eq!(repository.undelete(&[first]).unwrap(), Undeleted::Pending);
-    repository.abort(reader).unwrap();
-    assert!(pruned(&other, &PruneOptions::default()).packs_rescued > 0);
-    assert_eq!(repository.undelete(&[first]).unwrap(), Undeleted::Back);
-    assert_same(&contents(&repository, &snapshots(&repository)[0].1), &wanted, "spared");
+        // Condemned and not swept: it is back when the collection has ended, which spares what it needs.
+        let reader = repository.register(Purpose::Read).unwrap();
+        other.forget(&[first], "").unwrap();
+        assert_eq!(pruned(&other, &PruneOptions::default()).held_by.len(), 1);
+        assert_eq!(repository.undelete(&[first]).unwrap(), Undeleted::Pending);
+        repository.abort(reader).unwrap();
+        assert!(pruned(&other, &PruneOptions::default()).packs_rescued > 0);
+        assert_eq!(repository.undelete(&[first]).unwrap(), Undeleted::Back);
+        assert_same(&contents(&repository, &snapshots(&repository)[0].1), &wanted, "spared");
 
-    other.forget(&[first], "").unwrap();
-    pruned(&other, &tight());
-    let error = repository.undelete(&[first]).unwrap_err();
-    assert!(error.to_string().contains("given back since"), "{error}");
-    assert!(snapshots(&repository).is_empty());
+        other.forget(&[first], "").unwrap();
+        pruned(&other, &tight());
+        let error = repository.undelete(&[first]).unwrap_err();
+        assert!(error.to_string().contains("given back since"), "{error}");
+        assert!(snapshots(&repository).is_empty());
+    }
 }
 
 #[test]
@@ -509,4 +528,57 @@ fn a_collection_that_begins_while_a_snapshot_is_brought_back_waits_for_that() {
     let held = pruned(&other, &PruneOptions::default()).held_by;
     assert_eq!(held.iter().map(|held| held.session).collect::<Vec<_>>(), [session]);
     assert!(repository.end(session).unwrap());
+}
+
+#[test]
+fn without_conditions_one_client_collects_and_taking_over_takes_a_day() {
+    let store = Store::memory().without_conditions();
+    let first = create_quick(store.clone(), None);
+    pruned(&first, &tight());
+    let clock = Arc::new(FakeClock::new(Timestamp { seconds: 2_000_000_000, nanoseconds: 0 }));
+    let second = first.reopen(Environment { clock: clock.clone(), ..environment(None) }).unwrap();
+    let refused = |repository: &Repository, options: &PruneOptions| {
+        prune(repository, options, &SilentMonitor).unwrap_err().to_string()
+    };
+    assert!(refused(&second, &tight()).contains("--become-maintainer"));
+    // Looking is free.
+    pruned(&second, &PruneOptions { dry_run: true, ..tight() });
+    let taking = PruneOptions { become_maintainer: true, ..tight() };
+    assert!(refused(&second, &taking).contains("24 hours"));
+    assert!(refused(&first, &tight()).contains("testhost"));
+    clock.sleep(Duration::from_secs(23 * 3600));
+    assert!(refused(&second, &tight()).contains("23 hours ago"));
+    clock.sleep(Duration::from_secs(3600));
+    pruned(&second, &tight());
+}
+
+#[test]
+fn without_conditions_a_commit_and_an_abort_at_once_are_taken_for_both() {
+    let store = Store::memory().without_conditions();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..10, 1);
+    back_up(&repository, folder.path());
+    let (_, snapshot) = snapshots(&repository).pop().unwrap();
+    let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    writer.finish().unwrap();
+    let session = writer.session();
+    // The collector has written its abort, and the writer its snapshot, before either looked.
+    let name = layout::abort(session);
+    let mark = repository.seal(ObjectKind::Mark, &name, Vec::new()).unwrap();
+    store.create(&name, mark).unwrap();
+    assert_eq!(writer.commit(snapshot).unwrap(), Committed::Fenced);
+    assert!(!repository.abort(session).unwrap(), "the collector keeps it as a root");
+    let listed = repository.snapshots(&SilentMonitor).unwrap();
+    assert_eq!(listed.all.len(), 2);
+    assert_eq!(listed.unconfirmed, HashSet::from([SnapshotId(session)]));
+    pruned(&repository, &tight());
+    assert_whole(&store);
+    // It goes when it is forgotten.
+    repository.forget(&[SnapshotId(session)], "").unwrap();
+    pruned(&repository, &tight());
+    for name in [layout::snapshot(session), layout::abort(session), layout::tomb(session)] {
+        assert_eq!(store.size(&name).unwrap(), None, "{name}");
+    }
+    assert_whole(&store);
 }

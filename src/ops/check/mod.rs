@@ -239,6 +239,7 @@ fn prove_small_objects(
     inventory
         .generations
         .par_iter()
+        .chain(&inventory.marks)
         .try_for_each(|(kind, name)| repository.prove_sealed(*kind, name).or_else(passing))?;
 
     let followed: HashSet<_> = snapshots.all.iter().map(|(id, _)| *id).collect();

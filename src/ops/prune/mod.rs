@@ -48,6 +48,8 @@ pub struct PruneOptions {
     pub patience: Duration,
     /// Plan, and change nothing.
     pub dry_run: bool,
+    /// Become the client that collects, where the store allows only one.
+    pub become_maintainer: bool,
     /// Bytes that everything together may use.
     pub memory_budget: u64,
 }
@@ -62,6 +64,7 @@ impl Default for PruneOptions {
             },
             patience: Duration::from_secs(7 * 86_400),
             dry_run: false,
+            become_maintainer: false,
             memory_budget: 256 << 20,
         }
     }
@@ -171,6 +174,9 @@ struct Collection<'c, 'a> {
 
 impl<'a> Collection<'_, 'a> {
     fn run(&mut self) -> Result<(), OpsError> {
+        if !self.options.dry_run {
+            self.repository.require_maintainer(self.options.become_maintainer)?;
+        }
         if !self.finish_open()? {
             return Ok(());
         }

@@ -38,7 +38,7 @@ const MERGE_RATIO: u64 = 4;
 /// Objects of collection that are kept.
 const KEPT_GENERATIONS: u64 = 64;
 
-/// `repository` (with the cache's version) and `followed`.
+/// `repository` (with the cache's version), `followed` and `maintainer`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Names of the index objects whose packs are in the runs.
 const INDEXES: TableDefinition<&[u8], ()> = TableDefinition::new("indexes");
@@ -746,6 +746,24 @@ impl IndexCache {
             table.insert("followed", followed.encode().as_slice()).map_err(cache_error)?;
         }
         self.drop_in(&mut writing, transaction, packs, Dropped::Swept)
+    }
+
+    /// By which this client is known as the one that collects.
+    pub fn maintainer(&self) -> Result<Option<[u8; 16]>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(META).map_err(cache_error)?;
+        let row = table.get("maintainer").map_err(cache_error)?;
+        Ok(row.and_then(|row| row.value().try_into().ok()))
+    }
+
+    /// Remembers by what this client is known.
+    pub fn keep_maintainer(&self, id: [u8; 16]) -> Result<()> {
+        let transaction = self.begin_write()?;
+        {
+            let mut table = transaction.open_table(META).map_err(cache_error)?;
+            table.insert("maintainer", id.as_slice()).map_err(cache_error)?;
+        }
+        transaction.commit().map_err(cache_error)
     }
 
     /// A sealed object of collection that was read before.

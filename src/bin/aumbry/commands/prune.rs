@@ -49,6 +49,9 @@ pub struct PruneLimitArgs {
     /// backup that was given up stores again what is gone, and commits again
     #[arg(long, value_name = "TIME", default_value = "7d")]
     patience: String,
+    /// Collect from this machine from now on, where the store allows only one machine to do so
+    #[arg(long)]
+    become_maintainer: bool,
 }
 
 /// Plans and prunes.
@@ -83,7 +86,13 @@ impl PruneLimitArgs {
             repack_small: self.repack_small,
         };
         let patience = parse_duration(&self.patience)?;
-        Ok(PruneOptions { limits, patience, dry_run, memory_budget: MEMORY_BUDGET })
+        Ok(PruneOptions {
+            limits,
+            patience,
+            dry_run,
+            become_maintainer: self.become_maintainer,
+            memory_budget: MEMORY_BUDGET,
+        })
     }
 }
 
