@@ -12,6 +12,8 @@ pub enum Purpose {
     Write,
     /// It reads, and wants nothing to vanish meanwhile.
     Read,
+    /// It collects. Other collectors do not wait for it: it begins again when it was given up.
+    Collect,
 }
 
 /// What a session object says. For people and for a collector's patience; nothing's safety rests on it.
@@ -31,7 +33,12 @@ impl Session {
     /// The payload's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut output = Vec::new();
-        put_count_field(&mut output, 1, if self.purpose == Purpose::Write { 1 } else { 2 });
+        let purpose = match self.purpose {
+            Purpose::Write => 1,
+            Purpose::Read => 2,
+            Purpose::Collect => 3,
+        };
+        put_count_field(&mut output, 1, purpose);
         put_field(&mut output, 2, self.host.as_bytes());
         put_field(&mut output, 3, self.user.as_bytes());
         put_time_field(&mut output, 4, self.time);
@@ -49,8 +56,13 @@ impl Session {
         };
         while let Some((number, mut value)) = reader.field()? {
             match number {
-                1 if value.varint()? == 2 => session.purpose = Purpose::Read,
-                1 => {}
+                1 => {
+                    session.purpose = match value.varint()? {
+                        2 => Purpose::Read,
+                        3 => Purpose::Collect,
+                        _ => Purpose::Write,
+                    };
+                }
                 2 | 3 => {
                     let text = String::from_utf8_lossy(value.take(value.remaining())?).into_owned();
                     *(if number == 2 { &mut session.host } else { &mut session.user }) = text;
@@ -69,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_session_comes_back() {
-        for purpose in [Purpose::Read, Purpose::Write] {
+        for purpose in [Purpose::Read, Purpose::Write, Purpose::Collect] {
             let session = Session {
                 purpose,
                 host: "box".into(),

@@ -124,7 +124,9 @@ impl Repository {
         }
         let id = SnapshotId(session);
         // The ABORT of a collector that gave this session up may have been cleared away with its generation.
-        if !self.generations()?.lets_live(session) {
+        let generations = self.generations()?;
+        generations.require_readable()?;
+        if !generations.lets_live(session) {
             return Ok(Committed::Fenced);
         }
         // The snapshot is in the store: a cache that cannot be written only costs reading it again.

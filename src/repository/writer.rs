@@ -102,10 +102,20 @@ impl<'a> Writer<'a> {
         dry_run: bool,
         monitor: &dyn crate::monitor::Monitor,
     ) -> Result<Self> {
+        Self::begin_for(Purpose::Write, repository, dry_run, monitor)
+    }
+
+    /// The same for a session with this purpose.
+    pub fn begin_for(
+        purpose: Purpose,
+        repository: &'a Repository,
+        dry_run: bool,
+        monitor: &dyn crate::monitor::Monitor,
+    ) -> Result<Self> {
         let session = if dry_run {
             SessionId { generation: 0, random: repository.environment.chance.bytes()? }
         } else {
-            repository.register(Purpose::Write)?
+            repository.register(purpose)?
         };
         let IndexReport { damaged, generations, missing, .. } =
             repository.refresh_index(monitor)?;

@@ -15,6 +15,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use crate::format::generation::Condemned;
+use crate::format::session::Purpose;
 use crate::id::{BlobId, PackId, SessionId, SnapshotId};
 use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
@@ -27,6 +28,7 @@ use crate::repository::generations::{Generations, PublishedSweep};
 use crate::repository::index::merge::Merged;
 use crate::repository::reader::BlobReader;
 use crate::repository::snapshots::Snapshots;
+use crate::repository::verify::is_damage;
 use crate::units::Timestamp;
 
 use plan::{PackPlan, PlanLimits, UnusedLimit, plan};
@@ -131,21 +133,47 @@ pub fn prune(
 ) -> Result<PruneSummary, OpsError> {
     let clock = repository.environment().clock.clone();
     let start = clock.elapsed();
-    let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
-    let findings = Findings::default();
-    let mut collection = Collection {
-        repository,
-        options,
-        monitor,
-        walk: Walk::new(&reader, monitor, &findings),
-        findings: &findings,
-        walked: HashSet::new(),
-        summary: PruneSummary::default(),
-    };
-    collection.run()?;
-    let mut summary = collection.summary;
+    let mut summary = PruneSummary::default();
+    let mut outcome = Ok(Attempt::Overtaken);
+    for _ in 0..ATTEMPTS {
+        let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
+        let findings = Findings::default();
+        let mut collection = Collection {
+            repository,
+            options,
+            monitor,
+            walk: Walk::new(&reader, monitor, &findings),
+            findings: &findings,
+            walked: HashSet::new(),
+            newest: 0,
+            summary,
+        };
+        outcome = collection.attempt();
+        summary = collection.summary;
+        if !matches!(outcome, Ok(Attempt::Overtaken)) {
+            break;
+        }
+    }
+    match outcome? {
+        Attempt::Done => {}
+        Attempt::Overtaken => {
+            return Err(OpsError::Invalid(format!(
+                "other collectors were faster {ATTEMPTS} times; run `aumbry prune` again"
+            )));
+        }
+    }
     summary.elapsed = clock.elapsed().saturating_sub(start);
     Ok(summary)
+}
+
+/// How often a collection that another one overtook begins again.
+const ATTEMPTS: usize = 16;
+
+/// How an attempt to collect ended.
+enum Attempt {
+    Done,
+    /// Another collector went on meanwhile, so that what was seen no longer holds: begin again.
+    Overtaken,
 }
 
 /// How a generation went.
@@ -154,11 +182,15 @@ enum Ended {
     Swept,
     /// Sessions hold it up.
     Held,
+    /// Another collector began or ended one meanwhile.
+    Overtaken,
 }
 
 /// What was looked at last.
 struct Marked {
     generations: Generations,
+    /// Sessions that had not decided before snapshots were listed: what they have made is left alone.
+    undecided: BTreeSet<SessionId>,
     snapshots: Snapshots,
 }
 
@@ -169,16 +201,38 @@ struct Collection<'c, 'a> {
     walk: Walk<'c, 'a>,
     findings: &'c Findings,
     walked: HashSet<SnapshotId>,
+    /// The newest generation that this attempt knows of.
+    newest: u32,
     summary: PruneSummary,
 }
 
 impl<'a> Collection<'_, 'a> {
-    fn run(&mut self) -> Result<(), OpsError> {
+    /// Collects. What seems to be lost while another collector moves it is not: then it is said to be overtaken.
+    fn attempt(&mut self) -> Result<Attempt, OpsError> {
         if !self.options.dry_run {
             self.repository.require_maintainer(self.options.become_maintainer)?;
         }
+        // Registered, no generation begins and ends unnoticed while this one looks at what is needed.
+        let session = match self.options.dry_run {
+            true => None,
+            false => Some(self.repository.register(Purpose::Collect)?),
+        };
+        let ran = self.run(session);
+        let ended = session.map_or(Ok(false), |session| self.repository.abort(session));
+        match ran {
+            Err(OpsError::Repository(error))
+                if is_damage(&error) && self.repository.generations()?.newest > self.newest =>
+            {
+                Ok(Attempt::Overtaken)
+            }
+            Err(error) => Err(error),
+            Ok(attempt) => ended.map(|_| attempt).map_err(OpsError::from),
+        }
+    }
+
+    fn run(&mut self, session: Option<SessionId>) -> Result<Attempt, OpsError> {
         if !self.finish_open()? {
-            return Ok(());
+            return Ok(Attempt::Done);
         }
         let marked = self.mark()?;
         let usage = self.usage(&marked)?;
@@ -194,8 +248,13 @@ impl<'a> Collection<'_, 'a> {
             [3 * repacked, plan.write_bytes.div_ceil(pack_length.max(1)), repacked + dropped];
         self.summary.plan = Some(plan.clone());
         drop(usage);
+        if let Some(session) = session
+            && !self.repository.end(session)?
+        {
+            return Ok(Attempt::Overtaken);
+        }
         if self.options.dry_run {
-            return Ok(());
+            return Ok(Attempt::Done);
         }
         // What the last sweep already lets go is cleared away without another one.
         let generations = &marked.generations;
@@ -203,18 +262,21 @@ impl<'a> Collection<'_, 'a> {
         let aborted = marked.snapshots.aborted.iter();
         let aborted = aborted.filter(|session| session.generation >= generations.swept());
         let has_leftovers = tombs.count() > 0 || aborted.count() >= WORTHWHILE_ABORTS;
-        if (!plan.drop.is_empty() || has_leftovers)
-            && !self.collect(&marked.generations, plan.drop)?
-        {
-            return Ok(());
+        if !plan.drop.is_empty() || has_leftovers {
+            match self.collect(&marked.generations, plan.drop)? {
+                Ended::Swept => {}
+                Ended::Held => return Ok(Attempt::Done),
+                Ended::Overtaken => return Ok(Attempt::Overtaken),
+            }
         }
         let mut rest = plan.repack.as_slice();
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(self.batch_length(rest)?);
             rest = later;
             match self.repack(batch) {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
+                Ok(Ended::Swept) => {}
+                Ok(Ended::Held) => return Ok(Attempt::Done),
+                Ok(Ended::Overtaken) => return Ok(Attempt::Overtaken),
                 // What could be freed without room was freed before.
                 Err(OpsError::Repository(error)) if error.kind == Kind::Full => {
                     self.summary.stopped = Some(error.to_string());
@@ -223,7 +285,8 @@ impl<'a> Collection<'_, 'a> {
                 Err(error) => return Err(error),
             }
         }
-        self.clear_away()
+        self.clear_away()?;
+        Ok(Attempt::Done)
     }
 
     /// How many of these packs go into the next batch: one at least.
@@ -247,6 +310,7 @@ impl<'a> Collection<'_, 'a> {
     fn finish_open(&mut self) -> Result<bool, OpsError> {
         let generations = self.repository.generations()?;
         generations.require_readable()?;
+        self.newest = generations.newest;
         if self.options.dry_run {
             return Ok(true);
         }
@@ -256,7 +320,8 @@ impl<'a> Collection<'_, 'a> {
         match &generations.open {
             None => Ok(true),
             Some((generation, condemned)) => {
-                Ok(matches!(self.end(*generation, condemned)?, Ended::Swept))
+                // Who ended it does not matter here.
+                Ok(!matches!(self.end(*generation, condemned)?, Ended::Held))
             }
         }
     }
@@ -265,6 +330,7 @@ impl<'a> Collection<'_, 'a> {
     fn mark(&mut self) -> Result<Marked, OpsError> {
         self.monitor.phase(Phase::Mark);
         let generations = self.repository.generations()?;
+        let undecided = self.repository.undecided_sessions()?.into_iter().collect();
         let snapshots = self.repository.snapshots(self.monitor)?;
         self.repository.require_checkpoint(&generations, &snapshots)?;
         let index = self.repository.refresh_index(self.monitor)?;
@@ -284,31 +350,34 @@ impl<'a> Collection<'_, 'a> {
             )));
         }
         self.walked.extend(new.iter().map(|(id, _)| *id));
-        Ok(Marked { generations, snapshots })
+        self.newest = generations.newest;
+        Ok(Marked { generations, undecided, snapshots })
     }
 
     fn usage(&self, marked: &Marked) -> Result<Usage, OpsError> {
-        let undecided = self.repository.undecided_sessions()?;
         let exceptions = Exceptions {
             condemned: marked.generations.condemned_packs(),
             damaged: HashSet::new(),
-            undecided: undecided.into_iter().collect::<BTreeSet<_>>(),
+            undecided: marked.undecided.clone(),
         };
         let usage = Usage::count(self.repository, &self.walk, &exceptions)?;
         require_all(usage.lost_blobs, usage.lost_example)?;
         Ok(usage)
     }
 
-    /// Drops these packs in a generation of their own. `false`: sessions hold it up.
-    fn collect(&mut self, generations: &Generations, packs: Vec<PackId>) -> Result<bool, OpsError> {
+    /// Drops these packs in a generation of their own.
+    fn collect(
+        &mut self,
+        generations: &Generations,
+        packs: Vec<PackId>,
+    ) -> Result<Ended, OpsError> {
         let condemned = Condemned { packs, ..Condemned::default() };
         match self.repository.condemn(generations, condemned.packs.clone())? {
-            Some(generation) => Ok(matches!(self.end(generation, &condemned)?, Ended::Swept)),
-            // Another collector was first: its generation is ended, and what this one found waits for the next run.
-            None => {
-                self.finish_open()?;
-                Ok(false)
+            Some(generation) => {
+                self.newest = generation;
+                self.end(generation, &condemned)
             }
+            None => Ok(Ended::Overtaken),
         }
     }
 
@@ -317,8 +386,18 @@ impl<'a> Collection<'_, 'a> {
         let now = self.repository.environment().clock.now();
         let mut held = Vec::new();
         for holder in self.repository.holders(generation)? {
-            if !self.is_given_up(&holder, now) {
-                held.push(self.describe(&holder));
+            let said = self.repository.session(holder.session).ok();
+            // A collector that was given up begins again, and one that was stopped never would.
+            let is_collector = said.as_ref().is_some_and(|said| said.purpose == Purpose::Collect);
+            if !is_collector && !self.is_given_up(&holder, now) {
+                held.push(HeldBy {
+                    session: holder.session,
+                    host: said.as_ref().map(|said| said.host.clone()).unwrap_or_default(),
+                    registered: said.map(|said| said.time),
+                    idle_since: holder.idle_since,
+                });
+            } else if is_collector {
+                self.repository.abort(holder.session)?;
             } else if self.repository.abort(holder.session)? {
                 self.summary.fenced += 1;
             }
@@ -332,7 +411,7 @@ impl<'a> Collection<'_, 'a> {
         match &marked.generations.open {
             Some((open, _)) if *open == generation => {}
             // Somebody else ended it.
-            _ => return Ok(Ended::Swept),
+            _ => return Ok(Ended::Overtaken),
         }
         let rescue = Usage::rescue(self.repository, &self.walk, &condemned.packs)?;
         require_all(rescue.lost_blobs, rescue.lost_example)?;
@@ -374,25 +453,15 @@ impl<'a> Collection<'_, 'a> {
         })
     }
 
-    fn describe(&self, holder: &Holder) -> HeldBy {
-        let session = self.repository.session(holder.session).ok();
-        HeldBy {
-            session: holder.session,
-            host: session.as_ref().map(|session| session.host.clone()).unwrap_or_default(),
-            registered: session.map(|session| session.time),
-            idle_since: holder.idle_since,
-        }
-    }
-
-    /// Copies what is needed out of these packs, and drops them. `false`: sessions hold it up.
-    fn repack(&mut self, packs: &[PackId]) -> Result<bool, OpsError> {
+    /// Copies what is needed out of these packs, and drops them.
+    fn repack(&mut self, packs: &[PackId]) -> Result<Ended, OpsError> {
         let copied = repack::copy(self.repository, &self.walk, packs, self.options, self.monitor)?;
         self.summary.bytes_written += copied.bytes_written;
+        let before = self.newest;
         let marked = self.mark()?;
-        if marked.generations.open.is_some() {
-            // Another collector began meanwhile. The copies are there; the next run drops what they replace.
-            self.finish_open()?;
-            return Ok(false);
+        if marked.generations.newest > before {
+            // The copies are there, and what they replace is dropped by the next attempt.
+            return Ok(Ended::Overtaken);
         }
         self.collect(&marked.generations, copied.emptied)
     }

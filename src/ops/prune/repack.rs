@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::PruneOptions;
 use crate::format::header::ObjectKind;
+use crate::format::session::Purpose;
 use crate::id::PackId;
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
@@ -36,7 +37,8 @@ pub fn copy(
     options: &PruneOptions,
     monitor: &dyn Monitor,
 ) -> Result<Copied, OpsError> {
-    let writer = Writer::begin(repository, false, monitor)?.excluding(packs)?;
+    let writer =
+        Writer::begin_for(Purpose::Collect, repository, false, monitor)?.excluding(packs)?;
     monitor.phase(Phase::Repack);
     let lengths: Vec<(PackId, u64)> = {
         let wanted: HashSet<&PackId> = packs.iter().collect();

@@ -1,7 +1,7 @@
 //! Makes few index objects of many, and drops from them what was swept.
 //!
-//! It is done as a session, so that no sweep can be published meanwhile that drops a pack of the new objects without
-//! the client's noticing. The new objects are in the store, and listed there, before an old one goes; a
+//! It is done as a session; a collector that gives it up may sweep a pack that the new objects list, as with any index
+//! object of a session that was given up, and clients take in no pack that was swept. The new objects are in the store, and listed there, before an old one goes; a
 //! reader that finds an object gone lists anew. So at every moment each pack is in an index object.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +39,7 @@ impl Repository {
     /// Merges small index objects, and those that list much that is gone. Does nothing while a collection is under
     /// way.
     pub fn merge_indexes(&self, monitor: &dyn Monitor) -> Result<Merged> {
-        let session = self.register(Purpose::Write)?;
+        let session = self.register(Purpose::Collect)?;
         let merged = self.merge_as(session, monitor);
         let aborted = self.abort(session);
         let merged = merged?;
