@@ -186,9 +186,8 @@ fn run(
     source: &mut dyn Source,
     options: &BackupOptions,
     given: Option<&Given>,
-    monitor: &ProblemCounter<'_>,
+    counter: &ProblemCounter<'_>,
 ) -> Result<Run, OpsError> {
-    let counter = monitor;
     let monitor: &dyn Monitor = counter;
     let environment = repository.environment();
     let start = environment.clock.now();
