@@ -111,7 +111,7 @@ def check_header(header: bytes, kinds: tuple[int, ...], repository: bytes | None
     damage_if(len(header) < HEADER or header[:8] != MAGIC or header[8:10] == b"\0\0", "not an object of Aumbry")
     (version, kind, suite, _, owner, source, parity, envelope, features, shards, plain
      ) = struct.unpack_from("<HBBI16sBBHIH6xQ", header, 8)
-    newer_if(version > 1 or kind > 10, f"format version {version}, kind {kind}")
+    newer_if(version > 1 or kind > 14, f"format version {version}, kind {kind}")
     damage_if(kind not in kinds, f"an object of kind {kind} under this name")
     newer_if((suite, source, envelope, features) != (1, 1, 0, 0) or parity > (kind in (DATA, TREE)),
              f"suite {suite}, key source {source}, parity {parity}, envelope {envelope}, features {features:#x}")
@@ -164,7 +164,7 @@ def open_slot(slot: bytes, slot_id: str, repository: bytes, passphrase: str | No
     damage_if(len(slot) < 176 or slot[:8] != MAGIC, "not a key slot")
     version, kind, way, memory, owner, own_id, passes, lanes, features, length = struct.unpack_from(
         "<HBBI16s16sIIII", slot, 8)
-    newer_if(version > 1 or kind > 10, f"format version {version}, kind {kind}")
+    newer_if(version > 1 or kind > 14, f"format version {version}, kind {kind}")
     damage_if(version == 0 or kind != KEY_SLOT, f"version {version}, kind {kind}")
     newer_if(way not in (1, 2) or features != 0, f"way {way}, features {features:#x}")
     if owner != repository:

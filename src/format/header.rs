@@ -62,6 +62,10 @@ pub enum ObjectKind {
     Condemned = 9,
     /// The packs that a generation drops, and the snapshots that live.
     Sweep = 10,
+    /// What a check found wrong with a pack.
+    Damage = 11,
+    /// When packs were last proven.
+    Ledger = 12,
     /// What stands for a slot's decision where a store cannot create if absent: an abort, or a confirmation.
     Mark = 13,
     /// Who collects where a store cannot create if absent.
@@ -70,13 +74,21 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     fn from_number(number: u8) -> Option<Self> {
-        use ObjectKind::{
-            Condemned, Config, DataPack, Index, KeySlot, Maintainer, Mark, Session, Snapshot,
-            Sweep, Tomb, TreePack,
-        };
         [
-            Config, KeySlot, DataPack, TreePack, Index, Session, Snapshot, Tomb, Condemned, Sweep,
-            Mark, Maintainer,
+            ObjectKind::Config,
+            ObjectKind::KeySlot,
+            ObjectKind::DataPack,
+            ObjectKind::TreePack,
+            ObjectKind::Index,
+            ObjectKind::Session,
+            ObjectKind::Snapshot,
+            ObjectKind::Tomb,
+            ObjectKind::Condemned,
+            ObjectKind::Sweep,
+            ObjectKind::Damage,
+            ObjectKind::Ledger,
+            ObjectKind::Mark,
+            ObjectKind::Maintainer,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == number)
@@ -95,6 +107,8 @@ impl ObjectKind {
             ObjectKind::Tomb => "tomb",
             ObjectKind::Condemned => "condemned list",
             ObjectKind::Sweep => "sweep list",
+            ObjectKind::Damage => "damage record",
+            ObjectKind::Ledger => "ledger",
             ObjectKind::Mark => "mark of a decision",
             ObjectKind::Maintainer => "maintainer",
         }

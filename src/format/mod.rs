@@ -3,11 +3,13 @@
 
 pub mod bytes;
 pub mod config;
+pub mod damage;
 pub mod directory;
 pub mod generation;
 pub mod header;
 pub mod index;
 pub mod keyring;
+pub mod ledger;
 pub mod list;
 pub mod pack;
 pub mod session;

@@ -19,6 +19,8 @@ pub struct Finding {
     pub blobs: Vec<BlobKey>,
     /// Whether it is about blobs, and said already when an object that holds them is damaged.
     pub of_blobs: bool,
+    /// What to note instead, when it turns out that nothing in any snapshot is lost with it.
+    pub note: Option<String>,
     /// What it hits.
     pub hits: Vec<String>,
     /// How many it hits in all.
@@ -28,7 +30,15 @@ pub struct Finding {
 impl Finding {
     /// An object is damaged, and these blobs with it.
     pub fn of_object(item: String, message: String, blobs: Vec<BlobKey>) -> Self {
-        Finding { item, message, blobs, of_blobs: false, hits: Vec::new(), hit_count: 0 }
+        Finding {
+            item,
+            message,
+            blobs,
+            of_blobs: false,
+            note: None,
+            hits: Vec::new(),
+            hit_count: 0,
+        }
     }
 
     /// A blob is damaged or absent.

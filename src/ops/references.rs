@@ -115,10 +115,10 @@ impl References {
         Some(known & !FOUND)
     }
 
-    /// Whether a pack has the blob.
-    pub fn is_found(&self, key: &BlobKey) -> bool {
+    /// Whether anything refers to the blob and no pack was said to have it.
+    pub fn is_missing(&self, key: &BlobKey) -> bool {
         let shard = self.shard(key).lock();
-        shard.get(key).is_some_and(|tag| u32::from_le_bytes(*tag) & FOUND != 0)
+        shard.get(key).is_some_and(|tag| u32::from_le_bytes(*tag) & FOUND == 0)
     }
 
     /// The blobs that no pack was said to have, sorted.
@@ -158,7 +158,9 @@ mod tests {
         }
         assert_eq!(references.found(&id(1000)), None);
         assert_eq!(references.add(&id(7), 7), Added::Known);
-        assert!(references.is_found(&BlobKey::new(&id(7))));
+        assert!(!references.is_missing(&BlobKey::new(&id(7))));
+        assert!(references.is_missing(&BlobKey::new(&id(0))));
+        assert!(!references.is_missing(&BlobKey::new(&id(1000))));
         assert_eq!(references.missing(), [BlobKey::new(&id(0))]);
         assert_eq!(references.missing()[0].short(), id(0).short());
     }

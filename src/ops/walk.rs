@@ -3,6 +3,7 @@
 //! Memory: a table entry for each blob (`references`), one more for each node of long chunk lists, the
 //! segments that the reader keeps, and directories that wait for a thread.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -22,6 +23,7 @@ use crate::repository::error::RepositoryError;
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::is_damage;
 use crate::tree::entry::{Content, Entry, Extent, FileContent, Node};
+use crate::tree::path::TreePath;
 use crate::view::{DirectoryRoot, directory_node, list_node};
 
 /// The tag of a directory node of this height; a list node's has one more bit.
@@ -38,11 +40,39 @@ fn describe_tag(tag: u32) -> String {
     format!("a {what} of height {}", tag & 0xff)
 }
 
+/// A directory as people name it: in one of the snapshots that have it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    snapshot: Arc<str>,
+    path: TreePath,
+}
+
+impl Place {
+    fn root(id: SnapshotId) -> Self {
+        Place { snapshot: id.short().into(), path: TreePath::root() }
+    }
+
+    /// What has this name in it.
+    pub fn join(&self, name: &[u8]) -> Self {
+        Place { snapshot: self.snapshot.clone(), path: self.path.join(name) }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.snapshot, self.path)
+    }
+}
+
+/// What is told of every file: the directory, its entry and what it holds.
+pub type TakeFile<'w> = dyn Fn(&Place, &Entry, &FileContent) + Sync + 'w;
+
 /// A walk over all snapshots.
 pub struct Walk<'w, 'a> {
     reader: &'w BlobReader<'a>,
     monitor: &'w dyn Monitor,
     findings: &'w Findings,
+    take_file: Option<&'w TakeFile<'w>>,
     /// Tree blobs, tagged with what they are read as.
     pub trees: References,
     /// Data blobs, tagged with their lengths.
@@ -64,6 +94,7 @@ impl<'w, 'a> Walk<'w, 'a> {
             reader,
             monitor,
             findings,
+            take_file: None,
             trees: References::new(),
             data: References::new(),
             lists: Mutex::default(),
@@ -72,12 +103,18 @@ impl<'w, 'a> Walk<'w, 'a> {
         }
     }
 
+    /// The same walk; it tells `take_file` of every file in every directory that it enters.
+    pub fn with_files(self, take_file: &'w TakeFile<'w>) -> Self {
+        Walk { take_file: Some(take_file), ..self }
+    }
+
     /// Follows everything that these snapshots refer to.
     pub fn run(&self, snapshots: &[(SnapshotId, Snapshot)]) -> Result<(), OpsError> {
         for (id, snapshot) in snapshots {
             self.monitor.current(&id.short());
             let root = DirectoryRoot::of_snapshot(snapshot);
-            rayon::scope(|scope| self.directory(scope, root));
+            let place = self.take_file.is_some().then(|| Place::root(*id));
+            rayon::scope(|scope| self.directory(scope, root, place));
             if let Some(failure) = self.failure.lock().take() {
                 return Err(failure);
             }
@@ -127,7 +164,8 @@ impl<'w, 'a> Walk<'w, 'a> {
         }
     }
 
-    fn directory<'s>(&'s self, scope: &Scope<'s>, root: DirectoryRoot) {
+    /// `place` is where the directory is, if anybody wants to know.
+    fn directory<'s>(&'s self, scope: &Scope<'s>, root: DirectoryRoot, place: Option<Place>) {
         if self.is_stopped() || !self.is_new(&root.blob, directory_tag(root.height)) {
             return;
         }
@@ -137,8 +175,12 @@ impl<'w, 'a> Walk<'w, 'a> {
                 let mut done = Progress::default();
                 for entry in &entries {
                     if let Some(below) = DirectoryRoot::of_entry(entry) {
-                        scope.spawn(move |scope| self.directory(scope, below));
+                        let place = place.as_ref().map(|place| place.join(&entry.name));
+                        scope.spawn(move |scope| self.directory(scope, below, place));
                     } else if let Node::File(file) = &entry.node {
+                        if let (Some(place), Some(take_file)) = (&place, self.take_file) {
+                            take_file(place, entry, file);
+                        }
                         self.file(&root.blob, entry, file);
                         done.files += 1;
                     }
@@ -148,7 +190,8 @@ impl<'w, 'a> Walk<'w, 'a> {
             Ok(DirectoryNode::Branch(children)) if root.height > 0 => {
                 for child in children {
                     let below = DirectoryRoot { blob: child.blob, height: root.height - 1 };
-                    scope.spawn(move |scope| self.directory(scope, below));
+                    let place = place.clone();
+                    scope.spawn(move |scope| self.directory(scope, below, place));
                 }
             }
             Ok(_) => self.wrong_height(&root.blob, directory_tag(root.height)),

@@ -6,6 +6,7 @@ pub mod chance;
 pub mod collector;
 pub mod error;
 pub mod generations;
+pub mod health;
 pub mod index;
 pub mod keys;
 mod maintainer;
@@ -18,6 +19,7 @@ pub mod snapshots;
 pub mod verify;
 pub mod writer;
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,6 +87,7 @@ pub struct Repository {
     environment: Environment,
     adopted: Mutex<Option<bool>>,
     mended: Mutex<MendedPacks>,
+    damaged: Mutex<Option<Arc<HashSet<PackId>>>>,
 }
 
 impl Repository {
@@ -225,6 +228,7 @@ impl Repository {
             environment,
             adopted: Mutex::new(None),
             mended: Mutex::default(),
+            damaged: Mutex::new(None),
         })
     }
 

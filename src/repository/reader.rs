@@ -3,7 +3,7 @@
 //! A segment is fetched, unsealed and decompressed once and kept while memory allows; whoever asks for a
 //! segment that another thread is fetching waits for that thread.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::{Location, PackInfo};
 use super::mend::plain_length;
 use super::seal::{frames_covering, unseal_range};
+use super::verify::is_damage;
 use crate::codec::compress::Decompressor;
 use crate::format::header::ObjectKind;
 use crate::format::pack::{Encoding, SEGMENT_LENGTH_MAX};
@@ -88,17 +89,53 @@ impl<'a> BlobReader<'a> {
                 "is in no pack that the repository has",
             ));
         }
+        if copies.len() > 1 {
+            self.put_damaged_last(&mut copies)?;
+        }
         Ok(copies)
+    }
+
+    /// Copies in packs that are known to be damaged come last: they may still be whole.
+    fn put_damaged_last(&self, copies: &mut [Location]) -> Result<()> {
+        let damaged = self.repository.known_damaged_packs();
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        let mut packs = HashSet::new();
+        for location in copies.iter() {
+            let pack = self.repository.cache.pack(location.pack)?;
+            if damaged.contains(&pack.id) {
+                packs.insert(location.pack);
+            }
+        }
+        copies.sort_by_key(|location| packs.contains(&location.pack));
+        Ok(())
     }
 
     /// A chunk of a file.
     pub fn data(&self, id: &BlobId) -> Result<Blob> {
-        self.first_whole(id, ObjectKind::DataPack, &self.copies(id)?)
+        self.read(id, ObjectKind::DataPack)
     }
 
     /// A node of a directory or of a chunk list.
     pub fn tree(&self, id: &BlobId) -> Result<Blob> {
-        self.first_whole(id, ObjectKind::TreePack, &self.copies(id)?)
+        self.read(id, ObjectKind::TreePack)
+    }
+
+    /// When no copy is whole, there may be one in a pack that no index object lists.
+    fn read(&self, id: &BlobId, kind: ObjectKind) -> Result<Blob> {
+        let copies = self.copies(id)?;
+        let read = self.first_whole(id, kind, &copies);
+        let is_damaged = read.as_ref().is_err_and(is_damage);
+        if !is_damaged || !self.repository.adopt_once().unwrap_or(false) {
+            return read;
+        }
+        let mut more = self.copies(id)?;
+        more.retain(|location| !copies.contains(location));
+        match more.is_empty() {
+            true => read,
+            false => self.first_whole(id, kind, &more),
+        }
     }
 
     /// The first copy that is whole; when none is, the first copy's damage.

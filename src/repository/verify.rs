@@ -44,6 +44,10 @@ pub struct Inventory {
     pub keys: Vec<KeySlotId>,
     /// Objects of garbage collection, by name.
     pub generations: Vec<(ObjectKind, String)>,
+    /// Packs of which a check has recorded that they are damaged.
+    pub damaged: Vec<PackId>,
+    /// Sessions that have shared when packs were proven.
+    pub ledgers: Vec<SessionId>,
     /// Marks of decisions, and who collects, by name, where the store cannot create if absent.
     pub marks: Vec<(ObjectKind, String)>,
     /// Names that mean nothing to this program.
@@ -100,6 +104,10 @@ impl Repository {
                 inventory.generations.push((ObjectKind::Condemned, name));
             } else if layout::parse_sweep(&name).is_some() {
                 inventory.generations.push((ObjectKind::Sweep, name));
+            } else if let Some(id) = layout::parse_damaged(&name) {
+                inventory.damaged.push(id);
+            } else if let Some(id) = layout::parse_ledger(&name) {
+                inventory.ledgers.push(id);
             } else if layout::parse_abort(&name).or(layout::parse_confirmed(&name)).is_some() {
                 inventory.marks.push((ObjectKind::Mark, name));
             } else if name == layout::MAINTAINER {
@@ -169,6 +177,10 @@ pub struct PackProof {
     pub bytes: u64,
     /// What is wrong with it.
     pub damage: Vec<RepositoryError>,
+    /// The store says that there is no such pack.
+    pub is_gone: bool,
+    /// It is the pack that is wrong, and not this program or its keys that are too old for it.
+    pub is_certain: bool,
     /// The blobs that cannot be read from it.
     pub lost: Vec<BlobId>,
     /// Every blob in it, when no index object lists it.
@@ -208,7 +220,11 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 if !is_damage(&error) {
                     return Err(error);
                 }
-                let mut proof = PackProof::default();
+                let mut proof = PackProof {
+                    is_gone: error.kind == Kind::NotFound,
+                    is_certain: true,
+                    ..PackProof::default()
+                };
                 proof.damage.push(error);
                 let record = self.read_record(id, listed, &mut proof)?;
                 proof.lost.extend(record.iter().flat_map(blobs_of));
@@ -269,7 +285,11 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     ) -> Result<PackProof> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
-        let mut proof = PackProof { bytes: object.len() as u64, ..PackProof::default() };
+        let mut proof = PackProof {
+            bytes: object.len() as u64,
+            is_certain: true,
+            ..PackProof::default()
+        };
         let length = listed.map_or(proof.bytes, |listed| listed.object_length);
         if length != proof.bytes {
             proof.damage.push(RepositoryError::corrupt(
@@ -282,8 +302,11 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         let own = match repository.sealer.check_header(&kinds, &name, &object) {
             Ok(header) => Some(header),
             Err(error) => {
+                let is_damage = error.kind == Kind::Corrupt;
                 proof.damage.push(error);
                 record = self.read_record(id, listed, &mut proof)?;
+                // With the header that the index has, this program can read the pack.
+                proof.is_certain = is_damage || record.is_some();
                 record.as_ref().map(|record| record.header)
             }
         };

@@ -81,7 +81,7 @@ pub struct Writer<'a> {
     repository: &'a Repository,
     session: SessionId,
     trusts_parent: bool,
-    /// The cache's numbers of packs that this session does not refer to: they count as missing.
+    /// The cache's numbers of packs that this session does not refer to: they are damaged or missing.
     excluded: HashSet<u32>,
     dry_run: bool,
     new_blobs: Vec<Mutex<HashSet<BlobId>>>,
@@ -128,6 +128,7 @@ impl<'a> Writer<'a> {
                 message: format!("{}; what it listed is listed anew", error.message),
             });
         }
+        let damaged = repository.damaged_packs()?;
         let missing = match repository.store.lists_cheaply() {
             true => repository.missing_packs()?,
             false => missing,
@@ -143,13 +144,16 @@ impl<'a> Writer<'a> {
         let packs = repository.adopted_records()?;
         let blobs = packs.iter().map(|pack| pack.directory.blob_count() as u64).sum();
         // Numbers last: what was adopted and is gone has none any more.
-        let excluded = repository.cache.pack_numbers(missing)?;
+        let excluded = repository.cache.pack_numbers(damaged.iter().copied().chain(missing))?;
         let lacking = repository.cache.sole_holders(&excluded)?;
         for number in &lacking {
             let pack = repository.cache.pack(*number)?.id;
+            let what = match damaged.contains(&pack) {
+                true => "is damaged, as a check has recorded",
+                false => "is gone or cut short",
+            };
             monitor.note(&format!(
-                "pack {pack} is gone or cut short; what it held is stored again where the source \
-                 still has it"
+                "pack {pack} {what}; what it held is stored again where the source still has it"
             ));
         }
         // A damaged index object may have listed packs that nobody misses.

@@ -27,6 +27,10 @@ pub const CONFIRMED: &str = "confirmed/";
 pub const MAINTAINER: &str = "gc/maintainer";
 /// The folder of the generations of garbage collection.
 pub const GC: &str = "gc/";
+/// The folder of records of damaged packs.
+pub const DAMAGED: &str = "damaged/";
+/// The folder of ledgers: when packs were last proven.
+pub const LEDGER: &str = "ledger/";
 
 const CONDEMNED: &str = ".condemned";
 const SWEEP: &str = ".sweep";
@@ -86,6 +90,16 @@ pub fn sweep(generation: u32) -> String {
     format!("{GC}{generation:08x}{SWEEP}")
 }
 
+/// The name of the record that says that a pack is damaged.
+pub fn damaged(pack: PackId) -> String {
+    format!("{DAMAGED}{pack}")
+}
+
+/// The name of the ledger that a checking session shares.
+pub fn ledger(session: SessionId) -> String {
+    format!("{LEDGER}{session}")
+}
+
 /// The key slot with this name.
 pub fn parse_key(name: &str) -> Option<KeySlotId> {
     parse(name, KEYS, key)
@@ -134,6 +148,16 @@ pub fn parse_condemned(name: &str) -> Option<u32> {
 /// The generation whose sweep stands under this name.
 pub fn parse_sweep(name: &str) -> Option<u32> {
     parse_generation(name, SWEEP, sweep)
+}
+
+/// The pack that is damaged by this name.
+pub fn parse_damaged(name: &str) -> Option<PackId> {
+    parse(name, DAMAGED, damaged)
+}
+
+/// The session whose ledger has this name.
+pub fn parse_ledger(name: &str) -> Option<SessionId> {
+    parse(name, LEDGER, ledger)
 }
 
 /// What stands in `folder` under `name`, if writing it gives that very name: so two names never
@@ -207,10 +231,12 @@ mod tests {
         assert_eq!(parse_tomb(&tomb(example())), Some(example()));
         assert_eq!(parse_condemned(&condemned(u32::MAX)), Some(u32::MAX));
         assert_eq!(parse_sweep(&sweep(0)), Some(0));
+        assert_eq!(parse_damaged(&damaged(pack_id)), Some(pack_id));
+        assert_eq!(parse_ledger(&ledger(example())), Some(example()));
         for name in [pack(pack_id), index(index_id), key(slot), condemned(1), CONFIG.to_string()] {
             assert!(is_name(&name));
         }
-        for folder in [KEYS, SESSIONS, PACKS, INDEX, SNAPSHOTS, TOMBS, GC] {
+        for folder in [KEYS, SESSIONS, PACKS, INDEX, SNAPSHOTS, TOMBS, GC, DAMAGED, LEDGER] {
             assert!(is_prefix(folder) && !is_name(folder));
         }
     }

@@ -35,7 +35,12 @@ struct Fixture {
 }
 
 fn everything() -> CheckOptions {
-    CheckOptions { data: DataSelection::All, memory_budget: 256 << 20 }
+    CheckOptions {
+        data: DataSelection::All,
+        restore_sample: 0,
+        share_ledger: false,
+        memory_budget: 256 << 20,
+    }
 }
 
 /// Two snapshots of a folder with a file long enough for a chunk list and a directory wide enough for several

@@ -23,11 +23,26 @@
 //! | tomb | never: what was forgotten is back. Swept meanwhile, its absent packs are found |
 //! | pack that no index object lists | never, unless a snapshot refers to it: it was left by a stopped backup |
 //!
+//! | damage record | never: writers count on the pack again until a check reads it |
+//! | ledger | never: what it told counts as not proven |
+//!
+//! A pack that an index object lists and that is gone, or that was recorded as damaged before, is damage only as
+//! long as a snapshot needs something of it that stands nowhere else; then it is noted.
+//!
+//! What is found is put to use. Each pack that was read whole is entered in a ledger, in the local cache and on
+//! request in the store, and parts are taken of those that were not proven for the longest time. Each pack that is
+//! damaged is read once more and then recorded in the store: writers count it as missing, and the next backup that
+//! meets what it held stores it again (`repository::health`). Beside that, a check changes nothing.
+//!
 //! The order makes a check beside running backups sound: snapshots are listed before index objects, and those
 //! before packs, while writers create in the opposite order; and a registered reader holds the collector off.
 
+mod drill;
+mod known;
 mod names;
 mod packs;
+mod prove;
+pub mod sample;
 
 use std::collections::HashSet;
 
@@ -42,10 +57,16 @@ use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::reader::BlobReader;
 use crate::repository::snapshots::Snapshots;
 use crate::repository::verify::{Inventory, is_damage, names as objects};
+use crate::tree::entry::{Entry, FileContent};
+use crate::units::Timestamp;
 
 use crate::ops::findings::{Finding, Findings};
-use crate::ops::walk::Walk;
-use packs::{Sessions, take_stock};
+use crate::ops::walk::{Place, Walk};
+use drill::Drawing;
+use known::Known;
+use packs::{Packs, Sessions, take_stock};
+use prove::prove;
+use sample::Confidence;
 
 /// Which packs are read byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,9 +75,9 @@ pub enum DataSelection {
     None,
     /// All.
     All,
-    /// About this share of the packs, 0 to 1, chosen at random.
+    /// About this share of the packs, 0 to 1: those that were not proven for the longest time.
     Share(f64),
-    /// Packs of about this many bytes together, chosen at random.
+    /// Packs of about this many bytes together: those that were not proven for the longest time.
     Bytes(u64),
     /// Part `part` (from 1) of `parts`: the same packs every time, all of them over all parts.
     Part {
@@ -65,6 +86,8 @@ pub enum DataSelection {
         /// Of how many.
         parts: u32,
     },
+    /// As many, chosen at random, as it takes to say so much of all of them.
+    Sample(Confidence),
 }
 
 /// What to check.
@@ -72,6 +95,10 @@ pub enum DataSelection {
 pub struct CheckOptions {
     /// Which packs are read.
     pub data: DataSelection,
+    /// How many files are restored into memory.
+    pub restore_sample: u64,
+    /// Share with other clients when packs were proven.
+    pub share_ledger: bool,
     /// Bytes that everything together may use.
     pub memory_budget: u64,
 }
@@ -87,6 +114,33 @@ pub struct Damage {
     pub hits: Vec<String>,
     /// How many it hits in all.
     pub hit_count: u64,
+}
+
+/// What a random sample of the packs proves, if none of it was damaged: with the probability `confidence`, or a
+/// higher one, a sample would have met a bad pack if less than `proportion` of all were good.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SampleResult {
+    /// The packs that the sample was drawn from: those that are not known to be damaged.
+    pub packs: u64,
+    /// How many were drawn.
+    pub read: u64,
+    /// How many of those that were read are bad: above 0, nothing is proven.
+    pub bad: u64,
+    /// The confidence that was reached, at least the one that was asked for.
+    pub confidence: f64,
+    /// The proportion that was asked for.
+    pub proportion: f64,
+}
+
+/// A file that was restored into memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrilledFile {
+    /// As `snapshot:path`.
+    pub name: String,
+    /// How many bytes it has.
+    pub size: u64,
+    /// What is wrong with it, if anything.
+    pub error: Option<String>,
 }
 
 /// How many files are named for each damage.
@@ -111,6 +165,16 @@ pub struct CheckSummary {
     pub damage: Vec<Damage>,
     /// Things worth telling that are not damage.
     pub notes: Vec<String>,
+    /// Damaged packs that were not recorded as such before.
+    pub recorded: u64,
+    /// Packs that nobody has ever proven, as far as this client knows.
+    pub never_proven: u64,
+    /// When the pack was proven that was not proven for the longest time; `None`: none ever was.
+    pub oldest_proof: Option<Timestamp>,
+    /// What the sample proves, if one was asked for.
+    pub sample: Option<SampleResult>,
+    /// The files that were restored into memory.
+    pub drilled: Vec<DrilledFile>,
     /// How long it took.
     pub elapsed: std::time::Duration,
 }
@@ -125,7 +189,7 @@ pub fn check(
     let clock = repository.environment().clock.clone();
     let start = clock.elapsed();
     let session = repository.register_reader(monitor);
-    let checked = run(repository, options, monitor);
+    let checked = run(repository, options, session, monitor);
     repository.end_reader(session, monitor);
     let mut summary = checked?;
     summary.elapsed = clock.elapsed().saturating_sub(start);
@@ -140,6 +204,10 @@ fn validate(data: DataSelection) -> Result<(), OpsError> {
         DataSelection::Part { part, parts } if part == 0 || part > parts => {
             format!("part {part} of {parts}: parts are counted from 1")
         }
+        DataSelection::Sample(wanted) if !wanted.is_valid() => format!(
+            "{} sure that {} are good: both must be above 0, and the first below 1",
+            wanted.confidence, wanted.proportion
+        ),
         _ => return Ok(()),
     };
     Err(OpsError::Invalid(reason))
@@ -148,6 +216,7 @@ fn validate(data: DataSelection) -> Result<(), OpsError> {
 fn run(
     repository: &Repository,
     options: &CheckOptions,
+    session: Option<SessionId>,
     monitor: &dyn Monitor,
 ) -> Result<CheckSummary, OpsError> {
     let findings = Findings::default();
@@ -160,25 +229,41 @@ fn run(
     let mut summary =
         CheckSummary { snapshots: snapshots.all.len() as u64, ..CheckSummary::default() };
     let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
-    let walk = Walk::new(&reader, monitor, &findings);
+    let drawn = Drawing::new(options.restore_sample, repository)?;
+    let offer = |place: &Place, entry: &Entry, file: &FileContent| drawn.offer(place, entry, file);
+    let mut walk = Walk::new(&reader, monitor, &findings);
+    if drawn.is_wanted() {
+        walk = walk.with_files(&offer);
+    }
     walk.run(&snapshots.all)?;
     summary.blobs = walk.data.count() + walk.trees.count();
 
     let indexes = repository.listed_indexes()?;
     let inventory = repository.inventory()?;
     prove_small_objects(repository, &inventory, &snapshots, &findings)?;
+    let mut known = Known::load(repository, &inventory, &findings)?;
     let listed: HashSet<_> = indexes.iter().copied().collect();
     let gone = known_indexes.iter().filter(|id| !listed.contains(id));
     let sessions = Sessions {
         committed: &committed(&snapshots, &inventory),
         lost_indexes: &gone.map(|id| id.session).collect(),
     };
-    let packs =
-        take_stock(repository, &walk, &indexes, &inventory, &sessions, &findings, &mut summary)?;
+    let packs = take_stock(
+        repository,
+        &walk,
+        &indexes,
+        &inventory,
+        &sessions,
+        &known,
+        &findings,
+        &mut summary,
+    )?;
     drop(walk);
 
     monitor.phase(Phase::CheckData);
-    packs.prove(&reader, options, &findings, monitor, &mut summary)?;
+    prove(&packs, &mut known, &reader, options, &findings, monitor, &mut summary)?;
+    summary.drilled = drawn.restore(&reader, &findings, monitor)?;
+    tell_proofs(repository, &packs, &known, options, session, &mut summary)?;
 
     // Those that were read whole told of it themselves.
     for (pack, damage) in repository.take_mended() {
@@ -189,11 +274,46 @@ fn run(
         }
     }
     let mut findings = findings.finish();
-    names::name_hits(&reader, &snapshots.all, &mut findings, monitor)?;
-    summary.damage = findings.into_iter().map(Damage::from).collect();
+    let is_complete = names::name_hits(&reader, &snapshots.all, &mut findings, monitor)?;
+    for mut finding in findings {
+        let nothing_lost = finding.hit_count == 0 && (is_complete || finding.blobs.is_empty());
+        match finding.note.take() {
+            Some(note) if nothing_lost => summary.notes.push(note),
+            _ => summary.damage.push(Damage::from(finding)),
+        }
+    }
     let unknown = inventory.unknown.iter();
     summary.notes.extend(unknown.map(|name| format!("{name} is no object of this program")));
     Ok(summary)
+}
+
+/// Keeps when packs were proven, tells of it, and shares it if that is wanted.
+fn tell_proofs(
+    repository: &Repository,
+    packs: &Packs,
+    known: &Known,
+    options: &CheckOptions,
+    session: Option<SessionId>,
+    summary: &mut CheckSummary,
+) -> Result<(), OpsError> {
+    let ledger = known.ledger(&packs.present);
+    let gone: Vec<_> = repository.cache().proven()?.into_keys().collect();
+    let gone: Vec<_> = gone.into_iter().filter(|id| !packs.is_present(id)).collect();
+    if !gone.is_empty() {
+        repository.cache().update_proven(&[], &gone)?;
+    }
+    summary.never_proven = (packs.present.len() - ledger.proven.len()) as u64;
+    summary.oldest_proof = ledger.proven.iter().map(|(_, time)| *time).min();
+    if options.share_ledger {
+        let shared = match session {
+            Some(session) => repository.share_ledger(session, &ledger).map_err(|it| it.to_string()),
+            None => Err("this check is not registered".to_string()),
+        };
+        if let Err(error) = shared {
+            summary.notes.push(format!("when packs were proven could not be shared ({error})"));
+        }
+    }
+    Ok(())
 }
 
 /// The sessions that had committed when the snapshots were listed, those that were forgotten among them.

@@ -18,16 +18,17 @@ use crate::tree::entry::{Content, Extent, FileContent, Node};
 use crate::tree::path::TreePath;
 use crate::view::{DirectoryRoot, directory_node, list_node};
 
-/// Gives every finding the files and directories that it hits.
+/// Gives every finding the files and directories that it hits. Returns whether all of them could be looked at:
+/// what is below a directory that cannot be read, nobody knows.
 pub fn name_hits(
     reader: &BlobReader<'_>,
     snapshots: &[(SnapshotId, Snapshot)],
     findings: &mut [Finding],
     monitor: &dyn Monitor,
-) -> Result<(), OpsError> {
+) -> Result<bool, OpsError> {
     let damaged = by_blob(findings);
     if damaged.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let mut naming = Naming {
         reader,
@@ -36,12 +37,13 @@ pub fn name_hits(
         findings,
         whole: HashSet::new(),
         snapshot: String::new(),
+        is_complete: true,
     };
     for (id, snapshot) in snapshots.iter().rev() {
         naming.snapshot = id.short();
         naming.directory(DirectoryRoot::of_snapshot(snapshot), &TreePath::root())?;
     }
-    Ok(())
+    Ok(naming.is_complete)
 }
 
 struct Naming<'n, 'a> {
@@ -52,6 +54,7 @@ struct Naming<'n, 'a> {
     /// Tree blobs with nothing damaged below.
     whole: HashSet<BlobKey>,
     snapshot: String,
+    is_complete: bool,
 }
 
 impl Naming<'_, '_> {
@@ -99,7 +102,10 @@ impl Naming<'_, '_> {
                 }
             }
             // The first walk said so.
-            _ => whole = false,
+            _ => {
+                whole = false;
+                self.is_complete = false;
+            }
         }
         if whole {
             self.whole.insert(key);
@@ -145,7 +151,10 @@ impl Naming<'_, '_> {
                     whole &= self.list(&child.blob, height - 1, numbers);
                 }
             }
-            _ => whole = false,
+            _ => {
+                whole = false;
+                self.is_complete = false;
+            }
         }
         if whole {
             self.whole.insert(key);

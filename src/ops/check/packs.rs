@@ -1,28 +1,24 @@
-//! Index objects and packs: what lists what, whether it is there, and which packs are read whole.
+//! Index objects and packs: what lists what, and whether it is there.
 //!
-//! Memory: 150 bytes a pack, a few index objects at a time, and as many packs as there are threads and one
-//! more (so that one is fetched while the others are worked on), fewer where the budget asks for it.
+//! Memory: 150 bytes a pack, a few index objects at a time, and 32 bytes for each blob of a pack that is gone or
+//! recorded as damaged.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::{CheckOptions, CheckSummary, DataSelection};
-use crate::codec::digest::derive_key;
+use super::CheckSummary;
+use super::known::Known;
 use crate::format::header::ObjectKind;
 use crate::format::index::PackRecord;
-use crate::id::{IndexId, PackId, SessionId};
-use crate::monitor::{Monitor, Progress};
+use crate::id::{BlobId, IndexId, PackId, SessionId};
 use crate::ops::OpsError;
 use crate::ops::findings::{Finding, Findings};
 use crate::ops::references::{BlobKey, References};
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
-use crate::repository::error::{Kind, RepositoryError};
-use crate::repository::reader::BlobReader;
-use crate::repository::verify::{Inventory, ListedPack, PackProof, PackVerifier, is_damage, names};
+use crate::repository::error::Kind;
+use crate::repository::verify::{Inventory, ListedPack, is_damage, names};
 
 /// Index objects decoded at a time (half a million blobs each at most: 40 MB).
 const INDEXES_AT_ONCE: usize = 2;
@@ -38,7 +34,19 @@ pub struct Packs {
     /// Those whose lengths are not what the index says.
     pub wrong_length: HashSet<PackId>,
     /// Those that are there, in no index object, and whose directories cannot be read.
-    unreadable: HashSet<PackId>,
+    pub unreadable: HashSet<PackId>,
+    /// Those that are there, listed, and recorded as damaged.
+    pub suspects: HashMap<PackId, Suspect>,
+    /// Those that an index object lists and that are not there, with the blobs that they had.
+    pub missing: Vec<(PackId, IndexId, Vec<BlobId>)>,
+}
+
+/// A pack that is recorded as damaged.
+pub struct Suspect {
+    /// What the index says that it holds.
+    pub blobs: Vec<BlobId>,
+    /// How many blobs that snapshots need stand in such packs only.
+    pub only_here: u64,
 }
 
 /// What is known of sessions when packs are looked at.
@@ -50,12 +58,14 @@ pub struct Sessions<'s> {
 }
 
 /// Reads every index object and holds it against what is there; marks what is found in `walk`.
+#[allow(clippy::too_many_arguments, reason = "everything that is known, held against one another")]
 pub fn take_stock(
     repository: &Repository,
     walk: &Walk<'_, '_>,
     indexes: &[IndexId],
     inventory: &Inventory,
     sessions: &Sessions<'_>,
+    known: &Known,
     findings: &Findings,
     summary: &mut CheckSummary,
 ) -> Result<Packs, OpsError> {
@@ -64,8 +74,9 @@ pub fn take_stock(
         present: inventory.packs.clone(),
         wrong_length: HashSet::new(),
         unreadable: HashSet::new(),
+        suspects: HashMap::new(),
+        missing: Vec::new(),
     };
-    let mut missing = Vec::new();
     let mut damaged_indexes = 0;
     for batch in indexes.chunks(INDEXES_AT_ONCE) {
         let read: Vec<_> = batch.par_iter().map(|id| (*id, repository.read_index(*id))).collect();
@@ -73,7 +84,7 @@ pub fn take_stock(
             match index {
                 Ok(index) => {
                     for record in &index.packs {
-                        packs.take(id, record, inventory, walk, findings, summary, &mut missing);
+                        packs.take(id, record, known, walk, findings, summary);
                     }
                 }
                 // A collector has put it together with others.
@@ -88,15 +99,15 @@ pub fn take_stock(
     }
     summary.packs = packs.listed.len() as u64;
     packs.take_unlisted(repository, walk, sessions, damaged_indexes, findings, summary)?;
-    for (id, index, blobs) in missing {
-        // A blob that another pack has, too, is not lost with this one.
-        let lost = |key: &BlobKey| !walk.data.is_found(key) && !walk.trees.is_found(key);
-        let (lost, total) = (blobs.iter().copied().filter(lost).collect(), blobs.len());
-        findings.add(Finding::of_object(
-            names::pack(id),
-            format!("is gone; {} lists it, with {total} blobs", names::index(index)),
-            lost,
-        ));
+    for suspect in packs.suspects.values_mut() {
+        let is_only_here = |key: &BlobKey| walk.data.is_missing(key) || walk.trees.is_missing(key);
+        suspect.only_here =
+            suspect.blobs.iter().map(BlobKey::new).filter(is_only_here).count() as u64;
+    }
+    for blob in packs.suspects.values().flat_map(|suspect| &suspect.blobs) {
+        // Whether it can be read there, the end of the check says.
+        walk.data.found(blob);
+        walk.trees.found(blob);
     }
     tell_missing(&walk.data, findings);
     tell_missing(&walk.trees, findings);
@@ -116,38 +127,39 @@ fn tell_missing(references: &References, findings: &Findings) {
     }
 }
 
-type MissingPack = (PackId, IndexId, Vec<BlobKey>);
-
 impl Packs {
-    #[allow(clippy::too_many_arguments, reason = "one record, and everything it is held against")]
     fn take(
         &mut self,
         index: IndexId,
         record: &PackRecord,
-        inventory: &Inventory,
+        known: &Known,
         walk: &Walk<'_, '_>,
         findings: &Findings,
         summary: &mut CheckSummary,
-        missing: &mut Vec<MissingPack>,
     ) {
         let listed = ListedPack::new(index, record);
-        if let Some(known) = self.listed.get(&record.id) {
-            if known.fingerprint != listed.fingerprint {
-                let (pack, other) = (names::pack(record.id), names::index(known.index));
+        if let Some(before) = self.listed.get(&record.id) {
+            if before.fingerprint != listed.fingerprint {
+                let (pack, other) = (names::pack(record.id), names::index(before.index));
                 let message = format!("says something else of {pack} than {other}");
                 findings.add(Finding::of_object(names::index(index), message, Vec::new()));
             }
             return;
         }
         self.listed.insert(record.id, listed);
-        let found = inventory.packs.binary_search_by_key(&record.id, |(id, _)| *id);
+        let found = self.present.binary_search_by_key(&record.id, |(id, _)| *id);
         let Ok(found) = found else {
-            missing.push((record.id, index, keys_of(record).collect()));
+            self.missing.push((record.id, index, blobs_of(record).collect()));
             return;
         };
-        let length = inventory.packs[found].1;
+        let length = self.present[found].1;
         if length != record.object_length {
             self.wrong_length.insert(record.id);
+        }
+        if known.damaged.contains_key(&record.id) {
+            let suspect = Suspect { blobs: blobs_of(record).collect(), only_here: 0 };
+            self.suspects.insert(record.id, suspect);
+            return;
         }
         if !mark(record, walk, findings) {
             summary.unreferenced_packs += 1;
@@ -228,141 +240,20 @@ impl Packs {
         Ok(())
     }
 
-    /// The packs to be read, in order of their names: those that were asked for, and those whose lengths
-    /// are wrong, to learn which blobs that costs.
-    fn select(
-        &self,
-        repository: &Repository,
-        data: DataSelection,
-    ) -> Result<Vec<(PackId, u64)>, OpsError> {
-        let key = |seed: &[u8], id: &PackId| -> u64 {
-            let material = [seed, id.to_string().as_bytes()].concat();
-            let digest = derive_key("aumbry v1 sample of packs", &material);
-            digest.first_chunk::<8>().map_or(0, |first| u64::from_le_bytes(*first))
-        };
-        let mut packs = self.present.clone();
-        let shuffle = |packs: &mut Vec<(PackId, u64)>| -> Result<(), OpsError> {
-            let seed = repository.environment().chance.bytes::<32>()?;
-            packs.sort_by_cached_key(|(id, _)| key(&seed, id));
-            Ok(())
-        };
-        match data {
-            DataSelection::None => packs.clear(),
-            DataSelection::All => {}
-            DataSelection::Share(share) => {
-                shuffle(&mut packs)?;
-                packs.truncate((packs.len() as f64 * share).ceil() as usize);
-            }
-            DataSelection::Bytes(bytes) => {
-                shuffle(&mut packs)?;
-                let mut left = bytes;
-                packs.retain(|(_, length)| {
-                    let taken = left > 0;
-                    left = left.saturating_sub(*length);
-                    taken
-                });
-            }
-            DataSelection::Part { part, parts } => packs.retain(|(id, _)| {
-                key(&[], id) % u64::from(parts.max(1)) == u64::from(part.saturating_sub(1))
-            }),
-        }
-        let chosen: HashSet<_> = packs.iter().map(|(id, _)| *id).collect();
-        let wrong = |id: &PackId| self.wrong_length.contains(id) && !chosen.contains(id);
-        packs.extend(self.present.iter().filter(|(id, _)| wrong(id)));
-        packs.sort_unstable();
-        Ok(packs)
+    /// Whether the pack is there.
+    pub fn is_present(&self, id: &PackId) -> bool {
+        self.present.binary_search_by_key(id, |(id, _)| *id).is_ok()
     }
 
-    /// Reads packs whole.
-    pub fn prove(
-        &self,
-        reader: &BlobReader<'_>,
-        options: &CheckOptions,
-        findings: &Findings,
-        monitor: &dyn Monitor,
-        summary: &mut CheckSummary,
-    ) -> Result<(), OpsError> {
-        let repository = reader.repository();
-        let selected = self.select(repository, options.data)?;
-        let bytes = selected.iter().map(|(_, length)| length).sum();
-        monitor.expect(Progress { files: 0, bytes });
-        let largest = selected.iter().map(|(_, length)| *length).max().unwrap_or(0);
-        let each = largest + 2 * u64::from(repository.settings().segment_length);
-        let affordable = (options.memory_budget / 2 / each.max(1)).max(1) as usize;
-        let workers = (rayon::current_num_threads() + 1).min(affordable).min(selected.len());
-        let work = Work {
-            packs: self,
-            reader,
-            selected: &selected,
-            findings,
-            monitor,
-            next: AtomicUsize::new(0),
-            bytes: AtomicU64::new(0),
-            failure: Mutex::default(),
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    if let Err(error) = work.run() {
-                        // Nobody else begins another pack.
-                        work.next.store(usize::MAX / 2, Ordering::Relaxed);
-                        work.failure.lock().get_or_insert(error);
-                    }
-                });
-            }
-        });
-        summary.packs_read = selected.len() as u64;
-        summary.bytes_read = work.bytes.into_inner();
-        work.failure.into_inner().map_or(Ok(()), Err)
+    /// Whether the pack is there, and so long.
+    pub fn has(&self, id: PackId, object_length: u64) -> bool {
+        let found = self.present.binary_search_by_key(&id, |(id, _)| *id);
+        found.is_ok_and(|found| self.present[found].1 == object_length)
     }
 }
 
-/// What the threads that prove packs share.
-struct Work<'w, 'a> {
-    packs: &'w Packs,
-    reader: &'w BlobReader<'a>,
-    selected: &'w [(PackId, u64)],
-    findings: &'w Findings,
-    monitor: &'w dyn Monitor,
-    next: AtomicUsize,
-    bytes: AtomicU64,
-    failure: Mutex<Option<OpsError>>,
-}
-
-impl Work<'_, '_> {
-    /// Takes pack after pack until there are no more.
-    fn run(&self) -> Result<(), OpsError> {
-        let mut verifier = PackVerifier::new(self.reader)?;
-        while let Some((id, _)) = self.selected.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            if self.monitor.interrupted() {
-                return Err(OpsError::Interrupted);
-            }
-            let proof = verifier.verify(*id, self.packs.listed.get(id))?;
-            self.bytes.fetch_add(proof.bytes, Ordering::Relaxed);
-            self.monitor.advance(Progress { files: 0, bytes: proof.bytes });
-            if !proof.damage.is_empty() && !self.packs.unreadable.contains(id) {
-                self.findings.add(of_proof(*id, &proof));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn of_proof(id: PackId, proof: &PackProof) -> Finding {
-    let name = names::pack(id);
-    let part = |error: &RepositoryError| match error.item.strip_prefix(&name) {
-        Some("") => error.message.clone(),
-        Some(part) => format!("{}: {}", part.trim_start_matches([',', ' ']), error.message),
-        None => error.to_string(),
-    };
-    let parts: Vec<_> = proof.damage.iter().map(part).collect();
-    let blobs = proof.lost.iter().map(BlobKey::new).collect();
-    Finding::of_object(name, parts.join("; "), blobs)
-}
-
-fn keys_of(record: &PackRecord) -> impl Iterator<Item = BlobKey> + '_ {
-    let segments = &record.directory.segments;
-    segments.iter().flat_map(|segment| &segment.blobs).map(|blob| BlobKey::new(&blob.id))
+fn blobs_of(record: &PackRecord) -> impl Iterator<Item = BlobId> + '_ {
+    record.directory.segments.iter().flat_map(|segment| &segment.blobs).map(|blob| blob.id)
 }
 
 /// Marks the pack's blobs as found. Returns whether any snapshot refers to one.

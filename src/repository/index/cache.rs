@@ -1,5 +1,6 @@
-//! The local cache: a redb file of packs, which index objects are in it, which snapshots were seen and when; beside
-//! it the runs of blob locations. Disposable: when it is gone or broken it is made anew from the store.
+//! The local cache: a redb file of packs and when they were proven, which index objects are in it, which snapshots
+//! were seen and when; beside it the runs of blob locations. Disposable: when it is gone or broken it is made anew
+//! from the store.
 //!
 //! A run's file is complete and durable before redb lists it, and goes after redb has ceased to; what redb does
 //! not list is a left-over and is removed when the cache is opened.
@@ -28,7 +29,7 @@ use crate::id::{BlobId, IndexId, PackId, RepositoryId, SessionId, SnapshotId};
 use crate::units::Timestamp;
 
 /// Raised whenever a table changes its meaning: an older cache is thrown away.
-const CACHE_VERSION: u64 = 3;
+const CACHE_VERSION: u64 = 5;
 /// redb's page cache, in bytes. Part of the memory budget.
 const PAGE_CACHE: usize = 16 << 20;
 /// A run is merged with the smaller ones when it is at most this many times as large as they are together:
@@ -62,6 +63,9 @@ const GENERATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("generati
 const IDLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("idle");
 /// Name of a slot → its sealed object.
 const SLOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("slots");
+/// Pack name → when it was last proven by this client: seconds and nanoseconds. What the index forgets of
+/// packs, this does not.
+const PROVEN: TableDefinition<&[u8], (i64, u32)> = TableDefinition::new("proven");
 
 /// Name of a slot → when the store first showed it: seconds (8 bytes) and nanoseconds (4), little endian.
 const OBSERVED: TableDefinition<&[u8], [u8; 12]> = TableDefinition::new("observed");
@@ -334,6 +338,7 @@ impl IndexCache {
         transaction.open_table(IDLE).map_err(cache_error)?;
         transaction.open_table(SLOTS).map_err(cache_error)?;
         transaction.open_table(OBSERVED).map_err(cache_error)?;
+        transaction.open_table(PROVEN).map_err(cache_error)?;
         transaction.commit().map_err(cache_error)
     }
 
@@ -901,7 +906,7 @@ impl IndexCache {
         Ok(rows.map(|row| row.map_err(cache_error)))
     }
 
-    /// Forgets every index object and pack; what was seen of snapshots stays.
+    /// Forgets every index object and pack; what was seen of snapshots, and when packs were proven, stays.
     pub fn clear(&self) -> Result<()> {
         let mut writing = self.writing.lock();
         let transaction = self.begin_write()?;
@@ -920,6 +925,38 @@ impl IndexCache {
         self.publish(&mut writing, transaction, Vec::new())?;
         self.packs.lock().clear();
         Ok(())
+    }
+
+    /// When packs were last proven by this client, as far as it knows.
+    pub fn proven(&self) -> Result<HashMap<PackId, Timestamp>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(PROVEN).map_err(cache_error)?;
+        let mut proven = HashMap::new();
+        for row in table.iter().map_err(cache_error)? {
+            let (name, time) = row.map_err(cache_error)?;
+            let (seconds, nanoseconds) = time.value();
+            if let Some((session, number)) = read_name(name.value()) {
+                proven.insert(PackId { session, number }, Timestamp { seconds, nanoseconds });
+            }
+        }
+        Ok(proven)
+    }
+
+    /// Remembers that packs were proven, and forgets it of others.
+    pub fn update_proven(&self, proven: &[(PackId, Timestamp)], others: &[PackId]) -> Result<()> {
+        let transaction = self.begin_write()?;
+        let mut table = transaction.open_table(PROVEN).map_err(cache_error)?;
+        for (pack, time) in proven {
+            let name = name_bytes(pack.session, pack.number);
+            let time = (time.seconds, time.nanoseconds);
+            table.insert(name.as_slice(), time).map_err(cache_error)?;
+        }
+        for pack in others {
+            let name = name_bytes(pack.session, pack.number);
+            table.remove(name.as_slice()).map_err(cache_error)?;
+        }
+        drop(table);
+        transaction.commit().map_err(cache_error)
     }
 
     /// The sealed slots that were seen, by session.

@@ -161,3 +161,14 @@ fn slots_are_remembered_and_forgotten() {
     cache.remember_observed(&[(one, Timestamp::default()), (two, before)]).unwrap();
     assert_eq!(cache.observed().unwrap()[&two], before);
 }
+
+#[test]
+fn when_packs_were_proven_outlives_the_index() {
+    let cache = IndexCache::open(None, RepositoryId([5; 16])).unwrap();
+    let pack = |number| PackId { session: session(), number };
+    let time = |seconds| Timestamp { seconds, nanoseconds: 7 };
+    cache.update_proven(&[(pack(1), time(-5)), (pack(2), time(6))], &[]).unwrap();
+    cache.update_proven(&[(pack(1), time(8))], &[pack(2), pack(3)]).unwrap();
+    cache.clear().unwrap();
+    assert_eq!(cache.proven().unwrap(), HashMap::from([(pack(1), time(8))]));
+}

@@ -3,7 +3,9 @@
 use aumbry::ops::check::CheckOptions;
 use aumbry::ops::check::CheckSummary;
 use aumbry::ops::check::DataSelection;
+use aumbry::ops::check::SampleResult;
 use aumbry::ops::check::check;
+use aumbry::ops::check::sample::Confidence;
 use aumbry::units::bytes::format_bytes;
 use aumbry::units::bytes::parse_bytes;
 use aumbry::units::bytes::parse_percent;
@@ -24,19 +26,42 @@ pub struct CheckArgs {
     /// Read every byte of every pack, too
     #[arg(long)]
     read_data: bool,
-    /// Read a part of the packs: 10% or 5G of them, chosen at random, or the third of seven parts, 3/7
+    /// Read a part of the packs: 10% or 5G of them, those that were not proven for the longest time first, or
+    /// the third of seven parts, 3/7
     #[arg(long, value_name = "PART", conflicts_with = "read_data")]
     read_data_subset: Option<String>,
+    /// Read as many packs, chosen at random, as it takes to be 99 % sure that at least 99.9 % of them are good,
+    /// or what else is asked for, as 95/99
+    #[arg(
+        long,
+        value_name = "SURE/GOOD",
+        num_args = 0..=1,
+        default_missing_value = "99/99.9",
+        conflicts_with_all = ["read_data", "read_data_subset"]
+    )]
+    sample: Option<String>,
+    /// Restore so many files, chosen at random, into memory, and compare their digests
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    restore_sample: u64,
+    /// Share with other machines when each pack was last proven
+    #[arg(long)]
+    share_ledger: bool,
 }
 
 /// Finds out.
 pub fn run(args: &CheckArgs, context: &Context) -> Result<Outcome, Failure> {
-    let data = match &args.read_data_subset {
-        Some(text) => parse_subset(text)?,
-        None if args.read_data => DataSelection::All,
-        None => DataSelection::None,
+    let data = match (&args.read_data_subset, &args.sample) {
+        (Some(text), _) => parse_subset(text)?,
+        (None, Some(text)) => DataSelection::Sample(parse_sample(text)?),
+        (None, None) if args.read_data => DataSelection::All,
+        (None, None) => DataSelection::None,
     };
-    let options = CheckOptions { data, memory_budget: MEMORY_BUDGET };
+    let options = CheckOptions {
+        data,
+        restore_sample: args.restore_sample,
+        share_ledger: args.share_ledger,
+        memory_budget: MEMORY_BUDGET,
+    };
     let repository = context.open()?;
     let monitor = context.monitor().with_status();
     let summary = check(&repository, &options, &monitor)?;
@@ -66,6 +91,23 @@ fn parse_subset(text: &str) -> Result<DataSelection, Failure> {
     Ok(DataSelection::Bytes(parse_bytes(text)?))
 }
 
+fn parse_sample(text: &str) -> Result<Confidence, Failure> {
+    let percent = |text: &str| parse_percent(&format!("{}%", text.trim().trim_end_matches('%')));
+    let wanted = match text.split_once('/') {
+        Some((confidence, proportion)) => Confidence {
+            confidence: percent(confidence)? / 100.0,
+            proportion: percent(proportion)? / 100.0,
+        },
+        None => Confidence { confidence: percent(text)? / 100.0, ..Confidence::default() },
+    };
+    if !wanted.is_valid() {
+        return Err(Failure::usage(format!(
+            "{text:?} cannot be reached: write 99/99.9 to be 99 % sure that at least 99.9 % are good"
+        )));
+    }
+    Ok(wanted)
+}
+
 fn tell_json(context: &Context, summary: &CheckSummary) -> Result<(), Failure> {
     let output = &context.output;
     for damage in &summary.damage {
@@ -75,6 +117,14 @@ fn tell_json(context: &Context, summary: &CheckSummary) -> Result<(), Failure> {
             "message": damage.message,
             "hits": damage.hits,
             "hit_count": damage.hit_count,
+        }))?;
+    }
+    for file in &summary.drilled {
+        output.json(&json!({
+            "message_type": "restored_file",
+            "name": file.name,
+            "size": file.size,
+            "error": file.error,
         }))?;
     }
     let broken_packs: Vec<_> = summary
@@ -93,6 +143,18 @@ fn tell_json(context: &Context, summary: &CheckSummary) -> Result<(), Failure> {
         "bytes_read": summary.bytes_read,
         "blobs": summary.blobs,
         "unreferenced_packs": summary.unreferenced_packs,
+        "recorded_packs": summary.recorded,
+        "never_proven_packs": summary.never_proven,
+        "oldest_proof": summary.oldest_proof.map(|time| context.rfc3339(time)),
+        "sample": summary.sample.map(|sample| json!({
+            "packs": sample.packs,
+            "packs_read": sample.read,
+            "packs_bad": sample.bad,
+            "confidence": sample.confidence,
+            "proportion": sample.proportion,
+            "holds": sample.bad == 0,
+        })),
+        "files_restored": summary.drilled.iter().filter(|file| file.error.is_none()).count(),
         "notes": summary.notes,
         "total_duration": summary.elapsed.as_secs_f64(),
     }))?;
@@ -127,6 +189,19 @@ fn tell(context: &Context, summary: &CheckSummary, data: DataSelection) -> Resul
         let read = format_bytes(summary.bytes_read);
         output.say(&format!("read {} of {read}", count(summary.packs_read, "pack")))?;
     }
+    if let Some(sample) = &summary.sample {
+        tell_sample(context, sample)?;
+    }
+    tell_drill(context, summary)?;
+    if data != DataSelection::None {
+        tell_proofs(context, summary)?;
+    }
+    if summary.recorded > 0 {
+        output.say(&format!(
+            "{} newly recorded as damaged: backups store again what they meet of it",
+            count(summary.recorded, "pack")
+        ))?;
+    }
     if summary.unreferenced_packs > 0 {
         let packs = count(summary.unreferenced_packs, "pack");
         output.say(&format!(
@@ -150,6 +225,61 @@ fn tell(context: &Context, summary: &CheckSummary, data: DataSelection) -> Resul
     Ok(())
 }
 
+fn tell_sample(context: &Context, sample: &SampleResult) -> Result<(), Failure> {
+    let drawn = format!("{} of {}", sample.read, count(sample.packs, "pack"));
+    let text = match sample.bad {
+        0 if sample.packs == 0 => "there are no packs to draw a sample from".to_string(),
+        0 if sample.read == sample.packs => format!("{drawn} read: all of them are good"),
+        0 => format!(
+            "{drawn} read: {} % sure that at least {} % of packs are good",
+            // Rounded down: never more than it is.
+            (sample.confidence * 1e4 + 1e-6).floor() / 100.0,
+            rounded(sample.proportion),
+        ),
+        bad => format!("{drawn} read, {bad} of them bad: use --read-data to find all that are"),
+    };
+    Ok(context.output.say(&text)?)
+}
+
+/// A proportion in percent, without the noise of floating point.
+fn rounded(proportion: f64) -> f64 {
+    (proportion * 1e8).round() / 1e6
+}
+
+fn tell_drill(context: &Context, summary: &CheckSummary) -> Result<(), Failure> {
+    let output = &context.output;
+    for file in &summary.drilled {
+        let name = printable(file.name.as_bytes());
+        match &file.error {
+            None => output.say(&format!("restored {name}, {}", format_bytes(file.size)))?,
+            Some(error) => {
+                let error = printable(error.as_bytes());
+                output.line(&format!("{} {name}: {error}", output.style().red("not restored")))?;
+            }
+        }
+    }
+    let restored = summary.drilled.iter().filter(|file| file.error.is_none()).count() as u64;
+    if restored > 0 {
+        output.say(&format!(
+            "{} restored into memory, with the digests that the snapshots have",
+            count(restored, "file")
+        ))?;
+    }
+    Ok(())
+}
+
+fn tell_proofs(context: &Context, summary: &CheckSummary) -> Result<(), Failure> {
+    let since = summary.oldest_proof.map(|time| context.local(time));
+    let text = match (summary.never_proven, since) {
+        (0, Some(since)) => format!("every pack was proven since {since}"),
+        (_, None) => return Ok(()),
+        (never, Some(since)) => {
+            format!("{} never proven yet; all others since {since}", count(never, "pack"))
+        }
+    };
+    Ok(context.output.say(&text)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +289,14 @@ mod tests {
         assert_eq!(parse_subset("3/7").unwrap(), DataSelection::Part { part: 3, parts: 7 });
         assert_eq!(parse_subset("10%").unwrap(), DataSelection::Share(0.1));
         assert_eq!(parse_subset("5G").unwrap(), DataSelection::Bytes(5 << 30));
+        let wanted = parse_sample("95%/99.5").unwrap();
+        assert!(
+            (wanted.confidence - 0.95).abs() < 1e-9 && (wanted.proportion - 0.995).abs() < 1e-9
+        );
+        assert_eq!(parse_sample("99").unwrap().proportion, 0.999);
+        for text in ["100/99", "0/99", "99/0", "99/101", "x", "99/x"] {
+            assert!(parse_sample(text).is_err(), "{text}");
+        }
         for text in ["0/7", "8/7", "x/7", "110%", "lots"] {
             assert!(parse_subset(text).is_err(), "{text}");
         }

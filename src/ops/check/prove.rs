@@ -1,0 +1,384 @@
+//! Packs read whole: which, in what order, and what is lost with those that are not what they should be.
+//!
+//! Memory: as many packs as there are threads and one more (so that one is fetched while the others are worked
+//! on), fewer where the budget asks for it, and 12 bytes for each blob of a damaged pack.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use jiff::tz::TimeZone;
+use parking_lot::Mutex;
+
+use super::known::Known;
+use super::packs::Packs;
+use super::sample::Confidence;
+use super::{CheckOptions, CheckSummary, DataSelection, SampleResult};
+use crate::codec::digest::derive_key;
+use crate::id::{BlobId, PackId};
+use crate::monitor::{Monitor, Progress};
+use crate::ops::OpsError;
+use crate::ops::findings::{Finding, Findings};
+use crate::ops::references::BlobKey;
+use crate::repository::Repository;
+use crate::repository::error::RepositoryError;
+use crate::repository::reader::BlobReader;
+use crate::repository::verify::{PackProof, PackVerifier, names};
+use crate::units::Timestamp;
+use crate::units::time::format_rfc3339;
+
+/// Proofs that the cache takes in together.
+const PROOFS_AT_ONCE: usize = 64;
+
+/// The packs to be read, in order of their names: those that were asked for, and those whose lengths are
+/// wrong, to learn which blobs that costs.
+///
+/// Shares and bytes are taken of the packs that are not known to be damaged: those that were never proven come
+/// first, then those whose proof is the oldest; at random where that is the same.
+fn select(
+    repository: &Repository,
+    packs: &Packs,
+    known: &Known,
+    data: DataSelection,
+    summary: &mut CheckSummary,
+) -> Result<Vec<(PackId, u64)>, OpsError> {
+    let key = |seed: &[u8], id: &PackId| -> u64 {
+        let material = [seed, id.to_string().as_bytes()].concat();
+        let digest = derive_key("aumbry v1 sample of packs", &material);
+        digest.first_chunk::<8>().map_or(0, |first| u64::from_le_bytes(*first))
+    };
+    let seed = repository.environment().chance.bytes::<32>()?;
+    let mut selected = packs.present.clone();
+    let not_damaged = |selected: &mut Vec<(PackId, u64)>| {
+        selected.retain(|(id, _)| !known.damaged.contains_key(id));
+    };
+    let longest_unproven_first = |selected: &mut Vec<(PackId, u64)>| {
+        not_damaged(selected);
+        selected.sort_by_cached_key(|(id, _)| (known.proven.get(id).copied(), key(&seed, id)));
+    };
+    match data {
+        DataSelection::None => selected.clear(),
+        DataSelection::All => {}
+        DataSelection::Share(share) => {
+            longest_unproven_first(&mut selected);
+            selected.truncate((selected.len() as f64 * share).ceil() as usize);
+        }
+        DataSelection::Bytes(bytes) => {
+            longest_unproven_first(&mut selected);
+            let mut left = bytes;
+            selected.retain(|(_, length)| {
+                let taken = left > 0;
+                left = left.saturating_sub(*length);
+                taken
+            });
+        }
+        DataSelection::Part { part, parts } => selected.retain(|(id, _)| {
+            key(&[], id) % u64::from(parts.max(1)) == u64::from(part.saturating_sub(1))
+        }),
+        DataSelection::Sample(wanted) => {
+            not_damaged(&mut selected);
+            selected.sort_by_cached_key(|(id, _)| key(&seed, id));
+            let packs = selected.len() as u64;
+            selected.truncate(wanted.sample_size(packs) as usize);
+            summary.sample = Some(sample(wanted, packs, selected.len() as u64));
+        }
+    }
+    let chosen: HashSet<_> = selected.iter().map(|(id, _)| *id).collect();
+    let wrong = |id: &PackId| packs.wrong_length.contains(id) && !chosen.contains(id);
+    selected.extend(packs.present.iter().filter(|(id, _)| wrong(id)));
+    selected.sort_unstable();
+    Ok(selected)
+}
+
+fn sample(wanted: Confidence, packs: u64, read: u64) -> SampleResult {
+    let confidence = wanted.reached(packs, read);
+    SampleResult { packs, read, bad: 0, confidence, proportion: wanted.proportion }
+}
+
+/// Reads packs whole, records which were proven and which are damaged, and finds what is lost.
+pub fn prove(
+    packs: &Packs,
+    known: &mut Known,
+    reader: &BlobReader<'_>,
+    options: &CheckOptions,
+    findings: &Findings,
+    monitor: &dyn Monitor,
+    summary: &mut CheckSummary,
+) -> Result<(), OpsError> {
+    let repository = reader.repository();
+    let selected = select(repository, packs, known, options.data, summary)?;
+    let bytes = selected.iter().map(|(_, length)| length).sum();
+    monitor.expect(Progress { files: 0, bytes });
+    let largest = selected.iter().map(|(_, length)| *length).max().unwrap_or(0);
+    let each = largest + 2 * u64::from(repository.settings().segment_length);
+    let affordable = (options.memory_budget / 2 / each.max(1)).max(1) as usize;
+    let workers = (rayon::current_num_threads() + 1).min(affordable).min(selected.len());
+    let work = Work {
+        packs,
+        known,
+        reader,
+        selected: &selected,
+        monitor,
+        next: AtomicUsize::new(0),
+        bytes: AtomicU64::new(0),
+        results: Mutex::default(),
+        failure: Mutex::default(),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                if let Err(error) = work.run() {
+                    // Nobody else begins another pack.
+                    work.next.store(usize::MAX / 2, Ordering::Relaxed);
+                    work.failure.lock().get_or_insert(error);
+                }
+            });
+        }
+    });
+    let Work { bytes, results, failure, .. } = work;
+    let mut results = results.into_inner();
+    results.remember(repository)?;
+    match record_missing(packs, known, repository) {
+        Ok(count) => results.recorded += count,
+        Err(error) => results.unrecorded = Some(error),
+    }
+    if let Some(error) = failure.into_inner() {
+        return Err(error);
+    }
+    summary.packs_read = selected.len() as u64;
+    summary.bytes_read = bytes.into_inner();
+    summary.recorded = results.recorded;
+    summary.notes.append(&mut results.notes);
+    if let Some(error) = results.unrecorded {
+        summary.notes.push(format!(
+            "damage could not be recorded ({error}): writers go on to count on what is damaged"
+        ));
+    }
+    if let Some(sample) = &mut summary.sample {
+        sample.bad = results.damaged.len() as u64;
+    }
+    let read: HashSet<PackId> = selected.into_iter().map(|(id, _)| id).collect();
+    settle(packs, known, repository, &results.damaged, &read, findings)?;
+    known.proven.extend(results.proven);
+    known.proven.retain(|id, _| !results.damaged.contains_key(id));
+    Ok(())
+}
+
+/// What the threads have found.
+#[derive(Default)]
+struct Results {
+    /// Packs proven, with when; those up to `remembered` are in the cache.
+    proven: Vec<(PackId, Timestamp)>,
+    remembered: usize,
+    damaged: HashMap<PackId, PackProof>,
+    notes: Vec<String>,
+    /// Damage that was not recorded before.
+    recorded: u64,
+    /// Why some could not be.
+    unrecorded: Option<RepositoryError>,
+}
+
+impl Results {
+    /// Hands the cache what it has not heard yet.
+    fn remember(&mut self, repository: &Repository) -> Result<(), OpsError> {
+        let damaged: Vec<_> = self.damaged.keys().copied().collect();
+        repository.cache().update_proven(&self.proven[self.remembered..], &damaged)?;
+        self.remembered = self.proven.len();
+        Ok(())
+    }
+}
+
+/// What the threads that prove packs share.
+struct Work<'w, 'a> {
+    packs: &'w Packs,
+    known: &'w Known,
+    reader: &'w BlobReader<'a>,
+    selected: &'w [(PackId, u64)],
+    monitor: &'w dyn Monitor,
+    next: AtomicUsize,
+    bytes: AtomicU64,
+    results: Mutex<Results>,
+    failure: Mutex<Option<OpsError>>,
+}
+
+impl Work<'_, '_> {
+    /// Takes pack after pack until there are no more. Each is recorded at once: a check that is stopped has not
+    /// been for nothing.
+    fn run(&self) -> Result<(), OpsError> {
+        let repository = self.reader.repository();
+        let mut verifier = PackVerifier::new(self.reader)?;
+        while let Some((id, _)) = self.selected.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            if self.monitor.interrupted() {
+                return Err(OpsError::Interrupted);
+            }
+            let mut proof = verifier.verify(*id, self.packs.listed.get(id))?;
+            self.bytes.fetch_add(proof.bytes, Ordering::Relaxed);
+            self.monitor.advance(Progress { files: 0, bytes: proof.bytes });
+            let mut note = None;
+            if !proof.damage.is_empty() {
+                // Once more, before anybody acts on it.
+                proof = verifier.verify(*id, self.packs.listed.get(id))?;
+                let message = "was damaged when it was read first and whole when it was read again: \
+                               the memory of this machine, or what lies between it and the store, may \
+                               be at fault";
+                note = proof.damage.is_empty().then(|| format!("{}: {message}", names::pack(*id)));
+            }
+            if proof.damage.is_empty() {
+                self.is_whole(*id, note)?;
+                continue;
+            }
+            let recorded = match proof.is_certain && !proof.is_gone {
+                true => record(repository, *id, &proof),
+                false => Ok(false),
+            };
+            let mut results = self.results.lock();
+            match recorded {
+                Ok(new) => results.recorded += u64::from(new),
+                Err(error) => results.unrecorded = Some(error),
+            }
+            results.damaged.insert(*id, proof);
+        }
+        Ok(())
+    }
+
+    fn is_whole(&self, id: PackId, note: Option<String>) -> Result<(), OpsError> {
+        let repository = self.reader.repository();
+        let now = repository.environment().clock.now();
+        let mut results = self.results.lock();
+        if self.known.damaged.contains_key(&id) {
+            let message = "is recorded as damaged and is whole now; writers go on to do without it";
+            results.notes.push(format!("{} {message}", names::pack(id)));
+            return Ok(());
+        }
+        results.notes.extend(note);
+        results.proven.push((id, now));
+        match results.proven.len() - results.remembered {
+            PROOFS_AT_ONCE => results.remember(repository),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn record(repository: &Repository, id: PackId, proof: &PackProof) -> Result<bool, RepositoryError> {
+    repository.record_damage(id, &describe(id, proof), &proof.lost)
+}
+
+/// What is wrong with a pack, in one line.
+fn describe(id: PackId, proof: &PackProof) -> String {
+    let name = names::pack(id);
+    let part = |error: &RepositoryError| match error.item.strip_prefix(&name) {
+        Some("") => error.message.clone(),
+        Some(part) => format!("{}: {}", part.trim_start_matches([',', ' ']), error.message),
+        None => error.to_string(),
+    };
+    proof.damage.iter().map(part).collect::<Vec<_>>().join("; ")
+}
+
+/// Finds what is lost with the packs that are damaged or gone: of what they held, that which stands nowhere
+/// else.
+fn settle(
+    packs: &Packs,
+    known: &Known,
+    repository: &Repository,
+    damaged: &HashMap<PackId, PackProof>,
+    read: &HashSet<PackId>,
+    findings: &Findings,
+) -> Result<(), OpsError> {
+    if damaged.is_empty() && packs.suspects.is_empty() && packs.missing.is_empty() {
+        return Ok(());
+    }
+    // What stands in packs that no index object lists is there, too.
+    repository.adopt_all_packs()?;
+    let lost_of = |proof: &PackProof| proof.lost.iter().map(BlobKey::new).collect();
+    let lost: HashMap<PackId, HashSet<BlobKey>> =
+        damaged.iter().map(|(id, proof)| (*id, lost_of(proof))).collect();
+    let is_lost_in = |pack: &PackId, blob: &BlobId| match lost.get(pack) {
+        Some(lost) => lost.contains(&BlobKey::new(blob)),
+        None => !read.contains(pack) && known.says_lost(pack, blob),
+    };
+    let stands_elsewhere = |blob: &BlobId| -> Result<bool, RepositoryError> {
+        for location in repository.cache().copies(blob)? {
+            let pack = repository.cache().pack(location.pack)?;
+            if packs.has(pack.id, pack.object_length) && !is_lost_in(&pack.id, blob) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let nowhere_else = |blobs: &[BlobId]| -> Result<Vec<BlobKey>, RepositoryError> {
+        let mut lost = Vec::new();
+        for blob in blobs {
+            if !stands_elsewhere(blob)? {
+                lost.push(BlobKey::new(blob));
+            }
+        }
+        Ok(lost)
+    };
+    let note = |id: &PackId| {
+        let since = match known.damaged.get(id)? {
+            Some(record) => format!(" since {}", format_rfc3339(record.time, &TimeZone::UTC)),
+            None => String::new(),
+        };
+        let name = names::pack(*id);
+        Some(match packs.suspects.get(id).map_or(0, |suspect| suspect.only_here) {
+            0 => format!(
+                "{name} is damaged{since} and healed: what snapshots need of it stands elsewhere, too"
+            ),
+            count => format!(
+                "{name} is damaged{since}, and nothing is lost; {count} of its blobs, which stand in \
+                 damaged packs only, are stored again by a backup that meets them"
+            ),
+        })
+    };
+    for (id, proof) in damaged.iter().filter(|(id, _)| !packs.unreadable.contains(id)) {
+        let mut finding =
+            Finding::of_object(names::pack(*id), describe(*id, proof), nowhere_else(&proof.lost)?);
+        finding.note = note(id);
+        findings.add(finding);
+    }
+    for (id, suspect) in packs.suspects.iter().filter(|(id, _)| !read.contains(id)) {
+        let blobs: Vec<_> =
+            suspect.blobs.iter().copied().filter(|blob| known.says_lost(id, blob)).collect();
+        let said = match known.damaged.get(id) {
+            Some(Some(record)) => {
+                let since = format_rfc3339(record.time, &TimeZone::UTC);
+                format!("recorded as damaged on {since}: {}", record.what)
+            }
+            _ => "recorded as damaged".to_string(),
+        };
+        let mut finding = Finding::of_object(names::pack(*id), said, nowhere_else(&blobs)?);
+        finding.note = note(id);
+        findings.add(finding);
+    }
+    for (id, index, blobs) in &packs.missing {
+        let message =
+            format!("is gone; {} lists it, with {} blobs", names::index(*index), blobs.len());
+        let mut finding =
+            Finding::of_object(names::pack(*id), message.clone(), nowhere_else(blobs)?);
+        finding.note = Some(format!(
+            "{} {message}; all of it that snapshots need stands elsewhere, too",
+            names::pack(*id)
+        ));
+        findings.add(finding);
+    }
+    Ok(())
+}
+
+/// Records that packs are gone, where writers do not see it from a listing of their own. Returns of how many it
+/// was not recorded before.
+fn record_missing(
+    packs: &Packs,
+    known: &Known,
+    repository: &Repository,
+) -> Result<u64, RepositoryError> {
+    let mut recorded = 0;
+    if repository.store().lists_cheaply() {
+        return Ok(recorded);
+    }
+    for (id, _, blobs) in packs.missing.iter().filter(|(id, ..)| !known.damaged.contains_key(id)) {
+        // A listing may lack what is there.
+        if repository.store().size(&names::pack(*id))?.is_none() {
+            recorded += u64::from(repository.record_damage(*id, "is gone", blobs)?);
+        }
+    }
+    Ok(recorded)
+}
