@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
+use serde_json::json;
 
 use crate::support::Scene;
 use crate::support::only_file;
@@ -240,7 +241,8 @@ fn damage_is_told_with_the_files_it_hits() {
     scene.run(&["backup", "Documents"]).ok();
     let whole = scene.run(&["check", "--read-data", "--json"]).ok().json_lines();
     let fields = "message_type num_errors broken_packs snapshots packs packs_read bytes_read blobs \
-                  unreferenced_packs notes total_duration";
+                  unreferenced_packs recorded_packs never_proven_packs oldest_proof sample \
+                  files_restored notes total_duration";
     assert_fields(whole.last().unwrap(), fields);
     assert_eq!(whole.last().unwrap()["num_errors"], 0);
 
@@ -262,6 +264,21 @@ fn damage_is_told_with_the_files_it_hits() {
         })
     }));
     assert!(lines.last().unwrap()["num_errors"].as_u64().unwrap() > 0);
+    assert_eq!(lines.last().unwrap()["recorded_packs"], 1);
+    let drill = scene.run(&["check", "--restore-sample", "9", "--sample", "90/99", "--json"]);
+    let lines = drill.json_lines();
+    let files: Vec<_> =
+        lines.iter().filter(|line| line["message_type"] == "restored_file").collect();
+    assert_eq!(files.len(), 4);
+    files.iter().for_each(|file| assert_fields(file, "message_type name size error"));
+    let broken = files.iter().find(|file| !file["error"].is_null()).unwrap();
+    assert!(broken["name"].as_str().unwrap().ends_with("/picture.raw"));
+    let summary = lines.last().unwrap();
+    assert_eq!(summary["files_restored"], 3);
+    // The damaged pack is known already, and not in the sample.
+    let sample = &summary["sample"];
+    assert_fields(sample, "packs packs_read packs_bad confidence proportion holds");
+    assert_eq!((&sample["packs_bad"], &sample["holds"]), (&json!(0), &json!(true)));
     let human = scene.run(&["check", "--read-data"]);
     assert_eq!(human.code, 1);
     assert!(human.text().contains("/picture.raw"), "{}", human.text());

@@ -5,6 +5,7 @@ use std::fs;
 use crate::support::Scene;
 use crate::support::assert_same_file;
 use crate::support::assert_seen;
+use crate::support::only_file;
 use crate::support::strange_name;
 
 #[test]
@@ -421,4 +422,27 @@ fn the_store_has_seen_when_a_snapshot_came() {
     let kept = plan[0][0]["keep"].as_array().unwrap();
     assert_eq!(kept.len(), 1, "what lies comes after what does not");
     assert!(kept[0]["time"].as_str().unwrap().starts_with("202"));
+}
+
+#[test]
+fn what_is_damaged_is_told_recorded_and_stored_again_while_the_source_is_there() {
+    let mut scene = Scene::with_documents();
+    scene.run(&["backup", "--host", "box", "--quiet", "Documents"]).ok();
+    scene.show(&["check", "--sample", "--restore-sample", "10", "--share-ledger"]);
+    let folder = only_file(&scene.repository().join("packs"));
+    let digits = folder.file_name().unwrap().to_str().unwrap().to_string();
+    let packs = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let largest = packs.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = fs::read(&largest).unwrap();
+    bytes[70_000] ^= 1;
+    fs::remove_file(&largest).unwrap();
+    fs::write(&largest, bytes).unwrap();
+    scene.show(&["check", "--read-data-subset", "100%"]);
+    scene.show(&["check"]);
+    scene.show(&["check", "--sample=95/90", "--restore-sample", "10", "-q"]);
+    scene.show(&["backup", "--host", "box", "Documents"]);
+    scene.show(&["check", "--read-data"]);
+    scene.show(&["check", "--sample", "100"]);
+    let transcript = scene.transcript().replace(&format!("packs/{digits}/"), "packs/xx/");
+    assert_seen("damage", &transcript);
 }

@@ -249,13 +249,14 @@ fn replace_shape(text: &str, shape: &str, with: &str) -> String {
 fn replace_figures(text: &str) -> String {
     let mut result = String::new();
     for line in text.split_inclusive('\n') {
-        let is_about_storing = ["  stored ", "  to store ", "stored ", "unique "]
+        let is_about_storing = ["  stored ", "  to store ", "stored ", "unique ", "read "]
             .iter()
             .any(|start| line.starts_with(start));
         let words: Vec<_> = line.split(' ').collect();
         let is_counted = |at: usize| {
             let unit = words.get(at + 1).copied().unwrap_or_default();
-            ["blob", "pack"].iter().any(|thing| unit.starts_with(thing)) || is_about_storing
+            ["blob", "pack", "frame"].iter().any(|thing| unit.starts_with(thing))
+                || is_about_storing
         };
         let replaced: Vec<_> = words
             .iter()

@@ -7,6 +7,7 @@ use aumbry::codec::compress::compress_delta;
 use aumbry::format::directory::DirectoryNode;
 use aumbry::format::header::{HEADER_LENGTH, ObjectKind};
 use aumbry::format::index::{Index, PackRecord};
+use aumbry::format::ledger::Ledger;
 use aumbry::format::pack::{BlobRecord, Encoding};
 use aumbry::format::session::Purpose;
 use aumbry::format::snapshot::{Decision, Snapshot};
@@ -22,6 +23,7 @@ use aumbry::repository::reader::BlobReader;
 use aumbry::repository::verify::{ListedPack, PackVerifier};
 use aumbry::store::{Created, Store, layout};
 use aumbry::tree::entry::{Content, Entry, Extent, FileContent, Metadata, Node};
+use aumbry::units::Timestamp;
 use aumbry::view::{DirectoryRoot, Entries, read_file};
 
 use crate::support::{back_up, create, environment, noise, open, passphrase, small_settings};
@@ -172,6 +174,11 @@ fn left_overs(repository: &Repository) {
         let object = repository.seal(kind, &name, vec![1, 2, 3]).unwrap();
         repository.store().create(&name, object).unwrap();
     }
+    // Of a pack that was collected since.
+    let collected = PackId { session: aborted, number: 99 };
+    repository.record_damage(collected, "frame 3", &[BlobId([8; 32])]).unwrap();
+    let ledger = Ledger { superseded: Vec::new(), proven: vec![(pack, Timestamp::default())] };
+    repository.share_ledger(aborted, &ledger).unwrap();
     repository.add_recovery_key("paper").unwrap();
 }
 
@@ -322,7 +329,7 @@ impl Fixture {
 fn nothing_is_found_in_a_whole_repository() {
     let fixture = fixture();
     let kinds: BTreeSet<_> = fixture.objects.keys().map(|name| Fixture::folder(name)).collect();
-    assert_eq!(kinds.len(), 8, "{kinds:?}");
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
     for data in [DataSelection::None, DataSelection::All] {
         let repository = fixture.repository.reopen(environment(None)).unwrap();
         let options = CheckOptions { data, ..everything() };
@@ -394,8 +401,8 @@ fn every_flipped_byte_of_packs_index_objects_keys_and_settings_is_found() {
 }
 
 #[test]
-fn every_flipped_byte_of_sessions_snapshots_tombs_and_generations_is_found() {
-    let cases = flip_bytes(&["sessions", "snapshots", "tombs", "gc"]);
+fn every_flipped_byte_of_all_other_objects_is_found() {
+    let cases = flip_bytes(&["sessions", "snapshots", "tombs", "gc", "damaged", "ledger"]);
     assert!(cases > 3000, "{cases}");
 }
 

@@ -48,6 +48,7 @@ use std::collections::HashSet;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
+use crate::id::PackId;
 use crate::id::SessionId;
 use crate::id::SnapshotId;
 use crate::monitor::{Monitor, Phase};
@@ -167,7 +168,7 @@ pub struct CheckSummary {
     pub notes: Vec<String>,
     /// Damaged packs that were not recorded as such before.
     pub recorded: u64,
-    /// Packs that nobody has ever proven, as far as this client knows.
+    /// Packs, not counting damaged ones, that nobody has ever proven, as far as this client knows.
     pub never_proven: u64,
     /// When the pack was proven that was not proven for the longest time; `None`: none ever was.
     pub oldest_proof: Option<Timestamp>,
@@ -302,7 +303,9 @@ fn tell_proofs(
     if !gone.is_empty() {
         repository.cache().update_proven(&[], &gone)?;
     }
-    summary.never_proven = (packs.present.len() - ledger.proven.len()) as u64;
+    let is_unproven =
+        |id: &PackId| !known.proven.contains_key(id) && !known.damaged.contains_key(id);
+    summary.never_proven = packs.present.iter().filter(|(id, _)| is_unproven(id)).count() as u64;
     summary.oldest_proof = ledger.proven.iter().map(|(_, time)| *time).min();
     if options.share_ledger {
         let shared = match session {

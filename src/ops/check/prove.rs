@@ -24,7 +24,7 @@ use crate::repository::error::RepositoryError;
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::{PackProof, PackVerifier, names};
 use crate::units::Timestamp;
-use crate::units::time::format_rfc3339;
+use crate::units::time::format_local;
 
 /// Proofs that the cache takes in together.
 const PROOFS_AT_ONCE: usize = 64;
@@ -159,7 +159,10 @@ pub fn prove(
     let read: HashSet<PackId> = selected.into_iter().map(|(id, _)| id).collect();
     settle(packs, known, repository, &results.damaged, &read, findings)?;
     known.proven.extend(results.proven);
-    known.proven.retain(|id, _| !results.damaged.contains_key(id));
+    for id in results.damaged.keys() {
+        known.proven.remove(id);
+        known.damaged.entry(*id).or_insert(None);
+    }
     Ok(())
 }
 
@@ -315,7 +318,7 @@ fn settle(
     };
     let note = |id: &PackId| {
         let since = match known.damaged.get(id)? {
-            Some(record) => format!(" since {}", format_rfc3339(record.time, &TimeZone::UTC)),
+            Some(record) => format!(" since {}", in_utc(record.time)),
             None => String::new(),
         };
         let name = names::pack(*id);
@@ -340,7 +343,7 @@ fn settle(
             suspect.blobs.iter().copied().filter(|blob| known.says_lost(id, blob)).collect();
         let said = match known.damaged.get(id) {
             Some(Some(record)) => {
-                let since = format_rfc3339(record.time, &TimeZone::UTC);
+                let since = in_utc(record.time);
                 format!("recorded as damaged on {since}: {}", record.what)
             }
             _ => "recorded as damaged".to_string(),
@@ -361,6 +364,10 @@ fn settle(
         findings.add(finding);
     }
     Ok(())
+}
+
+fn in_utc(time: Timestamp) -> String {
+    format!("{} UTC", format_local(time, &TimeZone::UTC))
 }
 
 /// Records that packs are gone, where writers do not see it from a listing of their own. Returns of how many it
