@@ -198,7 +198,8 @@ fn what_is_not_in_the_source_any_more_stays_lost_and_the_rest_of_its_pack_is_tol
     let store = Store::memory();
     let repository = create(store.clone(), small_settings(), None);
     back_up(&repository, source.path());
-    let name = packs(&store).remove(0);
+    let is_data = |name: &String| store.get(name).unwrap()[10] == ObjectKind::DataPack as u8;
+    let name = packs(&store).into_iter().find(is_data).unwrap();
     damage(&store, &name);
     let lost = checked(&repository, DataSelection::All).damage;
     let hits = lost.iter().find(|damage| damage.item == name).unwrap().hits.clone();
@@ -390,7 +391,9 @@ fn random_files_are_restored_and_each_version_counts_once() {
     // Each has missed 40 draws of 5 of 45 with a probability of 0.9 %.
     assert!(drawn.len() > 35, "{drawn:?}");
 
-    damage(&store, &packs(&store)[0]);
+    let is_data = |name: &&String| store.get(name).unwrap()[10] == ObjectKind::DataPack as u8;
+    let length = |name: &&String| store.size(name).unwrap();
+    damage(&store, packs(&store).iter().filter(is_data).max_by_key(length).unwrap());
     let broken = drill(1000);
     let failed = broken.drilled.iter().filter(|file| file.error.is_some());
     let names: Vec<_> = failed.map(|file| file.name.as_str()).collect();
