@@ -67,7 +67,12 @@ fn assert_whole(store: &Store) {
 }
 
 fn check_options() -> CheckOptions {
-    CheckOptions { memory_budget: 64 << 20, data: DataSelection::None }
+    CheckOptions {
+        data: DataSelection::None,
+        restore_sample: 0,
+        share_ledger: false,
+        memory_budget: 64 << 20,
+    }
 }
 
 #[test]
