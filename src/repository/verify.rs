@@ -285,11 +285,8 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     ) -> Result<PackProof> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
-        let mut proof = PackProof {
-            bytes: object.len() as u64,
-            is_certain: true,
-            ..PackProof::default()
-        };
+        let mut proof =
+            PackProof { bytes: object.len() as u64, is_certain: true, ..PackProof::default() };
         let length = listed.map_or(proof.bytes, |listed| listed.object_length);
         if length != proof.bytes {
             proof.damage.push(RepositoryError::corrupt(

@@ -442,7 +442,7 @@ fn a_file_whose_pieces_are_right_and_whose_digest_is_not_fails_a_drill_by_name()
     let name = format!("{}:/wrong", id.short());
     assert_eq!(summary.damage.len(), 1);
     assert_eq!(summary.damage[0].item, format!("file {name}"));
-    assert_eq!(summary.damage[0].hits, [name.clone()]);
+    assert_eq!(summary.damage[0].hits, std::slice::from_ref(&name));
     let failed: Vec<_> = summary.drilled.iter().filter(|file| file.error.is_some()).collect();
     assert!(failed.len() == 1 && failed[0].name == name, "{failed:?}");
     assert_eq!(summary.drilled.len(), 2);

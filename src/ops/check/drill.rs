@@ -27,7 +27,7 @@ use crate::tree::entry::{Content, Entry, Extent, FileContent};
 use crate::view::Extents;
 
 /// Zeros are digested in pieces of so many bytes.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 struct Drawn {
     name: String,

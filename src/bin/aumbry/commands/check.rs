@@ -254,7 +254,7 @@ fn tell_drill(context: &Context, summary: &CheckSummary) -> Result<(), Failure> 
             None => output.say(&format!("restored {name}, {}", format_bytes(file.size)))?,
             Some(error) => {
                 let error = printable(error.as_bytes());
-                output.line(&format!("{} {name}: {error}", output.style().red("not restored")))?;
+                output.line(&format!("{} {name} ({error})", output.style().red("not restored")))?;
             }
         }
     }
@@ -271,7 +271,7 @@ fn tell_drill(context: &Context, summary: &CheckSummary) -> Result<(), Failure> 
 fn tell_proofs(context: &Context, summary: &CheckSummary) -> Result<(), Failure> {
     let since = summary.oldest_proof.map(|time| context.local(time));
     let text = match (summary.never_proven, since) {
-        (0, Some(since)) => format!("every pack was proven since {since}"),
+        (0, Some(since)) => format!("every whole pack was proven since {since}"),
         (_, None) => return Ok(()),
         (never, Some(since)) => {
             format!("{} never proven yet; all others since {since}", count(never, "pack"))
