@@ -80,8 +80,18 @@ impl Fixture {
     }
 
     fn damage(&self, repository: &Repository) -> Vec<Damage> {
-        let options = CheckOptions { data: DataSelection::All, memory_budget: 256 << 20 };
-        check(repository, &options, &SilentMonitor).unwrap().damage
+        let options = CheckOptions {
+            data: DataSelection::All,
+            restore_sample: 0,
+            share_ledger: false,
+            memory_budget: 256 << 20,
+        };
+        let damage = check(repository, &options, &SilentMonitor).unwrap().damage;
+        // What is recorded is told in other words by the next check.
+        for object in self.store.list(layout::DAMAGED).unwrap() {
+            self.store.delete(&object.name).unwrap();
+        }
+        damage
     }
 
     /// With this pack changed: everything is read as it was, a check names the pack and loses no file, and mending
