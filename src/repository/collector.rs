@@ -54,6 +54,10 @@ impl Repository {
 
     /// Begins the generation after the newest, which must be swept. `None`: another collector was first.
     pub fn condemn(&self, generations: &Generations, packs: Vec<PackId>) -> Result<Option<u32>> {
+        // One generation at a time: what an open one condemns would be counted on by who sees only the next.
+        if generations.newest != generations.swept() {
+            return Ok(None);
+        }
         let generation = generations.newest.checked_add(1).ok_or_else(|| {
             RepositoryError::new(Kind::Invalid, layout::GC, "has used up all generations")
         })?;

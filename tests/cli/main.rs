@@ -6,5 +6,6 @@ mod errors;
 mod help;
 mod json;
 mod passphrases;
+mod pruning;
 mod stories;
 mod support;

@@ -29,6 +29,8 @@ use clap::Args;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::commands::prune;
+use crate::commands::prune::PruneLimitArgs;
 use crate::commands::snapshots::snapshot_json;
 use crate::consent;
 use crate::context::Context;
@@ -136,6 +138,11 @@ pub struct ForgetArgs {
     /// more than half of all snapshots
     #[arg(long, help_heading = "How it is done")]
     yes: bool,
+    /// Then give back the space of what no snapshot needs any more, as `aumbry prune` does
+    #[arg(long, help_heading = "How it is done")]
+    prune: bool,
+    #[command(flatten)]
+    limits: PruneLimitArgs,
 }
 
 /// A count, `unlimited`, or -1 as restic has it.
@@ -178,6 +185,7 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome, Failure> {
     let kept = kept.collect::<Result<Vec<_>, _>>()?;
     let at = args.choice.at.as_deref().map(|text| context.moment(text)).transpose()?;
 
+    let pruning = args.limits.options(false)?;
     let repository = context.open()?;
     let monitor = context.monitor();
     let found = context.snapshots(&repository, &monitor)?;
@@ -214,6 +222,9 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome, Failure> {
             monitor.note(&format!("this will need consent: {concern}"));
         }
         tell_end(context, "dry run: nothing was forgotten")?;
+        if args.prune {
+            tell_end(context, "what a prune would free is known when they are forgotten")?;
+        }
         return Ok(outcome);
     }
     let question = match planned.dropped().count() {
@@ -234,7 +245,13 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome, Failure> {
             ),
         },
     )?;
-    Ok(outcome)
+    if !args.prune {
+        return Ok(outcome);
+    }
+    match prune::run_on(&repository, &pruning, context)? {
+        Outcome::Done => Ok(outcome),
+        pruned => Ok(pruned),
+    }
 }
 
 fn rules(args: &ForgetArgs) -> Vec<Rule> {

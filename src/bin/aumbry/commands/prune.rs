@@ -33,24 +33,26 @@ pub struct PruneArgs {
     pub limits: PruneLimitArgs,
 }
 
+const HEADING: &str = "How it prunes";
+
 /// What a prune may leave, and what it may cost. Shared with `forget --prune`.
 #[derive(Args)]
 pub struct PruneLimitArgs {
     /// How much may stay occupied by what nobody needs: a share (5%), a size (2G) or `unlimited`
-    #[arg(long, value_name = "LIMIT", default_value = "5%")]
+    #[arg(long, value_name = "LIMIT", default_value = "5%", help_heading = HEADING)]
     max_unused: String,
     /// Copy packs of at most this size together [default: as many as it takes]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = HEADING)]
     max_repack_size: Option<String>,
     /// Join packs that are smaller than half of what packs are meant to be
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     repack_small: bool,
     /// Give up sessions that have made nothing for so long, as two runs have seen. It is safe at any length: a
     /// backup that was given up stores again what is gone, and commits again
-    #[arg(long, value_name = "TIME", default_value = "7d")]
+    #[arg(long, value_name = "TIME", default_value = "7d", help_heading = HEADING)]
     patience: String,
     /// Collect from this machine from now on, where the store allows only one machine to do so
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     become_maintainer: bool,
 }
 
