@@ -12,6 +12,7 @@ use super::Repository;
 use super::error::{Kind, RepositoryError, Result};
 use super::generations::{Generations, PublishedSweep};
 use super::snapshots::Snapshots;
+use super::verify::is_damage;
 use crate::format::generation::{Condemned, Publisher, Sweep};
 use crate::format::header::ObjectKind;
 use crate::id::{PackId, SessionId, SnapshotId};
@@ -193,6 +194,33 @@ impl Repository {
         Ok((present.len() as u64, present.iter().map(|object| object.size).sum()))
     }
 
+    /// Removes damage records of packs that are gone, and ledgers that a later one takes the place of.
+    fn clear_health(&self) -> Result<()> {
+        let recorded = self.store.list(layout::DAMAGED)?;
+        let recorded = recorded.iter().filter_map(|object| layout::parse_damaged(&object.name));
+        for pack in recorded {
+            // One by one: there are few, and a listing of all packs may cost more.
+            if self.store.size(&layout::pack(pack))?.is_none() {
+                self.store.delete(&layout::damaged(pack))?;
+            }
+        }
+        let listed = self.store.list(layout::LEDGER)?;
+        let ledgers: Vec<_> =
+            listed.iter().filter_map(|object| layout::parse_ledger(&object.name)).collect();
+        let mut superseded = BTreeSet::new();
+        for session in &ledgers {
+            match self.read_ledger(*session) {
+                Ok(ledger) => superseded.extend(ledger.supersedes),
+                Err(error) if is_damage(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for session in ledgers.iter().filter(|session| superseded.contains(session)) {
+            self.store.delete(&layout::ledger(*session))?;
+        }
+        Ok(())
+    }
+
     /// Where an ABORT stands.
     fn abort_name(&self, session: SessionId) -> String {
         match self.store.is_conditional() {
@@ -238,6 +266,7 @@ impl Repository {
         for id in snapshots.tombs.iter().filter(|id| !generations.lets_live(id.0)) {
             self.store.delete(&layout::tomb(id.0))?;
         }
+        self.clear_health()?;
         for generation in generations.condemned.range(..last.generation) {
             self.store.delete(&layout::condemned(*generation))?;
         }

@@ -57,8 +57,8 @@ fn forget_with_prune_does_both() {
     let arguments =
         ["forget", "--keep-last", "1", "--yes", "--prune", "--max-unused", "0%", "--json"];
     let lines = scene.run(&arguments).ok().json_lines();
-    assert!(lines[0].is_array());
-    // What comes between is progress.
+    assert!(lines.iter().any(serde_json::Value::is_array));
+    // What comes before is progress.
     let summary = lines.last().unwrap();
     assert_eq!(summary["message_type"], "summary");
     assert_eq!(summary["snapshots_removed"], 2);

@@ -357,7 +357,7 @@ impl<'a> Collection<'_, 'a> {
     fn usage(&self, marked: &Marked) -> Result<Usage, OpsError> {
         let exceptions = Exceptions {
             condemned: marked.generations.condemned_packs(),
-            damaged: HashSet::new(),
+            damaged: self.repository.damaged_packs()?,
             undecided: marked.undecided.clone(),
         };
         let usage = Usage::count(self.repository, &self.walk, &exceptions)?;
@@ -413,7 +413,8 @@ impl<'a> Collection<'_, 'a> {
             // Somebody else ended it.
             _ => return Ok(Ended::Overtaken),
         }
-        let rescue = Usage::rescue(self.repository, &self.walk, &condemned.packs)?;
+        let damaged = self.repository.damaged_packs()?;
+        let rescue = Usage::rescue(self.repository, &self.walk, &condemned.packs, damaged)?;
         require_all(rescue.lost_blobs, rescue.lost_example)?;
         let is_dropped = |pack: &&PackId| !rescue.packs.contains(*pack);
         let packs: Vec<PackId> = condemned.packs.iter().filter(is_dropped).copied().collect();

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::plan::PackUse;
 use crate::format::pack::Encoding;
@@ -59,7 +60,7 @@ pub struct Exceptions<'e> {
     /// Packs that an open generation condemns.
     pub condemned: &'e [PackId],
     /// Packs that are known to be damaged: needed only where nothing else has the blob.
-    pub damaged: HashSet<PackId>,
+    pub damaged: Arc<HashSet<PackId>>,
     /// Sessions that have not decided.
     pub undecided: BTreeSet<SessionId>,
 }
@@ -229,22 +230,25 @@ impl Usage {
         repository: &Repository,
         walk: &Walk<'_, '_>,
         condemned: &[PackId],
+        damaged: Arc<HashSet<PackId>>,
     ) -> Result<Rescue, OpsError> {
         let condemned: HashSet<&PackId> = condemned.iter().collect();
-        let mut usage = Self::new(repository, walk, &Exceptions::default())?;
+        let exceptions = Exceptions { damaged, ..Exceptions::default() };
+        let mut usage = Self::new(repository, walk, &exceptions)?;
         let mut packs = HashSet::new();
         usage.pass(repository, walk, |usage, id, copies| {
-            // A copy that is no delta must stay where there is one: deltas are read against it.
-            let is_delta = |copy: &Location| usage.rows[&copy.pack].is_delta(copy);
-            let only_deltas = copies.iter().all(is_delta);
-            let mut places = copies
-                .iter()
-                .filter(|copy| only_deltas || !is_delta(copy))
-                .map(|copy| usage.rows[&copy.pack].info.id);
-            let Some(first) = places.next() else { return usage.lose(id) };
+            // The best there is must stay: a copy that is whole, as far as is known, and no delta, because deltas
+            // are read against it.
+            let rank = |copy: &Location| {
+                let row = &usage.rows[&copy.pack];
+                (!exceptions.damaged.contains(&row.info.id), !row.is_delta(copy))
+            };
+            let Some(best) = copies.iter().map(rank).max() else { return usage.lose(id) };
+            let places = copies.iter().filter(|copy| rank(copy) == best);
+            let places: Vec<_> = places.map(|copy| usage.rows[&copy.pack].info.id).collect();
             let stays = |pack: &PackId| !condemned.contains(pack) || packs.contains(pack);
-            if !stays(&first) && !places.any(|pack| stays(&pack)) {
-                packs.insert(first);
+            if !places.iter().any(stays) {
+                packs.insert(places[0]);
             }
         })?;
         Ok(Rescue { packs, lost_blobs: usage.lost_blobs, lost_example: usage.lost_example })

@@ -175,14 +175,22 @@ fn tell(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> Re
         if plan.drop.is_empty() && plan.repack.is_empty() {
             output.say("nothing is to be done within these limits")?;
         } else {
+            let mut steps = Vec::new();
+            if !plan.drop.is_empty() {
+                let packs = count(plan.drop.len() as u64, "pack");
+                steps.push(format!("drop {packs} ({})", format_bytes(plan.drop_bytes)));
+            }
+            if !plan.repack.is_empty() {
+                steps.push(format!(
+                    "copy what is needed out of {} (read {}, write {})",
+                    count(plan.repack.len() as u64, "pack"),
+                    format_bytes(plan.repack_bytes),
+                    format_bytes(plan.write_bytes),
+                ));
+            }
             output.say(&format!(
-                "plan: drop {} ({}), copy what is needed out of {} (read {}, write {}); about {} come \
-                 free, {kept} of the rest stay unused",
-                count(plan.drop.len() as u64, "pack"),
-                format_bytes(plan.drop_bytes),
-                count(plan.repack.len() as u64, "pack"),
-                format_bytes(plan.repack_bytes),
-                format_bytes(plan.write_bytes),
+                "plan: {}; about {} come free, {kept} of the rest stay unused",
+                steps.join(", "),
                 format_bytes(plan.freed_bytes()),
             ))?;
             let [reads, writes, deletes] = summary.requests;
@@ -196,11 +204,14 @@ fn tell(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> Re
         }
     }
     if summary.packs_deleted > 0 {
+        let wrote = match summary.bytes_written {
+            0 => String::new(),
+            bytes => format!(", wrote {}", format_bytes(bytes)),
+        };
         output.say(&format!(
-            "deleted {}, {}; wrote {} in {}",
+            "deleted {}, {}{wrote}, in {}",
             count(summary.packs_deleted, "pack"),
             format_bytes(summary.bytes_deleted),
-            format_bytes(summary.bytes_written),
             format_duration(summary.elapsed),
         ))?;
     }
