@@ -210,7 +210,7 @@ impl Repository {
         let mut superseded = BTreeSet::new();
         for session in &ledgers {
             match self.read_ledger(*session) {
-                Ok(ledger) => superseded.extend(ledger.supersedes),
+                Ok(ledger) => superseded.extend(ledger.superseded),
                 Err(error) if is_damage(&error) => {}
                 Err(error) => return Err(error),
             }

@@ -588,3 +588,29 @@ fn without_conditions_a_commit_and_an_abort_at_once_are_taken_for_both() {
     }
     assert_whole(&store);
 }
+
+#[test]
+fn a_damaged_pack_goes_once_its_content_is_whole_elsewhere_and_the_whole_copy_stays() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..20, 1);
+    back_up(&repository, folder.path());
+    let packs = repository.cache().packs().unwrap();
+    let damaged = packs.iter().find(|(_, pack)| pack.kind == ObjectKind::DataPack).unwrap().1.id;
+    let name = layout::pack(damaged);
+    let mut object = store.get(&name).unwrap();
+    object[5000] ^= 1;
+    store.delete(&name).unwrap();
+    store.create(&name, object).unwrap();
+    repository.record_damage(damaged, "flipped", &[]).unwrap();
+    // While it holds the only copy it stays, damaged as it is.
+    pruned(&repository, &tight());
+    assert!(store.size(&name).unwrap().is_some());
+    // The next backup stores again what it held; now it is the copy that goes.
+    assert!(back_up(&repository, folder.path()).counts.data_blobs > 0);
+    pruned(&repository, &tight());
+    assert_eq!(store.size(&name).unwrap(), None);
+    assert_eq!(store.size(&layout::damaged(damaged)).unwrap(), None);
+    assert_whole(&store);
+}

@@ -1,7 +1,8 @@
 //! What is needed from which pack: one pass over the index, ids in order.
 //!
-//! Of several copies of a blob one is chosen to stay, the same one whenever the same question is asked: a copy that
-//! is no delta before one that is, then the copy in the pack that most is needed from anyway.
+//! Of several copies of a blob one is chosen to stay, the same one whenever the same question is asked: a whole copy
+//! before one in a damaged pack, one that is no delta before one that is, then the copy in the pack that most is
+//! needed from anyway.
 //! Memory: a row a pack; the index is read in order and not held.
 
 use std::cmp::Reverse;
@@ -111,20 +112,28 @@ impl Usage {
         })?;
         let needed: HashMap<u32, u64> =
             usage.rows.iter().map(|(number, row)| (*number, row.used_bytes)).collect();
-        usage.pass(repository, walk, |usage, _, copies| {
+        usage.pass(repository, walk, |usage, id, copies| {
             if copies.len() < 2 {
                 return;
             }
+            let is_base = usage.bases.contains(&BlobKey::new(&id));
             let best = copies.iter().max_by_key(|copy| {
-                let row = &usage.rows[&copy.pack];
-                let whole = !exceptions.damaged.contains(&row.info.id);
-                (whole, !row.is_delta(copy), needed.get(&copy.pack), Reverse(copy.pack))
+                let rank = usage.rank(is_base, &exceptions.damaged, copy);
+                (rank, needed.get(&copy.pack), Reverse(copy.pack))
             });
             if let Some(best) = best.copied() {
                 usage.need(&best);
             }
         })?;
         Ok(usage)
+    }
+
+    /// How good a copy is: whole before damaged, as far as is known, and no delta before a delta. What deltas are read
+    /// against must above all be no delta.
+    fn rank(&self, is_base: bool, damaged: &HashSet<PackId>, copy: &Location) -> (bool, bool) {
+        let row = &self.rows[&copy.pack];
+        let (whole, plain) = (!damaged.contains(&row.info.id), !row.is_delta(copy));
+        if is_base { (plain, whole) } else { (whole, plain) }
     }
 
     fn lose(&mut self, id: BlobId) {
@@ -239,10 +248,8 @@ impl Usage {
         usage.pass(repository, walk, |usage, id, copies| {
             // The best there is must stay: a copy that is whole, as far as is known, and no delta, because deltas
             // are read against it.
-            let rank = |copy: &Location| {
-                let row = &usage.rows[&copy.pack];
-                (!exceptions.damaged.contains(&row.info.id), !row.is_delta(copy))
-            };
+            let is_base = usage.bases.contains(&BlobKey::new(&id));
+            let rank = |copy: &Location| usage.rank(is_base, &exceptions.damaged, copy);
             let Some(best) = copies.iter().map(rank).max() else { return usage.lose(id) };
             let places = copies.iter().filter(|copy| rank(copy) == best);
             let places: Vec<_> = places.map(|copy| usage.rows[&copy.pack].info.id).collect();
