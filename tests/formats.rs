@@ -16,6 +16,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aumbry::clock::SystemClock;
 use aumbry::codec::chunker::{Chunker, ChunkerParams};
@@ -28,20 +29,25 @@ use aumbry::format::VERSION;
 use aumbry::format::bytes::{put_signed, put_time, put_varint};
 use aumbry::format::config::Settings;
 use aumbry::format::directory::DirectoryNode;
+use aumbry::format::generation::{Condemned, Maintainer, Publisher, Sweep};
 use aumbry::format::header::ObjectKind;
 use aumbry::format::keyring::{EpochKeys, Keyring};
 use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
+use aumbry::format::session::Purpose;
 use aumbry::format::slot::{SlotHeader, Way};
 use aumbry::format::snapshot::{Decision, Snapshot};
 use aumbry::format::tomb::Tomb;
-use aumbry::id::{BlobId, KeySlotId, PackId, RepositoryId, SessionId};
+use aumbry::id::{BlobId, KeySlotId, PackId, RepositoryId, SessionId, SnapshotId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
+use aumbry::ops::prune::plan::UnusedLimit;
+use aumbry::ops::prune::{PruneOptions, prune};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::keys::Credential;
 use aumbry::repository::packer::PackBuilder;
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::seal::Sealer;
+use aumbry::repository::session::Committed;
 use aumbry::repository::writer::Writer;
 use aumbry::repository::{CreateOptions, Environment, Repository};
 use aumbry::source::files::{Files, FilesOptions};
@@ -54,7 +60,7 @@ use aumbry::view::{DirectoryRoot, Entries, Extents, read_file};
 
 const PASSPHRASE: &str = "correct horse battery staple";
 /// What every released version must have: all kinds of entries and objects; a delta segment; packs with parity.
-const NAMES: [&str; 3] = ["everything", "delta", "parity"];
+const NAMES: [&str; 4] = ["everything", "delta", "parity", "collected"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -343,6 +349,45 @@ fn write_everything(folder: &Path, tree: &Path) {
     let reader = repository.register(aumbry::format::session::Purpose::Read).unwrap();
     repository.abort(reader).unwrap();
     fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
+}
+
+/// A repository that was collected: forgotten snapshots are gone or have tombs, a snapshot came too late, and index
+/// objects were merged.
+fn write_collected(folder: &Path, tree: &Path) {
+    fs::create_dir_all(tree).unwrap();
+    let repository = new_repository(&folder.join("repository"), settings());
+    let mut ids = Vec::new();
+    for version in 0..10_u8 {
+        fs::write(tree.join(format!("file-{version}")), noise(20_000, 50 + version)).unwrap();
+        if version % 3 == 0 {
+            fs::write(tree.join("changing"), noise(90_000, 70 + version)).unwrap();
+        }
+        back_up(&repository, tree);
+        ids.push(newest_id(&repository));
+    }
+    let late = repository.register(Purpose::Write).unwrap();
+    repository.forget(&ids[..6], "an example").unwrap();
+    let mut options = PruneOptions { patience: Duration::ZERO, ..PruneOptions::default() };
+    options.limits.max_unused = UnusedLimit::Share(0.0);
+    assert!(prune(&repository, &options, &SilentMonitor).unwrap().packs_deleted > 0);
+    let decision = Decision::Snapshot(Box::new(newest(&repository)));
+    assert_eq!(repository.commit(late, &decision).unwrap(), Committed::Fenced);
+    fs::write(tree.join("last"), text(100, 12)).unwrap();
+    back_up(&repository, tree);
+    repository.forget(&ids[6..7], "has a tomb").unwrap();
+    let reader = repository.register(Purpose::Read).unwrap();
+    let waiting = PruneOptions::default();
+    assert_eq!(prune(&repository, &waiting, &SilentMonitor).unwrap().held_by.len(), 1);
+    repository.abort(reader).unwrap();
+    assert_eq!(
+        repository.generations().unwrap().newest,
+        repository.generations().unwrap().swept() + 1
+    );
+    fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
+}
+
+fn newest_id(repository: &Repository) -> SnapshotId {
+    repository.snapshots(&SilentMonitor).unwrap().all.last().unwrap().0
 }
 
 /// Packs of one frame and of several, with parity behind them.
@@ -656,6 +701,17 @@ fn code_vectors() -> BTreeMap<String, String> {
     let time = Timestamp { seconds: 1_790_000_000, nanoseconds: 5 };
     let tomb = Tomb { time, host: "box".into(), user: "me".into(), why: "no rule keeps it".into() };
     add("tomb", &tomb.encode());
+    let publisher = Publisher { host: "box".into(), user: "me".into(), time };
+    let session = |byte: u8| SessionId { generation: u32::from(byte), random: [byte; 16] };
+    let packs =
+        vec![PackId { session: session(1), number: 0 }, PackId { session: session(2), number: 7 }];
+    let condemned = Condemned { packs: packs.clone(), publisher: publisher.clone() };
+    add("condemned", &condemned.encode());
+    let live = vec![(SnapshotId(session(1)), None), (SnapshotId(session(2)), Some(time))];
+    let sweep = Sweep { packs: packs[..1].to_vec(), live, previous: Some([8; 32]), publisher };
+    add("sweep", &sweep.encode());
+    let maintainer = Maintainer { id: [3; 16], host: "box".into(), since: time, took_over: true };
+    add("maintainer", &maintainer.encode());
     vectors
 }
 
@@ -712,6 +768,7 @@ fn write_fixtures() {
                 write_everything(&folder, &tree);
             }
             "delta" => write_delta(&folder, &tree),
+            "collected" => write_collected(&folder, &tree),
             _ => write_parity(&folder, &tree),
         }
     }

@@ -29,13 +29,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 MAGIC = b"\x89AUMBRY\n"
-CONFIG, KEY_SLOT, DATA, TREE, INDEX, SESSION, SNAPSHOT, TOMB = range(1, 9)
+CONFIG, KEY_SLOT, DATA, TREE, INDEX, SESSION, SNAPSHOT, TOMB, _, SWEEP = range(1, 11)
 FRAME, TAG, HEADER, REGION = 1 << 16, 16, 128, 1 << 24
 LIMIT, WINDOW = 1 << 26, 1 << 27        # of a segment's or prefix's plaintext; of zstd
 PACK_NAME = re.compile(r"packs/([0-9a-f]{2})/[0-9a-f]{8}-\1[0-9a-f]{30}-[0-9a-f]{8}")
 INDEX_NAME = re.compile(r"index/[0-9a-f]{8}-[0-9a-f]{32}-[0-9a-f]{8}")
 SLOT_NAME = re.compile(r"(snapshots|tombs)/([0-9a-f]{8}-[0-9a-f]{32})")
-KEY_NAME = re.compile(r"keys/([0-9a-f]{32})")
+KEY_NAME, SWEEP_NAME = re.compile(r"keys/([0-9a-f]{32})"), re.compile(r"gc/([0-9a-f]{8})\.sweep")
 ZEROS, NAMES = bytes(REGION), {DATA: "data", TREE: "tree"}
 problems: list[str] = []
 
@@ -56,7 +56,6 @@ def derive(context: str, material: bytes) -> bytes:
     return blake3(material, derive_key_context=context).digest()
 def shown(name: bytes) -> str:
     return name.decode(errors="backslashreplace")
-
 # Section 3: primitives
 class Cursor:
     def __init__(self, data: bytes) -> None:
@@ -96,16 +95,15 @@ class Cursor:
     def end(self) -> None:
         damage_if(self.left() > 0, "bytes behind the end")
 
-def fields(payload: bytes, *critical: int) -> dict[int, list[bytes]]:
-    """The fields, with the numbers from 1000 on that are known; they are all required."""
+def fields(payload: bytes, *critical: int, optional: tuple[int, ...] = ()) -> dict[int, list[bytes]]:
+    """The fields, with the numbers from 1000 on that are known: required, or optional."""
     cursor, found = Cursor(payload), dict[int, list[bytes]]()
     while cursor.left():
         number, value = cursor.varint(), cursor.bytes()
-        newer_if(number >= 1000 and number not in critical, f"field {number}")
+        newer_if(number >= 1000 and number not in critical + optional, f"field {number}")
         found.setdefault(number, []).append(value)
     damage_if(any(number not in found for number in critical), f"not all of the fields {critical}")
     return found
-
 # Section 4: sealed objects
 def check_header(header: bytes, kinds: tuple[int, ...], repository: bytes | None) -> None:
     damage_if(len(header) < HEADER or header[:8] != MAGIC or header[8:10] == b"\0\0", "not an object of Aumbry")
@@ -142,7 +140,6 @@ class Sealed(NamedTuple):                               # in a file; its frames 
         length = int.from_bytes(plain[-8:], "little")
         damage_if(length > len(plain) - 8 or any(plain[length:-8]), "a wrong trailer, or padding that is not zero")
         return plain[:length]
-
 # Section 5: key slots
 def xchacha_open(key: bytes, nonce: bytes, associated: bytes, sealed: bytes) -> bytes:
     x = list(struct.unpack("<16I", b"expand 32-byte k" + key + nonce[:16]))
@@ -188,7 +185,6 @@ def open_slot(slot: bytes, slot_id: str, repository: bytes, passphrase: str | No
     for cursor in map(Cursor, found[1003]):
         epochs.setdefault(cursor.varint(1 << 32), (Cursor(cursor.bytes()).take(32), Cursor(cursor.bytes()).take(32)))
     return id_key, epochs
-
 # Section 7: packs
 Segment = NamedTuple("Segment", [("encoding", int), ("offset", int), ("stored", int), ("plain", int),
                                  ("bases", list[bytes]), ("blobs", list[tuple[bytes, int]])])
@@ -273,7 +269,6 @@ class Repository:
         plain = sealed - TAG * -(-sealed // (FRAME + TAG))
         damage_if(not 0 < plain == (length or plain) or plain + TAG * -(-plain // FRAME) != sealed, "a wrong length")
         return Sealed(self.root / name, header[10], key, plain)
-
     # Sections 7, 8 and 12, step 5: where blobs are
     def own_directory(self, name: str) -> Pack:
         sealed = self.open(name, DATA, TREE)
@@ -321,7 +316,6 @@ class Repository:
                 for blob, length in segment.blobs:
                     self.places.setdefault((pack.sealed.kind, blob), []).append((pack, segment, at, length))
                     at += length
-
     # Section 7: blobs
     def segment(self, pack: Pack, segment: Segment) -> bytes:
         place = pack.name, segment.offset
@@ -350,14 +344,22 @@ class Repository:
             except (Damaged, OSError) as error:
                 problem(f"{pack.name}: segment at {segment.offset}: {name}", error)
         raise Damaged(f"{name} has no copy that can be read" + (" outside deltas" if of_delta else ""))
-
     # Section 10: snapshots
+    def checkpoint(self) -> tuple[str, set[str]]:
+        for match in self.names("gc", SWEEP_NAME)[-1:]:
+            try:
+                live = map(Cursor, fields(self.open(match[0], SWEEP).payload(), 1001, optional=(1002,)).get(1002, []))
+                return match[1], {f"{int.from_bytes(c.take(4), 'little'):08x}-{c.take(16).hex()}" for c in live}
+            except (Damaged, Newer) as error:
+                problem(match[0], error)
+        return "", set()
+
     def snapshots(self) -> list[Snapshot]:
-        found, forgotten = list[Snapshot](), set[str]()
+        found, forgotten, (swept, live) = list[Snapshot](), set[str](), self.checkpoint()
         for folder, session in [match.groups() for f in ("tombs", "snapshots") for match in self.names(f, SLOT_NAME)]:
             name = f"{folder}/{session}"
             try:
-                if session in forgotten:
+                if session in forgotten or session[:8] < swept and session not in live:
                     continue
                 payload = self.open(name, TOMB if folder == "tombs" else SNAPSHOT).payload()
                 forgotten.update({session} if folder == "tombs" else ())
@@ -372,7 +374,6 @@ class Repository:
             except (Damaged, Newer) as error:
                 problem(name, error)
         return sorted(found, key=lambda s: s[:2])       # by time, generation, digits
-
 # Section 9: trees
 Extents = tuple[tuple[int, bytes | None], ...]
 class Content(NamedTuple):
@@ -488,7 +489,6 @@ class Digest:                                           # of a file, by regions
     def digest(self) -> bytes:
         digests = self.digests + ([self.region.digest()] if self.filled or not self.digests else [])
         return digests[0] if len(digests) == 1 else blake3(b"".join(digests), key=self.file_key).digest()
-
 # Section 12, steps 7 to 9: restoring
 class Restore:
     def __init__(self, repo: Repository) -> None:
