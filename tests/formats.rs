@@ -562,7 +562,8 @@ fn prove_slot(credential: &Credential, way: Way, stretched: &[u8; 32]) {
     let store = Store::local(folder.path(), LocalMode::Create).unwrap();
     store.create(&format!("keys/{id}"), slot).unwrap();
     let opened = aumbry::repository::keys::open(&store, RepositoryId([5; 16]), credential);
-    assert!(opened.unwrap() == (id, keyring));
+    let opened = opened.unwrap();
+    assert!(opened.slot == id && opened.keyring == keyring);
 }
 
 fn vector_keyring() -> Keyring {
@@ -571,8 +572,9 @@ fn vector_keyring() -> Keyring {
         chunker_secret: [1; 32],
         repository_seed: [0; 32],
         admin_seed: [0; 32],
-        epochs: vec![EpochKeys { epoch: 1, data_key: [3; 32], index_key: [4; 32] }],
+        epochs: vec![EpochKeys { epoch: 1, data_key: Some([3; 32]), index_key: [4; 32] }],
         settings: Vec::new(),
+        revision: 0,
     }
 }
 

@@ -145,8 +145,14 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         };
         seeds.push(("key_slot", slot.encode().to_vec()));
     }
-    let label =
-        SlotLabel { label: "laptop".into(), host: "box".into(), user: "me".into(), created: TIME };
+    let label = SlotLabel {
+        label: "laptop".into(),
+        host: "box".into(),
+        user: "me".into(),
+        created: TIME,
+        public_key: Some([7; 32]),
+        revision: 3,
+    };
     seeds.push(("key_slot", label.encode()));
 
     seeds.push(("settings", Settings::DEFAULT.encode()));
@@ -155,8 +161,9 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         chunker_secret: [2; 32],
         repository_seed: [3; 32],
         admin_seed: [4; 32],
-        epochs: vec![EpochKeys { epoch: 1, data_key: [5; 32], index_key: [6; 32] }],
+        epochs: vec![EpochKeys { epoch: 1, data_key: Some([5; 32]), index_key: [6; 32] }],
         settings: Settings::DEFAULT.encode(),
+        revision: 0,
     };
     seeds.push(("keyring", keyring.encode()));
     seeds.push(("header", header(ObjectKind::TreePack).encode().to_vec()));

@@ -23,8 +23,9 @@ static SEALER: LazyLock<Sealer> = LazyLock::new(|| {
         chunker_secret: [2; 32],
         repository_seed: [3; 32],
         admin_seed: [4; 32],
-        epochs: vec![EpochKeys { epoch: 1, data_key: [5; 32], index_key: [6; 32] }],
+        epochs: vec![EpochKeys { epoch: 1, data_key: Some([5; 32]), index_key: [6; 32] }],
         settings: Vec::new(),
+        revision: 0,
     };
     Sealer::new(RepositoryId([7; 16]), keyring)
 });

@@ -4,5 +4,6 @@ pub mod chunker;
 pub mod cipher;
 pub mod compress;
 pub mod digest;
+pub mod exchange;
 pub mod kdf;
 pub mod parity;

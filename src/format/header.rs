@@ -70,6 +70,8 @@ pub enum ObjectKind {
     Mark = 13,
     /// Who collects where a store cannot create if absent.
     Maintainer = 14,
+    /// A newer keyring for the key slots that it names (its layout is its own, `key_update`).
+    KeyUpdate = 15,
 }
 
 impl ObjectKind {
@@ -89,6 +91,7 @@ impl ObjectKind {
             ObjectKind::Ledger,
             ObjectKind::Mark,
             ObjectKind::Maintainer,
+            ObjectKind::KeyUpdate,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == number)
@@ -111,6 +114,7 @@ impl ObjectKind {
             ObjectKind::Ledger => "ledger",
             ObjectKind::Mark => "mark of a decision",
             ObjectKind::Maintainer => "maintainer",
+            ObjectKind::KeyUpdate => "key update",
         }
     }
 

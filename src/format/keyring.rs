@@ -5,7 +5,7 @@ use std::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::FormatError;
-use super::bytes::{Reader, put_bytes, put_field, put_varint};
+use super::bytes::{Reader, put_bytes, put_field, put_number_field, put_varint};
 use super::snapshot::skip_field;
 
 /// The keys of one epoch.
@@ -13,8 +13,8 @@ use super::snapshot::skip_field;
 pub struct EpochKeys {
     /// The epoch's number, from 1.
     pub epoch: u32,
-    /// Packs are sealed with keys derived from this one.
-    pub data_key: [u8; 32],
+    /// Packs are sealed with keys derived from this one. `None`: no pack is any more, and the key was dropped.
+    pub data_key: Option<[u8; 32]>,
     /// Everything else is sealed with keys derived from this one.
     pub index_key: [u8; 32],
 }
@@ -34,6 +34,8 @@ pub struct Keyring {
     pub epochs: Vec<EpochKeys>,
     /// The settings' payload, for making a lost config again.
     pub settings: Vec<u8>,
+    /// How many updates went before it: 0 as it was made, one more with each that was published.
+    pub revision: u32,
 }
 
 impl fmt::Debug for Keyring {
@@ -53,11 +55,14 @@ impl Keyring {
         for keys in &self.epochs {
             let mut value = Vec::new();
             put_varint(&mut value, u64::from(keys.epoch));
-            put_bytes(&mut value, &keys.data_key);
+            put_bytes(&mut value, keys.data_key.as_ref().map_or(&[], |key| key.as_slice()));
             put_bytes(&mut value, &keys.index_key);
             put_field(&mut output, 1003, &value);
         }
         put_field(&mut output, 3, &self.settings);
+        if self.revision > 0 {
+            put_number_field(&mut output, 4, u64::from(self.revision));
+        }
         output
     }
 
@@ -71,6 +76,7 @@ impl Keyring {
             admin_seed: [0; 32],
             epochs: Vec::new(),
             settings: Vec::new(),
+            revision: 0,
         };
         let (mut seen_id_key, mut seen_secret) = (false, false);
         while let Some((number, mut value)) = reader.field()? {
@@ -85,12 +91,15 @@ impl Keyring {
                 }
                 1003 => {
                     let epoch = value.varint_u32()?;
-                    let mut key = || Reader::new(value.bytes()?).array();
-                    keyring.epochs.push(EpochKeys { epoch, data_key: key()?, index_key: key()? });
+                    let mut data_key = Reader::new(value.bytes()?);
+                    let data_key = if data_key.is_empty() { None } else { Some(data_key.array()?) };
+                    let index_key = Reader::new(value.bytes()?).array()?;
+                    keyring.epochs.push(EpochKeys { epoch, data_key, index_key });
                 }
                 1 => keyring.repository_seed = value.array()?,
                 2 => keyring.admin_seed = value.array()?,
                 3 => keyring.settings = value.take(value.remaining())?.to_vec(),
+                4 => keyring.revision = value.varint_u32()?,
                 other => skip_field(other)?,
             }
         }
@@ -107,14 +116,15 @@ mod tests {
 
     #[test]
     fn a_keyring_comes_back() {
-        let keys = |epoch| EpochKeys { epoch, data_key: [4; 32], index_key: [5; 32] };
+        let keys = |epoch| EpochKeys { epoch, data_key: Some([4; 32]), index_key: [5; 32] };
         let keyring = Keyring {
             id_key: [1; 32],
             chunker_secret: [2; 32],
             repository_seed: [3; 32],
             admin_seed: [9; 32],
-            epochs: vec![keys(1), keys(2)],
+            epochs: vec![EpochKeys { data_key: None, ..keys(1) }, keys(2), keys(3)],
             settings: vec![1, 2, 3],
+            revision: 4,
         };
         assert_eq!(Keyring::decode(&keyring.encode()).unwrap(), keyring);
         let mut empty = keyring.clone();

@@ -8,6 +8,7 @@ pub mod directory;
 pub mod generation;
 pub mod header;
 pub mod index;
+pub mod key_update;
 pub mod keyring;
 pub mod ledger;
 pub mod list;

@@ -20,7 +20,7 @@
 //! | 176 | n | wrapped keyring, bound to bytes 0..176 |
 //! | 176 + n | rest | label, sealed with the keyring's label key, bound to everything before it |
 
-use super::bytes::{Reader, put_field};
+use super::bytes::{Reader, put_field, put_number_field};
 use super::header::{MAGIC, ObjectKind, decode_start};
 use super::snapshot::{put_time_field, skip_field};
 use super::{FormatError, VERSION};
@@ -136,6 +136,10 @@ pub struct SlotLabel {
     pub user: String,
     /// When it was made.
     pub created: Timestamp,
+    /// Public half of the slot's key pair, for giving it a newer keyring. `None`: made before there were any.
+    pub public_key: Option<[u8; 32]>,
+    /// Revision of the keyring that it was made with.
+    pub revision: u32,
 }
 
 impl SlotLabel {
@@ -146,6 +150,12 @@ impl SlotLabel {
         put_field(&mut output, 2, self.host.as_bytes());
         put_field(&mut output, 3, self.user.as_bytes());
         put_time_field(&mut output, 4, self.created);
+        if let Some(key) = &self.public_key {
+            put_field(&mut output, 6, key);
+        }
+        if self.revision > 0 {
+            put_number_field(&mut output, 7, u64::from(self.revision));
+        }
         // Field 5 is padding: one byte of number, one of length, then up to 127 zeros.
         let wanted = (output.len() + 2).next_multiple_of(128) - 2 - output.len();
         put_field(&mut output, 5, &vec![0; wanted]);
@@ -166,6 +176,8 @@ impl SlotLabel {
                 2 => label.host = text()?,
                 3 => label.user = text()?,
                 4 => label.created = value.time()?,
+                6 => label.public_key = Some(value.array()?),
+                7 => label.revision = value.varint_u32()?,
                 other => skip_field(other)?,
             }
         }
@@ -199,7 +211,12 @@ mod tests {
     #[test]
     fn a_label_comes_back_at_a_length_that_tells_little() {
         for length in 0..300 {
-            let label = SlotLabel { label: "x".repeat(length), ..SlotLabel::default() };
+            let label = SlotLabel {
+                label: "x".repeat(length),
+                public_key: (length % 2 == 0).then_some([7; 32]),
+                revision: length as u32,
+                ..SlotLabel::default()
+            };
             let bytes = label.encode();
             assert_eq!(bytes.len() % 128, 0, "{length}");
             assert_eq!(SlotLabel::decode(&bytes), Ok(label));

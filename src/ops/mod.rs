@@ -8,6 +8,7 @@ mod findings;
 pub mod forget;
 pub mod prune;
 mod references;
+pub mod rekey;
 pub mod restore;
 pub mod select;
 pub mod stats;

@@ -67,6 +67,7 @@ impl Generations {
     pub fn require_readable(&self) -> Result<()> {
         match &self.trouble {
             None => Ok(()),
+            Some(error) if error.kind == Kind::WrongKey => Err(error.clone()),
             Some(error) => Err(RepositoryError {
                 message: format!(
                     "{}; without it nobody knows which packs are about to go, so nothing is \

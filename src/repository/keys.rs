@@ -4,15 +4,17 @@ use zeroize::Zeroizing;
 
 use super::chance::Chance;
 use super::error::{Kind, Named, RepositoryError, Result};
+use super::key_updates::follow_updates;
 use crate::clock::Clock;
 use crate::codec::cipher::{TAG_LENGTH, seal_message, unseal_message};
 use crate::codec::digest::derive_key;
+use crate::codec::exchange::public_key;
 use crate::codec::kdf::{Argon2Cost, stretch_passphrase};
 use crate::format::keyring::Keyring;
 use crate::format::slot::{SLOT_HEADER_LENGTH, SlotHeader, SlotLabel, Way};
 use crate::id::{KeySlotId, RepositoryId};
 use crate::store::layout;
-use crate::store::{Created, Store};
+use crate::store::{Created, ObjectInfo, Store};
 
 /// What a person has to open a repository with.
 pub enum Credential {
@@ -97,6 +99,23 @@ fn label_key(keyring: &Keyring) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(derive_key("aumbry v1 slot label", &keyring.id_key))
 }
 
+/// The secret half of the slot's key pair: for giving the slot a newer keyring without its passphrase.
+fn slot_secret(stretched: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(derive_key("aumbry v1 slot exchange key", stretched))
+}
+
+/// What a credential opens.
+pub struct Opened {
+    /// The slot.
+    pub slot: KeySlotId,
+    /// The newest keyring that the slot leads to.
+    pub keyring: Keyring,
+    /// Secret half of the slot's key pair.
+    pub secret: Zeroizing<[u8; 32]>,
+    /// Why newer keys, of which there are some, could not be had: with these one may read, and not write.
+    pub trouble: Option<RepositoryError>,
+}
+
 /// A slot as a list shows it.
 #[derive(Debug, Clone)]
 pub struct KeySlot {
@@ -120,7 +139,8 @@ pub fn calibrate(clock: &dyn Clock) -> Argon2Cost {
     Argon2Cost { passes: passes.clamp(floor.passes, 64), ..floor }
 }
 
-/// Makes a slot that opens with `credential`, and proves it by opening it again from the store.
+/// Makes a slot that opens with `credential`, and proves it by opening it again from the store. The slot's public
+/// key and the keyring's revision are filled into the label.
 pub fn add(
     store: &Store,
     repository: RepositoryId,
@@ -129,7 +149,7 @@ pub fn add(
     cost: Argon2Cost,
     label: &SlotLabel,
     chance: &Chance,
-) -> Result<KeySlotId> {
+) -> Result<Opened> {
     let way = match credential {
         Credential::Passphrase(_) => {
             Way::Passphrase { memory_kib: cost.memory_kib, passes: cost.passes, lanes: cost.lanes }
@@ -156,6 +176,11 @@ pub fn add(
     let key = wrapping_key(&stretched);
     let wrapped = seal_message(&key, &header.keyring_nonce, &object, &plain);
     object.extend_from_slice(&wrapped);
+    let label = SlotLabel {
+        public_key: Some(public_key(&slot_secret(&stretched))),
+        revision: keyring.revision,
+        ..label.clone()
+    };
     let sealed = seal_message(&label_key(keyring), &header.label_nonce, &object, &label.encode());
     object.extend_from_slice(&sealed);
     if store.create(&name, object)? == Created::AlreadyThere {
@@ -163,20 +188,19 @@ pub fn add(
     }
     // A slot that was written wrongly must be found now, while the old ones are still there.
     let object = store.get(&name)?;
-    let proven = open_slot(&name, &object, repository, credential)?;
-    if proven.as_ref() != Some(keyring) {
-        return Err(RepositoryError::corrupt(name, "does not give back the keys that were put in"));
+    match open_slot(&name, &object, repository, credential)? {
+        Some(opened) if opened.keyring == *keyring => Ok(opened),
+        _ => Err(RepositoryError::corrupt(name, "does not give back the keys that were put in")),
     }
-    Ok(header.id)
 }
 
-/// The keyring, if `credential` opens this slot.
+/// What the slot itself holds, if `credential` opens it.
 fn open_slot(
     name: &str,
     object: &[u8],
     repository: RepositoryId,
     credential: &Credential,
-) -> Result<Option<Keyring>> {
+) -> Result<Option<Opened>> {
     let header = SlotHeader::decode(object).named(name)?;
     if header.repository != repository {
         return Ok(None);
@@ -200,26 +224,35 @@ fn open_slot(
     )
     .named(name)?;
     let plain = Zeroizing::new(plain);
-    Keyring::decode(&plain).named(name).map(Some)
+    let keyring = Keyring::decode(&plain).named(name)?;
+    let secret = slot_secret(&stretched);
+    Ok(Some(Opened { slot: header.id, keyring, secret, trouble: None }))
 }
 
-/// Finds the slot that `credential` opens. A slot that is damaged is passed over while another opens.
-pub fn open(
+/// Finds the slot that `credential` opens, and the newest keyring that there is for it. A slot that is damaged is
+/// passed over while another opens.
+pub fn open(store: &Store, repository: RepositoryId, credential: &Credential) -> Result<Opened> {
+    let listed = store.list(layout::KEYS)?;
+    let opened = find_slot(store, &listed, repository, credential)?;
+    follow_updates(store, repository, listed, opened)
+}
+
+fn find_slot(
     store: &Store,
+    listed: &[ObjectInfo],
     repository: RepositoryId,
     credential: &Credential,
-) -> Result<(KeySlotId, Keyring)> {
+) -> Result<Opened> {
     let mut damage = None;
     let (mut slots, mut damaged) = (0, 0);
-    for object in store.list(layout::KEYS)? {
-        let Some(id) = layout::parse_key(&object.name) else { continue };
+    for object in listed.iter().filter(|object| layout::parse_key(&object.name).is_some()) {
         slots += 1;
         let opened = store
             .get(&object.name)
             .map_err(RepositoryError::from)
             .and_then(|bytes| open_slot(&object.name, &bytes, repository, credential));
         match opened {
-            Ok(Some(keyring)) => return Ok((id, keyring)),
+            Ok(Some(opened)) => return Ok(opened),
             Ok(None) => {}
             Err(error) => {
                 damaged += 1;

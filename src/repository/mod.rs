@@ -8,6 +8,7 @@ pub mod error;
 pub mod generations;
 pub mod health;
 pub mod index;
+pub mod key_updates;
 pub mod keys;
 mod maintainer;
 pub mod mend;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::codec::chunker::ChunkerParams;
@@ -40,7 +42,7 @@ use chance::Chance;
 use error::{Kind, Named, RepositoryError, Result};
 use index::PackInfo;
 use index::cache::IndexCache;
-use keys::Credential;
+use keys::{Credential, Opened};
 use mend::MendedPacks;
 use seal::Sealer;
 
@@ -80,6 +82,8 @@ pub struct Repository {
     id: RepositoryId,
     settings: Settings,
     slot: KeySlotId,
+    slot_secret: Zeroizing<[u8; 32]>,
+    key_trouble: Option<RepositoryError>,
     sealer: Sealer,
     naming: NamingKeys,
     cache: IndexCache,
@@ -134,21 +138,23 @@ impl Repository {
             admin_seed: environment.chance.bytes()?,
             epochs: vec![EpochKeys {
                 epoch: 1,
-                data_key: environment.chance.bytes()?,
+                data_key: Some(environment.chance.bytes()?),
                 index_key: environment.chance.bytes()?,
             }],
             settings: settings.encode(),
+            revision: 0,
         };
         let cost = options.cost.unwrap_or_else(|| keys::calibrate(environment.clock.as_ref()));
         let label = slot_label(&environment, &options.label);
-        let slot = keys::add(&store, id, &keyring, credential, cost, &label, &environment.chance)?;
+        let chance = &environment.chance;
+        let opened = keys::add(&store, id, &keyring, credential, cost, &label, chance)?;
         // The config comes last: a repository without one was never finished, and can be made again.
         let sealer = Sealer::new(id, keyring);
         let randomness = environment.chance.bytes()?;
         let config =
             sealer.seal(ObjectKind::Config, layout::CONFIG, settings.encode(), &randomness)?;
         if store.create(layout::CONFIG, config)? == Created::AlreadyThere {
-            store.delete(&layout::key(slot))?;
+            store.delete(&layout::key(opened.slot))?;
             return Err(RepositoryError::new(
                 Kind::Conflict,
                 store.location(),
@@ -156,7 +162,7 @@ impl Repository {
             ));
         }
         keys::clear_left_overs(&store, id);
-        Self::assemble(store, settings, slot, sealer, environment)
+        Self::assemble(store, settings, opened, sealer, environment)
     }
 
     /// The id of the repository in a store, from the clear part of its config: no key is needed.
@@ -179,11 +185,11 @@ impl Repository {
     /// Opens a repository.
     pub fn open(store: Store, credential: &Credential, environment: Environment) -> Result<Self> {
         let (header, object) = Self::read_config(&store)?;
-        let (slot, keyring) = keys::open(&store, header.repository, credential)?;
-        let sealer = Sealer::new(header.repository, keyring);
+        let opened = keys::open(&store, header.repository, credential)?;
+        let sealer = Sealer::new(header.repository, opened.keyring.clone());
         let payload = sealer.unseal(ObjectKind::Config, layout::CONFIG, object)?;
         let settings = Settings::decode(&payload).named(layout::CONFIG)?;
-        Self::assemble(store, settings, slot, sealer, environment)
+        Self::assemble(store, settings, opened, sealer, environment)
     }
 
     /// The same repository once more, with the keys that opened this one and a cache of its own: the
@@ -196,13 +202,19 @@ impl Repository {
         let sealer = Sealer::new(self.id, self.sealer.keyring().clone());
         let payload = sealer.unseal(ObjectKind::Config, layout::CONFIG, object)?;
         let settings = Settings::decode(&payload).named(layout::CONFIG)?;
-        Self::assemble(self.store.clone(), settings, self.slot, sealer, environment)
+        let opened = Opened {
+            slot: self.slot,
+            keyring: self.sealer.keyring().clone(),
+            secret: self.slot_secret.clone(),
+            trouble: self.key_trouble.clone(),
+        };
+        Self::assemble(self.store.clone(), settings, opened, sealer, environment)
     }
 
     fn assemble(
         store: Store,
         settings: Settings,
-        slot: KeySlotId,
+        opened: Opened,
         sealer: Sealer,
         environment: Environment,
     ) -> Result<Self> {
@@ -220,7 +232,9 @@ impl Repository {
             store,
             id,
             settings,
-            slot,
+            slot: opened.slot,
+            slot_secret: opened.secret,
+            key_trouble: opened.trouble,
             sealer,
             naming,
             cache,
@@ -298,7 +312,7 @@ impl Repository {
         keys::list(&self.store, self.id, self.sealer.keyring())
     }
 
-    /// Adds a key slot and proves it.
+    /// Adds a key slot and proves it. Not where there are newer keys than those in use: it would lack them.
     pub fn add_key(
         &self,
         credential: &Credential,
@@ -308,12 +322,20 @@ impl Repository {
         let cost = cost.unwrap_or_else(|| keys::calibrate(self.environment.clock.as_ref()));
         let label = slot_label(&self.environment, label);
         let chance = &self.environment.chance;
-        keys::add(&self.store, self.id, self.sealer.keyring(), credential, cost, &label, chance)
+        let keyring = self.sealer.keyring();
+        let added =
+            keys::add(&self.store, self.id, keyring, credential, cost, &label, chance)?.slot;
+        // Looked at afterwards: who rekeys looks for new slots afterwards, too, and one of the two sees the other.
+        if let Err(error) = self.require_newest_keys() {
+            self.store.delete(&layout::key(added))?;
+            return Err(error);
+        }
+        Ok(added)
     }
 
     /// A new recovery key, and the slot it opens.
     pub fn add_recovery_key(&self, label: &str) -> Result<(KeySlotId, Credential)> {
-        let key = zeroize::Zeroizing::new(self.environment.chance.bytes()?);
+        let key = Zeroizing::new(self.environment.chance.bytes()?);
         let credential = Credential::Recovery(key);
         let id = self.add_key(&credential, Some(Argon2Cost::FLOOR), label)?;
         Ok((id, credential))
@@ -418,6 +440,7 @@ fn slot_label(environment: &Environment, label: &str) -> SlotLabel {
         host: environment.host.clone(),
         user: environment.user.clone(),
         created: environment.clock.now(),
+        ..SlotLabel::default()
     }
 }
 

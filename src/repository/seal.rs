@@ -88,11 +88,25 @@ impl Sealer {
                 name,
                 format!(
                     "is sealed with key epoch {epoch}, which this key slot does not have; open the \
-                     repository with a key that was added later"
+                     repository with a key that was added later, or run the command again if the \
+                     repository was rekeyed while it ran"
                 ),
             )
         })?;
-        let epoch_key = if header.kind.uses_data_key() { &keys.data_key } else { &keys.index_key };
+        let epoch_key = if header.kind.uses_data_key() {
+            keys.data_key.as_ref().ok_or_else(|| {
+                RepositoryError::new(
+                    Kind::WrongKey,
+                    name,
+                    format!(
+                        "is sealed with key epoch {epoch}, whose data key was dropped when nothing \
+                         needed it"
+                    ),
+                )
+            })?
+        } else {
+            &keys.index_key
+        };
         let mut material = Vec::with_capacity(32 + KEYED_LENGTH + name.len());
         material.extend_from_slice(epoch_key);
         material.extend_from_slice(&header.encode()[..KEYED_LENGTH]);

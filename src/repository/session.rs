@@ -27,7 +27,8 @@ pub enum Committed {
 
 impl Repository {
     /// Registers a session: reads the newest generation, says so in the session's name, and looks again. When a
-    /// generation began meanwhile, its collector may not have seen this session, so another is registered.
+    /// generation began meanwhile, its collector may not have seen this session, so another is registered. A writer
+    /// looks for newer keys, too: either it sees them, or whoever drops an old epoch's data key sees the writer.
     pub fn register(&self, purpose: Purpose) -> Result<SessionId> {
         let mut generation = self.newest_generation()?;
         loop {
@@ -45,6 +46,12 @@ impl Repository {
             }
             let now = self.newest_generation()?;
             if now == generation {
+                if purpose == Purpose::Write
+                    && let Err(error) = self.require_newest_keys()
+                {
+                    self.abort(session)?;
+                    return Err(error);
+                }
                 return Ok(session);
             }
             // Nobody shall wait for what will never do anything.
@@ -125,6 +132,7 @@ impl Repository {
         let id = SnapshotId(session);
         // The ABORT of a collector that gave this session up may have been cleared away with its generation.
         let generations = self.generations()?;
+        // A sweep that cannot be read may be one that did not let it live.
         generations.require_readable()?;
         if !generations.lets_live(session) {
             return Ok(Committed::Fenced);

@@ -32,12 +32,24 @@ pub const DAMAGED: &str = "damaged/";
 /// The folder of ledgers: when packs were last proven.
 pub const LEDGER: &str = "ledger/";
 
+const UPDATE: &str = ".update";
+const COPY: &str = ".copy";
 const CONDEMNED: &str = ".condemned";
 const SWEEP: &str = ".sweep";
 
 /// A key slot's name.
 pub fn key(slot: KeySlotId) -> String {
     format!("{KEYS}{slot}")
+}
+
+/// The name of the key update that holds a revision of the keyring.
+pub fn key_update(revision: u32) -> String {
+    format!("{KEYS}{revision:08x}{UPDATE}")
+}
+
+/// The name of its copy, which is read when it is damaged.
+pub fn key_update_copy(revision: u32) -> String {
+    format!("{KEYS}{revision:08x}{COPY}")
 }
 
 /// The name under which a session is registered.
@@ -105,6 +117,12 @@ pub fn parse_key(name: &str) -> Option<KeySlotId> {
     parse(name, KEYS, key)
 }
 
+/// The revision of the keyring whose update, or the update's copy, has this name.
+pub fn parse_key_update(name: &str) -> Option<u32> {
+    parse_number(name, KEYS, UPDATE, key_update)
+        .or_else(|| parse_number(name, KEYS, COPY, key_update_copy))
+}
+
 /// The session registered under this name.
 pub fn parse_session(name: &str) -> Option<SessionId> {
     parse(name, SESSIONS, session)
@@ -142,12 +160,12 @@ pub fn parse_confirmed(name: &str) -> Option<SessionId> {
 
 /// The generation whose condemned packs stand under this name.
 pub fn parse_condemned(name: &str) -> Option<u32> {
-    parse_generation(name, CONDEMNED, condemned)
+    parse_number(name, GC, CONDEMNED, condemned)
 }
 
 /// The generation whose sweep stands under this name.
 pub fn parse_sweep(name: &str) -> Option<u32> {
-    parse_generation(name, SWEEP, sweep)
+    parse_number(name, GC, SWEEP, sweep)
 }
 
 /// The pack that is damaged by this name.
@@ -167,10 +185,10 @@ fn parse<T: FromStr + Copy>(name: &str, folder: &str, write: fn(T) -> String) ->
     (write(id) == name).then_some(id)
 }
 
-fn parse_generation(name: &str, ending: &str, write: fn(u32) -> String) -> Option<u32> {
-    let digits = name.strip_prefix(GC)?.strip_suffix(ending)?;
-    let generation = u32::from_str_radix(digits, 16).ok()?;
-    (write(generation) == name).then_some(generation)
+fn parse_number(name: &str, folder: &str, ending: &str, write: fn(u32) -> String) -> Option<u32> {
+    let digits = name.strip_prefix(folder)?.strip_suffix(ending)?;
+    let number = u32::from_str_radix(digits, 16).ok()?;
+    (write(number) == name).then_some(number)
 }
 
 /// Whether an object may have this name: parts joined by `/`, each of ASCII letters, digits, `.`,
@@ -215,6 +233,7 @@ mod tests {
         assert_eq!(key(KeySlotId([0xe7; 16])), format!("keys/{}", "e7".repeat(16)));
         assert_eq!(condemned(0x1f), "gc/0000001f.condemned");
         assert_eq!(sweep(0x1f), "gc/0000001f.sweep");
+        assert_eq!(key_update(0x1f), "keys/0000001f.update");
         assert!(pack(id).starts_with(&session_packs(example())));
     }
 
@@ -233,6 +252,8 @@ mod tests {
         assert_eq!(parse_sweep(&sweep(0)), Some(0));
         assert_eq!(parse_damaged(&damaged(pack_id)), Some(pack_id));
         assert_eq!(parse_ledger(&ledger(example())), Some(example()));
+        assert_eq!(parse_key_update(&key_update(7)), Some(7));
+        assert_eq!(parse_key_update(&key_update_copy(7)), Some(7));
         for name in [pack(pack_id), index(index_id), key(slot), condemned(1), CONFIG.to_string()] {
             assert!(is_name(&name));
         }
@@ -251,6 +272,9 @@ mod tests {
             assert_eq!(parse_pack(name), None);
             assert_eq!(parse_sweep(name), None);
         }
+        assert_eq!(parse_key(&key_update(1)), None);
+        assert_eq!(parse_key_update(&key(KeySlotId([0; 16]))), None);
+        assert_eq!(parse_key_update("keys/1.update"), None);
         assert_eq!(parse_session(&snapshot(example())), None);
         assert_eq!(parse_sweep(&condemned(3)), None);
     }
