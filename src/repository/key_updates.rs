@@ -217,6 +217,14 @@ fn read_update(
     }
 }
 
+fn somebody_else(name: String) -> RepositoryError {
+    RepositoryError::new(
+        Kind::Conflict,
+        name,
+        "the repository was rekeyed by somebody else at the same time; run the command again",
+    )
+}
+
 /// What still needs an old epoch's data key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EpochUse {
@@ -281,6 +289,14 @@ impl Repository {
         Ok(update.recipients.iter().map(|recipient| recipient.slot).collect())
     }
 
+    /// Opens the update or the copy of one under this name with the slot in use. One that is for others cannot be
+    /// proven, but for its form.
+    pub fn prove_key_update(&self, name: &str) -> Result<()> {
+        let id_key = &self.sealer.keyring().id_key;
+        let object = self.store.get(name)?;
+        unseal_update(name, &object, self.id, self.slot, &self.slot_secret, id_key).map(drop)
+    }
+
     /// The public half of the key pair of the slot in use.
     pub fn slot_public_key(&self) -> [u8; 32] {
         public_key(&self.slot_secret)
@@ -339,17 +355,18 @@ impl Repository {
         if unseal(&object)?.as_ref() != Some(keyring) {
             return Err(RepositoryError::corrupt(&name, "does not give back what was put in"));
         }
-        if self.store.create(&name, object.clone())? == Created::AlreadyThere {
-            return Err(RepositoryError::new(
-                Kind::Conflict,
-                name,
-                "the repository was rekeyed by somebody else at the same time; run the command again",
-            ));
+        // Where a store would write over it, two at the very same time are told apart by what is read back, at best.
+        let is_taken = !self.store.is_conditional() && self.store.size(&name)?.is_some();
+        if is_taken || self.store.create(&name, object.clone())? == Created::AlreadyThere {
+            return Err(somebody_else(name));
         }
         if self.store.get(&name)? != object {
-            // What the slots hold themselves is what counts again.
-            self.store.delete(&name)?;
-            return Err(RepositoryError::corrupt(name, "does not come back as it was written"));
+            if self.store.is_conditional() {
+                // What the slots hold themselves is what counts again.
+                self.store.delete(&name)?;
+                return Err(RepositoryError::corrupt(name, "does not come back as it was written"));
+            }
+            return Err(somebody_else(name));
         }
         // Without it, one damaged object would cost every slot the newest keys.
         self.store.create(&layout::key_update_copy(keyring.revision), object)?;

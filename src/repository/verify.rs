@@ -42,6 +42,8 @@ pub struct Inventory {
     pub tombs: Vec<SessionId>,
     /// Key slots.
     pub keys: Vec<KeySlotId>,
+    /// Key updates and their copies, by name.
+    pub key_updates: Vec<String>,
     /// Objects of garbage collection, by name.
     pub generations: Vec<(ObjectKind, String)>,
     /// Packs of which a check has recorded that they are damaged.
@@ -100,6 +102,8 @@ impl Repository {
                 inventory.tombs.push(id);
             } else if let Some(id) = layout::parse_key(&name) {
                 inventory.keys.push(id);
+            } else if layout::parse_key_update(&name).is_some() {
+                inventory.key_updates.push(name);
             } else if layout::parse_condemned(&name).is_some() {
                 inventory.generations.push((ObjectKind::Condemned, name));
             } else if layout::parse_sweep(&name).is_some() {

@@ -16,6 +16,7 @@ mod packs;
 mod parity;
 mod properties;
 mod prune;
+mod rekey;
 mod restore;
 mod resume;
 mod support;

@@ -19,6 +19,7 @@ use crate::commands::init::InitArgs;
 use crate::commands::key::KeyArgs;
 use crate::commands::ls::LsArgs;
 use crate::commands::prune::PruneArgs;
+use crate::commands::rekey::RekeyArgs;
 use crate::commands::restore::RestoreArgs;
 use crate::commands::snapshots::SnapshotsArgs;
 use crate::commands::stats::StatsArgs;
@@ -109,6 +110,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Passphrases and recovery keys
     Key(KeyArgs),
+    /// Seal what is new with new keys, and shut out what is lost
+    Rekey(RekeyArgs),
     /// Tell how large things are
     Stats(StatsArgs),
     /// Look into a repository's objects

@@ -350,6 +350,9 @@ fn prove_small_objects(
     for slot in repository.key_slots()? {
         slot.map(drop).or_else(object)?;
     }
+    for name in &inventory.key_updates {
+        repository.prove_key_update(name).or_else(passing)?;
+    }
     if !inventory.keys.contains(&repository.slot()) {
         let message = "is the key slot that opened the repository, and is gone".to_string();
         findings.add(Finding::of_object(objects::key(repository.slot()), message, Vec::new()));

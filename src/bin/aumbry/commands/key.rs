@@ -68,7 +68,10 @@ pub fn run(args: &KeyArgs, context: &Context) -> Result<Outcome, Failure> {
 }
 
 /// The slots that can be read; the others are told.
-fn slots(context: &Context, repository: &Repository) -> Result<(Vec<KeySlot>, Outcome), Failure> {
+pub fn slots(
+    context: &Context,
+    repository: &Repository,
+) -> Result<(Vec<KeySlot>, Outcome), Failure> {
     let monitor = context.monitor();
     let mut whole = Vec::new();
     for slot in repository.key_slots()? {
@@ -82,7 +85,8 @@ fn slots(context: &Context, repository: &Repository) -> Result<(Vec<KeySlot>, Ou
     Ok((whole, outcome))
 }
 
-fn way_name(way: Way) -> &'static str {
+/// A word for how a slot is opened.
+pub fn way_name(way: Way) -> &'static str {
     match way {
         Way::Passphrase { .. } => "passphrase",
         Way::Recovery => "recovery",
@@ -91,6 +95,10 @@ fn way_name(way: Way) -> &'static str {
 
 fn list(context: &Context, repository: &Repository) -> Result<Outcome, Failure> {
     let (slots, outcome) = slots(context, repository)?;
+    let keyring = repository.sealer().keyring();
+    let updated = repository.update_recipients()?;
+    let lacks_keys =
+        |slot: &KeySlot| slot.label.revision < keyring.revision && !updated.contains(&slot.id);
     let output = &context.output;
     if output.is_json() {
         let list: Vec<_> = slots
@@ -104,6 +112,7 @@ fn list(context: &Context, repository: &Repository) -> Result<Outcome, Failure> 
                     "userName": slot.label.user,
                     "hostName": slot.label.host,
                     "created": context.rfc3339(slot.label.created),
+                    "up_to_date": !lacks_keys(slot),
                 })
             })
             .collect();
@@ -130,6 +139,26 @@ fn list(context: &Context, repository: &Repository) -> Result<Outcome, Failure> 
         ]);
     }
     table.write(output)?;
+    if let [_, _, ..] = &keyring.epochs[..] {
+        let newest = repository.sealer().newest_epoch();
+        let old = keyring.epochs.iter().filter(|keys| keys.epoch != newest);
+        let (drained, old): (Vec<_>, Vec<_>) = old.partition(|keys| keys.data_key.is_none());
+        output.remark(&format!(
+            "Key epoch {newest} seals what is new. Epochs before it: {}.",
+            [(old, "in use"), (drained, "without a data key")]
+                .iter()
+                .filter(|(epochs, _)| !epochs.is_empty())
+                .map(|(epochs, what)| format!("{} {what}", epochs.len()))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ));
+    }
+    for slot in slots.iter().filter(|slot| lacks_keys(slot)) {
+        output.remark(&format!(
+            "{} lacks the newest keys: add it again, and remove it with `aumbry key remove {0}`.",
+            slot.id.short()
+        ));
+    }
     if !slots.iter().any(|slot| slot.way == Way::Recovery) {
         context.output.remark("There is no recovery key yet. `aumbry key recovery` makes one.");
     }
@@ -176,25 +205,28 @@ fn passwd(context: &Context, repository: &Repository, new: &NewArgs) -> Result<O
     Ok(Outcome::Done)
 }
 
-fn remove(context: &Context, repository: &Repository, prefix: &str) -> Result<Outcome, Failure> {
-    let (slots, _) = slots(context, repository)?;
+/// The slot whose id begins so.
+pub fn find_slot<'s>(slots: &'s [KeySlot], prefix: &str) -> Result<&'s KeySlot, Failure> {
     let prefix = prefix.to_ascii_lowercase();
     let matching: Vec<_> =
         slots.iter().filter(|slot| slot.id.to_string().starts_with(&prefix)).collect();
-    let slot = match matching[..] {
-        [slot] if !prefix.is_empty() => slot,
-        [] => {
-            return Err(Failure::failed(format!("no key's id begins with {prefix:?}"))
-                .hint("`aumbry key list` shows them"));
-        }
+    match matching[..] {
+        [slot] if !prefix.is_empty() => Ok(slot),
+        [] => Err(Failure::failed(format!("no key's id begins with {prefix:?}"))
+            .hint("`aumbry key list` shows them")),
         _ => {
             let ids: Vec<_> = matching.iter().map(|slot| slot.id.short()).collect();
-            return Err(Failure::failed(format!(
+            Err(Failure::failed(format!(
                 "{prefix:?} begins the ids of several keys: {}",
                 ids.join(", ")
-            )));
+            )))
         }
-    };
+    }
+}
+
+fn remove(context: &Context, repository: &Repository, prefix: &str) -> Result<Outcome, Failure> {
+    let (slots, _) = slots(context, repository)?;
+    let slot = find_slot(&slots, prefix)?;
     repository.remove_key(slot.id)?;
     let output = &context.output;
     if output.is_json() {
