@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use aumbry::clock::SystemClock;
 use aumbry::codec::chunker::{Chunker, ChunkerParams};
-use aumbry::codec::cipher::{FrameCipher, padded_length, seal_message};
+use aumbry::codec::cipher::{FrameCipher, padded_length, seal_message, unseal_message};
 use aumbry::codec::compress::{Compressor, Decompressor, compress_delta};
 use aumbry::codec::digest::{NamingKeys, derive_key};
+use aumbry::codec::exchange::{public_key, shared_secret};
 use aumbry::codec::kdf::{Argon2Cost, stretch_passphrase};
 use aumbry::codec::parity::ParityCode;
 use aumbry::format::VERSION;
@@ -43,6 +44,7 @@ use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, prune};
 use aumbry::repository::chance::Chance;
+use aumbry::repository::key_updates::{seal_update, unseal_update};
 use aumbry::repository::keys::Credential;
 use aumbry::repository::packer::PackBuilder;
 use aumbry::repository::reader::BlobReader;
@@ -566,6 +568,28 @@ fn prove_slot(credential: &Credential, way: Way, stretched: &[u8; 32]) {
     assert!(opened.slot == id && opened.keyring == keyring);
 }
 
+fn add_key_update(add: &mut impl FnMut(&str, &[u8]), secret: &[u8; 32]) {
+    let mut keyring = Keyring { revision: 1, ..vector_keyring() };
+    keyring.epochs[0].data_key = None;
+    keyring.epochs.push(EpochKeys { epoch: 2, data_key: Some([14; 32]), index_key: [15; 32] });
+    let (repository, slot) = (RepositoryId([5; 16]), KeySlotId([12; 16]));
+    let public = public_key(secret);
+    let update = seal_update(repository, &keyring, &[(slot, public)], &[13; 32]).unwrap();
+    let name = "keys/00000001.update";
+    let opened = unseal_update(name, &update, repository, slot, secret, &keyring.id_key);
+    assert!(opened.unwrap() == Some(keyring.clone()));
+    let ephemeral: [u8; 32] = update[48..80].try_into().unwrap();
+    let shared = shared_secret(secret, &ephemeral).unwrap();
+    let own = derive_key("aumbry v1 key update secret", &keyring.id_key);
+    let slots = [&[5; 16][..], &[12; 16], &[1, 0, 0, 0]].concat();
+    let material = [&shared[..], &ephemeral, &public, &own, &slots].concat();
+    let key = derive_key("aumbry v1 key update recipient", &material);
+    add("update recipient key", &key);
+    let content = unseal_message(&key, &[0; 24], &update[..136], &update[152..200]).unwrap();
+    add("update content key", &content);
+    add("update", &update);
+}
+
 fn vector_keyring() -> Keyring {
     Keyring {
         id_key: [2; 32],
@@ -683,6 +707,10 @@ fn code_vectors() -> BTreeMap<String, String> {
     add("way 2 stretched", &stretched);
     add("way 2 commitment", &derive_key("aumbry v1 slot commitment", &stretched));
     add("way 2 wrapping key", &derive_key("aumbry v1 slot wrapping key", &stretched));
+    let secret = derive_key("aumbry v1 slot exchange key", &stretched);
+    add("way 2 exchange key", &secret);
+    add("way 2 public key", &public_key(&secret));
+    add_key_update(&mut add, &secret);
     let cost = Argon2Cost::FLOOR;
     let stretched = stretch_passphrase(PASSPHRASE.as_bytes(), &[9; 32], cost).unwrap();
     let way =

@@ -12,6 +12,7 @@ use aumbry::format::config::Settings;
 use aumbry::format::directory::{DirectoryChild, DirectoryNode};
 use aumbry::format::header::{Header, ObjectKind, Parity, pad_payload};
 use aumbry::format::index::{Index, PackRecord};
+use aumbry::format::key_update::{KeyUpdate, Recipient, UpdateHeader};
 use aumbry::format::keyring::{EpochKeys, Keyring};
 use aumbry::format::list::{ListChild, ListNode};
 use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
@@ -154,6 +155,22 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         revision: 3,
     };
     seeds.push(("key_slot", label.encode()));
+
+    let recipient = Recipient { slot: KeySlotId([2; 16]), sealed_key: [3; 48] };
+    let update = KeyUpdate {
+        header: UpdateHeader {
+            revision: 1,
+            repository: RepositoryId([1; 16]),
+            recipients: 1,
+            wrapped_length: 40,
+            ephemeral_key: [4; 32],
+            commitment: [5; 32],
+            nonce: [6; 24],
+        },
+        recipients: vec![recipient],
+        wrapped: vec![7; 40],
+    };
+    seeds.push(("key_update", update.encode()));
 
     seeds.push(("settings", Settings::DEFAULT.encode()));
     let keyring = Keyring {

@@ -109,7 +109,7 @@ def check_header(header: bytes, kinds: tuple[int, ...], repository: bytes | None
     damage_if(len(header) < HEADER or header[:8] != MAGIC or header[8:10] == b"\0\0", "not an object of Aumbry")
     (version, kind, suite, _, owner, source, parity, envelope, features, shards, plain
      ) = struct.unpack_from("<HBBI16sBBHIH6xQ", header, 8)
-    newer_if(version > 1 or kind > 14, f"format version {version}, kind {kind}")
+    newer_if(version > 1 or kind > 15, f"format version {version}, kind {kind}")
     damage_if(kind not in kinds, f"an object of kind {kind} under this name")
     newer_if((suite, source, envelope, features) != (1, 1, 0, 0) or parity > (kind in (DATA, TREE)),
              f"suite {suite}, key source {source}, parity {parity}, envelope {envelope}, features {features:#x}")
@@ -161,7 +161,7 @@ def open_slot(slot: bytes, slot_id: str, repository: bytes, passphrase: str | No
     damage_if(len(slot) < 176 or slot[:8] != MAGIC, "not a key slot")
     version, kind, way, memory, owner, own_id, passes, lanes, features, length = struct.unpack_from(
         "<HBBI16s16sIIII", slot, 8)
-    newer_if(version > 1 or kind > 14, f"format version {version}, kind {kind}")
+    newer_if(version > 1 or kind > 15, f"format version {version}, kind {kind}")
     damage_if(version == 0 or kind != KEY_SLOT, f"version {version}, kind {kind}")
     newer_if(way not in (1, 2) or features != 0, f"way {way}, features {features:#x}")
     if owner != repository:
@@ -181,10 +181,10 @@ def open_slot(slot: bytes, slot_id: str, repository: bytes, passphrase: str | No
     damage_if(not TAG <= length <= len(slot) - 176, "cut short")
     wrapping_key = derive("aumbry v1 slot wrapping key", stretched)
     found = fields(xchacha_open(wrapping_key, slot[128:152], slot[:176], slot[176:176 + length]), 1001, 1002, 1003)
-    id_key, epochs = Cursor(found[1001][-1]).take(32), dict[int, tuple[bytes, bytes]]()
-    for cursor in map(Cursor, found[1003]):
-        epochs.setdefault(cursor.varint(1 << 32), (Cursor(cursor.bytes()).take(32), Cursor(cursor.bytes()).take(32)))
-    return id_key, epochs
+    # Of two epochs with one number the first counts; a data key without bytes was dropped.
+    epochs = {c.varint(1 << 32): (Cursor(data).take(32) if (data := c.bytes()) else b"", Cursor(c.bytes()).take(32))
+              for c in map(Cursor, reversed(found[1003]))}
+    return Cursor(found[1001][-1]).take(32), epochs
 # Section 7: packs
 Segment = NamedTuple("Segment", [("encoding", int), ("offset", int), ("stored", int), ("plain", int),
                                  ("bases", list[bytes]), ("blobs", list[tuple[bytes, int]])])

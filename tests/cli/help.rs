@@ -19,6 +19,7 @@ fn every_command_explains_itself() {
         "undelete",
         "check",
         "key",
+        "rekey",
         "stats",
         "debug",
         "completions",

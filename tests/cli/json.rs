@@ -292,8 +292,17 @@ fn keys_are_listed_and_changed() {
     let added = scene.run(&["key", "add", "--json"]).ok().json_lines();
     assert_fields(&added[0], "message_type id");
     let keys = scene.run(&["key", "list", "--json"]).ok().json_lines();
-    assert_fields(&keys[0][0], "current id kind label userName hostName created");
+    assert_fields(&keys[0][0], "current id kind label userName hostName created up_to_date");
     let id = added[0]["id"].as_str().unwrap();
+    let plan = scene.run(&["rekey", "--dry-run", "--remove-key", id, "--json"]).ok().json_lines();
+    let fields = "message_type done epoch updated_keys left_behind removed_keys missed_keys \
+                  dropped_epochs needed_epochs";
+    assert_fields(&plan[0], fields);
+    assert_eq!((&plan[0]["done"], &plan[0]["epoch"]), (&false.into(), &1.into()));
+    let rekeyed = scene.run(&["rekey", "--yes", "--json"]).ok().json_lines();
+    assert_fields(&rekeyed[0], fields);
+    assert_eq!((&rekeyed[0]["done"], &rekeyed[0]["epoch"]), (&true.into(), &2.into()));
+    assert_eq!(rekeyed[0]["updated_keys"].as_array().unwrap().len(), 2);
     let removed = scene.run(&["key", "remove", id, "--json"]).ok().json_lines();
     assert_eq!(removed[0]["message_type"], "key_removed");
     let changed = scene.run(&["key", "passwd", "--json"]).ok().json_lines();

@@ -186,6 +186,37 @@ fn keys_are_told_in_few_words() {
 }
 
 #[test]
+fn a_lost_laptop_is_shut_out_in_three_commands() {
+    let mut scene = Scene::with_documents();
+    scene.run(&["init", "--label", "home"]).ok();
+    scene.set("AUMBRY_NEW_PASSWORD", "second");
+    scene.run(&["key", "add", "--label", "laptop"]).ok();
+    scene.run(&["backup", "Documents"]).ok();
+    let keys = scene.run(&["key", "list", "--json"]).ok().json_lines();
+    let laptop = keys[0][1]["id"].as_str().unwrap().to_string();
+    let refused = scene.run(&["rekey", "--remove-key", &laptop[..8]]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("without consent"), "{}", refused.stderr);
+    assert!(refused.text().contains("\"laptop\""), "{}", refused.text());
+
+    let run = scene.run(&["rekey", "--remove-key", &laptop[..8], "--yes"]).ok();
+    assert!(run.text().contains("sealed with key epoch 2 now"), "{}", run.text());
+    let held = scene.run(&["rekey", "--drop-old"]).ok();
+    assert!(held.text().contains("epoch 1 is still needed: "), "{}", held.text());
+    scene.run(&["prune", "--max-unused", "0"]).ok();
+    let run = scene.run(&["rekey", "--drop-old", "--yes"]).ok();
+    assert!(run.text().contains("nothing needs the data key of epoch 1"), "{}", run.text());
+    let again = scene.run(&["rekey", "--drop-old"]).ok();
+    assert!(again.text().contains("there is nothing to drop"), "{}", again.text());
+    let list = scene.run(&["key", "list"]).ok();
+    assert!(list.stderr.contains("Epochs before it: 1 without a data key"), "{}", list.stderr);
+    scene.run(&["check", "--read-data"]).ok();
+    scene.run(&["backup", "Documents"]).ok();
+    scene.set("AUMBRY_PASSWORD", "second");
+    assert_eq!(scene.run(&["snapshots"]).code, 12);
+}
+
+#[test]
 fn names_cannot_play_with_the_terminal() {
     let scene = Scene::new();
     fs::create_dir(scene.path("odd")).unwrap();

@@ -62,6 +62,15 @@ fn tight() -> PruneOptions {
     options
 }
 
+fn everything() -> CheckOptions {
+    CheckOptions {
+        data: DataSelection::All,
+        restore_sample: 0,
+        share_ledger: false,
+        memory_budget: 64 << 20,
+    }
+}
+
 /// The epochs of all objects below a folder, as their clear headers have them.
 fn epochs(store: &Store, folder: &str) -> Vec<u32> {
     let objects = store.list(folder).unwrap();
@@ -368,8 +377,7 @@ fn an_old_epoch_is_drained_and_its_data_key_dropped() {
                 assert_same(&all_contents(&repository)[0], &scene.before, &what);
                 back_up(&repository, scene.folder.path());
             }
-            let everything = CheckOptions { memory_budget: 64 << 20, data: DataSelection::All };
-            let found = check(&open_with(&store, 1), &everything, &SilentMonitor).unwrap();
+            let found = check(&open_with(&store, 1), &everything(), &SilentMonitor).unwrap();
             assert_eq!(found.damage, [], "{what}");
             if !reached {
                 outcome.unwrap();
@@ -408,8 +416,7 @@ fn one_damaged_copy_of_an_update_costs_nothing_and_two_stop_writers_only() {
     let repository = open_with(&scene.store, 2);
     assert_eq!(repository.sealer().newest_epoch(), 2);
     back_up(&repository, scene.folder.path());
-    let everything = CheckOptions { memory_budget: 64 << 20, data: DataSelection::All };
-    let found = check(&repository, &everything, &SilentMonitor).unwrap();
+    let found = check(&repository, &everything(), &SilentMonitor).unwrap();
     assert_eq!(found.damage.len(), 1);
     assert_eq!(found.damage[0].item, layout::key_update(1));
 
