@@ -569,7 +569,8 @@ fn prove_slot(credential: &Credential, way: Way, stretched: &[u8; 32]) {
 }
 
 fn add_key_update(add: &mut impl FnMut(&str, &[u8]), secret: &[u8; 32]) {
-    let mut keyring = Keyring { revision: 1, ..vector_keyring() };
+    let mut keyring = vector_keyring();
+    keyring.revision = 1;
     keyring.epochs[0].data_key = None;
     keyring.epochs.push(EpochKeys { epoch: 2, data_key: Some([14; 32]), index_key: [15; 32] });
     let (repository, slot) = (RepositoryId([5; 16]), KeySlotId([12; 16]));
