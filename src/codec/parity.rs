@@ -17,7 +17,7 @@ const PARITY_SHARDS_MIN: usize = 3;
 const PARITY_SHARDS_MIN_OF_ONE: usize = 2;
 /// Bytes that coding works on at a time, beside the shards themselves: columns of all shards, so that they
 /// stay in the processor's cache, and a large pack needs no more than a small one.
-const WORKING_LENGTH: usize = 4 << 20;
+const WORKING_LENGTH: usize = 1 << 20;
 /// Shards are coded in blocks of this many bytes; only the last block may be shorter.
 const BLOCK: usize = 64;
 

@@ -40,11 +40,9 @@ impl PackBuilder {
     /// The same with parity of so many percent behind the frames; 0: none. It takes no part in when a pack is full.
     pub fn with_parity(mut self, percent: u8) -> Self {
         self.parity_percent = percent;
-        let capacity = self.buffer.capacity();
-        if percent > 0 {
-            // Reserved, not touched: what a pack does not need costs no memory.
-            self.buffer.reserve(capacity + capacity * usize::from(percent) / 100);
-        }
+        // Reserved, not touched: what a pack does not need costs no memory.
+        let more = self.buffer.capacity() * usize::from(percent) / 100;
+        self.buffer.reserve_exact(self.buffer.capacity() - self.buffer.len() + more);
         self
     }
 
