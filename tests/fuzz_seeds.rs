@@ -16,6 +16,9 @@ use aumbry::format::key_update::{KeyUpdate, Recipient, UpdateHeader};
 use aumbry::format::keyring::{EpochKeys, Keyring};
 use aumbry::format::list::{ListChild, ListNode};
 use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
+use aumbry::format::damage::DamageRecord;
+use aumbry::format::generation::{Condemned, Maintainer, Publisher, Sweep};
+use aumbry::format::ledger::Ledger;
 use aumbry::format::session::{Purpose, Session};
 use aumbry::format::slot::{SlotHeader, SlotLabel, Way};
 use aumbry::format::snapshot::{BackupCounts, Decision, Snapshot};
@@ -132,6 +135,21 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let tomb =
         Tomb { time: TIME, host: "box".into(), user: "me".into(), why: "no rule keeps it".into() };
     seeds.push(("tomb", tomb.encode()));
+
+    let publisher = Publisher { host: "box".into(), user: "me".into(), time: TIME };
+    let packs = vec![id];
+    let condemned = Condemned { packs: packs.clone(), publisher: publisher.clone() };
+    seeds.push(("generation", condemned.encode()));
+    let live = vec![(SnapshotId(SESSION), Some(TIME))];
+    let sweep = Sweep { packs, live, previous: Some([8; 32]), publisher };
+    seeds.push(("generation", sweep.encode()));
+    let maintainer = Maintainer { id: [3; 16], host: "box".into(), since: TIME, took_over: true };
+    seeds.push(("generation", maintainer.encode()));
+    let damage =
+        DamageRecord { time: TIME, what: "a frame".into(), lost: Some(vec![BlobId([4; 32])]) };
+    seeds.push(("health", damage.encode()));
+    let ledger = Ledger { superseded: vec![SESSION], proven: vec![(id, TIME)] };
+    seeds.push(("health", ledger.encode()));
 
     for way in [Way::Recovery, Way::Passphrase { memory_kib: 65_536, passes: 3, lanes: 4 }] {
         let slot = SlotHeader {

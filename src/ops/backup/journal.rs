@@ -146,6 +146,12 @@ impl Resumed {
         }
     }
 
+    /// The sessions of these runs, which will never decide anything themselves.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
+        let names = self.files.iter().filter_map(|(path, _)| path.file_name()?.to_str());
+        names.filter_map(|name| name.parse().ok())
+    }
+
     /// Removes these journals: what they tell has been committed.
     pub fn finish(self) {
         for (path, _) in self.files {

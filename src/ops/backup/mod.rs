@@ -309,6 +309,10 @@ fn run(
         if let Some(journal) = journal {
             journal.finish();
         }
+        for session in resumed.sessions() {
+            // What they had stored is this backup's now; undecided, they would only make collectors wait.
+            let _ = repository.abort(session);
+        }
         resumed.finish();
     }
     Ok(Run::Done(Box::new(BackupSummary {

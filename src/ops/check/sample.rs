@@ -43,7 +43,8 @@ impl Confidence {
         let bad = self.fewest_bad(packs);
         let mut missed = 1.0;
         for read in 0..packs {
-            if missed <= 1.0 - self.confidence {
+            // Not one more because 1 - 0.8 is 0.19999999999999996.
+            if missed <= 1.0 - self.confidence + 1e-12 {
                 return read;
             }
             missed *= factor(packs, bad, read);
