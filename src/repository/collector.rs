@@ -234,20 +234,17 @@ impl Repository {
     /// long done. `snapshots` was listed after `generations`.
     pub fn clear_away(&self, generations: &Generations, snapshots: &Snapshots) -> Result<Cleared> {
         let mut cleared = Cleared::default();
-        let Some(last) = &generations.last else { return Ok(cleared) };
-        let decided: HashSet<SessionId> = {
-            let sessions = self.store.list(layout::SESSIONS)?;
-            let slots = self.store.list(layout::SNAPSHOTS)?;
-            let slots: HashSet<_> =
-                slots.iter().filter_map(|object| layout::parse_snapshot(&object.name)).collect();
-            let sessions = sessions.iter().filter_map(|object| layout::parse_session(&object.name));
-            sessions.filter(|session| slots.contains(session)).collect()
-        };
-        for session in &decided {
+        let registered = self.store.list(layout::SESSIONS)?;
+        let decided = self.decided_sessions()?;
+        for object in registered {
             // The registration before the ABORT: the other way round it would seem undecided again.
-            self.store.delete(&layout::session(*session))?;
-            cleared.sessions += 1;
+            if layout::parse_session(&object.name).is_some_and(|session| decided.contains(&session))
+            {
+                self.store.delete(&object.name)?;
+                cleared.sessions += 1;
+            }
         }
+        let Some(last) = &generations.last else { return Ok(cleared) };
         for session in &snapshots.aborted {
             if session.generation < last.generation {
                 self.store.delete(&self.abort_name(*session))?;

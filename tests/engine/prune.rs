@@ -28,21 +28,21 @@ use crate::model::{assert_same, create_quick, folder_contents, open_quick};
 use crate::support::{back_up, contents, environment, noise, options, snapshots};
 
 /// Options that wait for nobody.
-fn impatient() -> PruneOptions {
+pub fn impatient() -> PruneOptions {
     PruneOptions { patience: Duration::ZERO, ..PruneOptions::default() }
 }
 
-fn tight() -> PruneOptions {
+pub fn tight() -> PruneOptions {
     let mut options = impatient();
     options.limits.max_unused = UnusedLimit::Share(0.0);
     options
 }
 
-fn pruned(repository: &Repository, options: &PruneOptions) -> PruneSummary {
+pub fn pruned(repository: &Repository, options: &PruneOptions) -> PruneSummary {
     prune(repository, options, &SilentMonitor).unwrap()
 }
 
-fn write_files(folder: &Path, files: std::ops::Range<u64>, version: u64) {
+pub fn write_files(folder: &Path, files: std::ops::Range<u64>, version: u64) {
     for number in files {
         let bytes = noise(20_000, number * 1000 + version);
         fs::write(folder.join(format!("file-{number:03}")), bytes).unwrap();
@@ -59,7 +59,7 @@ fn pack_bytes(store: &Store) -> u64 {
 }
 
 /// Everything that is listed restores for a client without a cache, and nothing is damaged.
-fn assert_whole(store: &Store) {
+pub fn assert_whole(store: &Store) {
     let fresh = open_quick(store.clone(), None);
     let everything = CheckOptions { data: DataSelection::All, ..check_options() };
     let summary = check(&fresh, &everything, &SilentMonitor).unwrap();
@@ -189,9 +189,9 @@ fn patience_counts_only_what_two_runs_have_seen() {
 }
 
 /// A source during whose walk something happens, once, at its end.
-struct Eventful<'e> {
-    inner: Files,
-    event: Option<Box<dyn FnOnce() + Send + 'e>>,
+pub struct Eventful<'e> {
+    pub inner: Files,
+    pub event: Option<Box<dyn FnOnce() + Send + 'e>>,
 }
 
 impl Source for Eventful<'_> {
@@ -214,7 +214,7 @@ impl Source for Eventful<'_> {
     }
 }
 
-fn files(folder: &Path) -> Files {
+pub fn files(folder: &Path) -> Files {
     let options =
         FilesOptions { as_path: Some("/tree".parse().unwrap()), ..FilesOptions::default() };
     Files::new(&[PathBuf::from(folder)], options).unwrap()
@@ -613,4 +613,53 @@ fn a_damaged_pack_goes_once_its_content_is_whole_elsewhere_and_the_whole_copy_st
     assert_eq!(store.size(&name).unwrap(), None);
     assert_eq!(store.size(&layout::damaged(damaged)).unwrap(), None);
     assert_whole(&store);
+}
+
+#[test]
+fn what_a_backup_left_that_died_goes_though_nothing_else_is_to_be_collected() {
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..5, 1);
+        back_up(&repository, folder.path());
+        let before = pack_bytes(&store);
+        let dying = open_quick(store.clone(), None);
+        let writer = Writer::begin(&dying, false, &SilentMonitor).unwrap();
+        let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
+        segments.put(&noise(10_000, 9)).unwrap();
+        segments.flush().unwrap();
+        drop(segments);
+        writer.finish().unwrap();
+        drop(writer);
+        assert!(pack_bytes(&store) > before);
+        // It is waited for, in case it lives; then it is given up, and what it made is garbage.
+        pruned(&repository, &PruneOptions::default());
+        assert!(pack_bytes(&store) > before);
+        pruned(&repository, &tight());
+        pruned(&repository, &tight());
+        assert_eq!(pack_bytes(&store), before);
+        assert!(repository.undecided_sessions().unwrap().is_empty());
+        assert_whole(&store);
+    }
+}
+
+#[test]
+fn registrations_of_sessions_that_have_ended_do_not_gather() {
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        for version in 0..4 {
+            write_files(folder.path(), 0..2, version);
+            let id = back_up(&repository, folder.path()).snapshot.unwrap();
+            let reader = repository.register(Purpose::Read).unwrap();
+            assert!(repository.end(reader).unwrap());
+            if version > 1 {
+                repository.forget(&[id], "").unwrap();
+            }
+            pruned(&repository, &tight());
+            // Its own for merging remains.
+            assert_eq!(store.list(layout::SESSIONS).unwrap().len(), 1);
+            assert!(repository.undecided_sessions().unwrap().is_empty());
+        }
+    }
 }

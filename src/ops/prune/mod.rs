@@ -262,7 +262,7 @@ impl<'a> Collection<'_, 'a> {
         let aborted = marked.snapshots.aborted.iter();
         let aborted = aborted.filter(|session| session.generation >= generations.swept());
         let has_leftovers = tombs.count() > 0 || aborted.count() >= WORTHWHILE_ABORTS;
-        if !plan.drop.is_empty() || has_leftovers {
+        if !plan.drop.is_empty() || has_leftovers || self.has_dead_packs()? {
             match self.collect(&marked.generations, plan.drop)? {
                 Ended::Swept => {}
                 Ended::Held => return Ok(Attempt::Done),
@@ -452,6 +452,14 @@ impl<'a> Collection<'_, 'a> {
             now.seconds.saturating_sub(since.seconds)
                 >= patience.as_secs().min(i64::MAX as u64) as i64
         })
+    }
+
+    /// Whether somebody has made packs and is to be waited for no longer: they count as its own, and are left alone, until
+    /// a generation gives it up. The next run finds them to be garbage.
+    fn has_dead_packs(&self) -> Result<bool, OpsError> {
+        let now = self.repository.environment().clock.now();
+        let holders = self.repository.holders(u32::MAX)?;
+        Ok(holders.iter().any(|holder| holder.objects > 0 && self.is_given_up(holder, now)))
     }
 
     /// Copies what is needed out of these packs, and drops them.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -224,16 +225,22 @@ impl IndexCache {
         let folder = path.with_extension("runs");
         fs::create_dir_all(&folder).map_err(cache_error)?;
         for attempt in 0..2 {
-            let mut builder = Database::builder();
-            builder.set_cache_size(PAGE_CACHE);
-            let opened = match builder.create(path) {
-                Err(DatabaseError::DatabaseAlreadyOpen) => {
+            let open = || -> std::result::Result<Result<Option<Self>>, DatabaseError> {
+                let mut builder = Database::builder();
+                builder.set_cache_size(PAGE_CACHE);
+                let database = builder.create(path)?;
+                let place = Place::Folder(folder.clone());
+                Ok(Self::with_database(database, place, repository))
+            };
+            // redb panics at some files that were cut short or overwritten; whoever has one needs a new cache as well.
+            let opened = match panic::catch_unwind(AssertUnwindSafe(open)) {
+                Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
                     return Self::open_passing(Place::Unnamed(folder), repository);
                 }
-                opened => opened.map_err(cache_error),
+                Ok(opened) => opened.map_err(cache_error).flatten(),
+                Err(_) => Err(cache_error("is broken")),
             };
-            let place = Place::Folder(folder.clone());
-            match opened.and_then(|database| Self::with_database(database, place, repository)) {
+            match opened {
                 Ok(Some(cache)) => {
                     let view = cache.view.read();
                     let runs = view.runs.iter().map(|(number, _)| *number).collect();
