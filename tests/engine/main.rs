@@ -5,6 +5,7 @@
 mod backup;
 mod concurrent;
 mod crash;
+mod crash_collection;
 mod damage;
 mod described;
 mod diff;
