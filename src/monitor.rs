@@ -27,6 +27,8 @@ pub enum Phase {
     Repack,
     /// Deleting what nobody needs.
     Delete,
+    /// Finding what can be mended, and mending it.
+    Repair,
 }
 
 /// What is added to the running totals.

@@ -465,6 +465,7 @@ fn write_delta(folder: &Path, tree: &Path) {
         program: "aumbry fixture".into(),
         counts: Default::default(),
         predecessor: None,
+        repaired: None,
         signature: None,
     };
     let session = writer.session();

@@ -89,6 +89,7 @@ fn snapshot() -> Decision {
         program: "aumbry".into(),
         counts: BackupCounts { files_new: 5, data_added: 1 << 40, ..BackupCounts::default() },
         predecessor: Some([9; 32]),
+        repaired: None,
         signature: Some([1; 64]),
     }))
 }

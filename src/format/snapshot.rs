@@ -104,6 +104,15 @@ impl BackupCounts {
     }
 }
 
+/// Where a snapshot that a repair made comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repaired {
+    /// The snapshot that it stands for: one with missing content.
+    pub original: SnapshotId,
+    /// What is not in it, or not whole, for people: a line each.
+    pub left_out: String,
+}
+
 /// One committed state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -136,6 +145,8 @@ pub struct Snapshot {
     /// BLAKE3 of the object, as it stands in the store, of the newest snapshot that the writer knew of: a
     /// store that hides history is caught by whoever saw more.
     pub predecessor: Option<[u8; 32]>,
+    /// What a repair made it of; `None`: a backup made it.
+    pub repaired: Option<Repaired>,
     /// Reserved for an Ed25519 signature, always the last field. Version 1 writers leave it out.
     pub signature: Option<[u8; 64]>,
 }
@@ -202,6 +213,12 @@ impl Snapshot {
         if !self.name.is_empty() {
             field(14, &|value| value.extend_from_slice(self.name.as_bytes()));
         }
+        if let Some(repaired) = &self.repaired {
+            field(15, &|value| value.extend_from_slice(&repaired.original.0.to_bytes()));
+            if !repaired.left_out.is_empty() {
+                field(16, &|value| value.extend_from_slice(repaired.left_out.as_bytes()));
+            }
+        }
         if let Some(signature) = self.signature {
             field(13, &|value| value.extend_from_slice(&signature));
         }
@@ -224,9 +241,11 @@ impl Snapshot {
             program: String::new(),
             counts: BackupCounts::default(),
             predecessor: None,
+            repaired: None,
             signature: None,
         };
         let mut seen_root = false;
+        let mut left_out = String::new();
         while let Some((number, mut value)) = reader.field()? {
             let whole = value.clone().take(value.remaining())?;
             let text = || String::from_utf8_lossy(whole).into_owned();
@@ -260,11 +279,19 @@ impl Snapshot {
                 12 => snapshot.predecessor = Some(value.array()?),
                 13 => snapshot.signature = Some(value.array()?),
                 14 => snapshot.name = text(),
+                15 => {
+                    let original = SnapshotId(SessionId::from_bytes(value.array()?));
+                    snapshot.repaired = Some(Repaired { original, left_out: String::new() });
+                }
+                16 => left_out = text(),
                 other => skip_field(other)?,
             }
         }
         if !seen_root {
             return Err(FormatError::corrupt("a snapshot without a root"));
+        }
+        if let Some(repaired) = &mut snapshot.repaired {
+            repaired.left_out = left_out;
         }
         Ok(snapshot)
     }
@@ -305,6 +332,10 @@ mod tests {
             program: "aumbry 0.1.0".into(),
             counts: BackupCounts::from_numbers(numbers),
             predecessor: Some([9; 32]),
+            repaired: Some(Repaired {
+                original: SnapshotId(SessionId { generation: 2, random: [7; 16] }),
+                left_out: "/etc: cannot be read".into(),
+            }),
             signature: Some([1; 64]),
         }
     }

@@ -216,6 +216,7 @@ mod tests {
             program: String::new(),
             counts: BackupCounts::default(),
             predecessor: None,
+            repaired: None,
             signature: None,
         };
         (SnapshotId(SessionId { generation: 0, random }), snapshot)

@@ -151,12 +151,30 @@ impl Repository {
         packs: Vec<PackId>,
         live: Vec<(SnapshotId, Option<Timestamp>)>,
     ) -> Result<PublishedSweep> {
-        let sweep = Sweep {
-            packs,
-            live,
-            previous: previous.map(|previous| previous.hash),
-            publisher: self.publisher(),
-        };
+        self.publish_sweep(generation, previous.map(|previous| previous.hash), packs, live)
+    }
+
+    /// Ends `generation` sparing everything that it condemned: for when what collectors published cannot be read.
+    /// Where the sweep before is what cannot be read, this one names none, and clients begin anew with it: packs
+    /// that the other dropped may still be there, and count again.
+    pub fn spare_all(
+        &self,
+        generation: u32,
+        generations: &Generations,
+        live: Vec<(SnapshotId, Option<Timestamp>)>,
+    ) -> Result<PublishedSweep> {
+        let previous = generations.last.as_ref().map(|last| last.hash);
+        self.publish_sweep(generation, previous, Vec::new(), live)
+    }
+
+    fn publish_sweep(
+        &self,
+        generation: u32,
+        previous: Option<[u8; 32]>,
+        packs: Vec<PackId>,
+        live: Vec<(SnapshotId, Option<Timestamp>)>,
+    ) -> Result<PublishedSweep> {
+        let sweep = Sweep { packs, live, previous, publisher: self.publisher() };
         let name = layout::sweep(generation);
         let object = self.seal(ObjectKind::Sweep, &name, sweep.encode())?;
         self.store.create(&name, object)?;

@@ -213,7 +213,9 @@ impl Repository {
             }
         }
         let oldest = chain.last().map_or(last, |oldest| oldest);
-        let is_gapless = oldest.generation == wanted;
+        // A repair, which could not read the sweep before, names none: that is a gap, too.
+        let begins_anew = known.is_some() && oldest.sweep.previous.is_none();
+        let is_gapless = oldest.generation == wanted && !begins_anew;
         if let Some(known) = known
             && is_gapless
             && oldest.sweep.previous != Some(known.hash)
@@ -221,8 +223,10 @@ impl Repository {
             return Err(other_history(oldest.generation));
         }
         if known.is_some() && !is_gapless {
-            // What was swept meanwhile is told by nobody but the index as it is now, and a listing.
+            // What was swept meanwhile is told by nobody but the index as it is now, and a listing. And what was swept
+            // before may have been spared since, by a repair.
             self.cache.clear()?;
+            self.cache.forget_swept()?;
         }
         let from = match (followed, is_gapless) {
             (Some(followed), true) => followed.from,

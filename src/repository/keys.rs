@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 use super::chance::Chance;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::key_updates::follow_updates;
+use super::verify::is_damage;
 use crate::clock::Clock;
 use crate::codec::cipher::{TAG_LENGTH, seal_message, unseal_message};
 use crate::codec::digest::derive_key;
@@ -280,6 +281,40 @@ fn find_slot(
                 Credential::Recovery(_) => "wrong recovery key",
             },
         )),
+    }
+}
+
+/// What `credential` opens, of whatever repositories there are slots: for when the config, which tells whose count, is
+/// gone. At least one.
+pub(super) fn open_any(
+    store: &Store,
+    credential: &Credential,
+) -> Result<Vec<(RepositoryId, Opened)>> {
+    let mut repositories = Vec::new();
+    let mut damage = None;
+    for object in store.list(layout::KEYS)? {
+        if layout::parse_key(&object.name).is_none() {
+            continue;
+        }
+        let bytes = store.get(&object.name)?;
+        match SlotHeader::decode(&bytes).named(&object.name) {
+            Ok(header) if repositories.contains(&header.repository) => {}
+            Ok(header) => repositories.push(header.repository),
+            Err(error) => damage = Some(error),
+        }
+    }
+    let mut opened = Vec::new();
+    for repository in repositories {
+        match open(store, repository, credential) {
+            Ok(keys) => opened.push((repository, keys)),
+            Err(error) if is_damage(&error) => damage = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match damage {
+        _ if !opened.is_empty() => Ok(opened),
+        Some(error) => Err(error),
+        None => Err(RepositoryError::corrupt(store.location(), "has no key slot left")),
     }
 }
 

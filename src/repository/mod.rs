@@ -13,6 +13,7 @@ pub mod keys;
 mod maintainer;
 pub mod mend;
 pub mod packer;
+pub mod quarantine;
 pub mod reader;
 pub mod seal;
 pub mod session;
@@ -33,7 +34,7 @@ use crate::codec::chunker::ChunkerParams;
 use crate::codec::digest::NamingKeys;
 use crate::codec::kdf::Argon2Cost;
 use crate::format::config::{PARITY_PERCENT_MAX, Settings};
-use crate::format::header::{Header, ObjectKind};
+use crate::format::header::{HEADER_LENGTH, Header, ObjectKind};
 use crate::format::keyring::{EpochKeys, Keyring};
 use crate::format::slot::SlotLabel;
 use crate::id::{KeySlotId, PackId, RepositoryId};
@@ -171,13 +172,19 @@ impl Repository {
     }
 
     fn read_config(store: &Store) -> Result<(Header, Vec<u8>)> {
-        let object = store.get(layout::CONFIG).map_err(RepositoryError::from).map_err(|error| {
-            if error.kind == Kind::NotFound {
-                RepositoryError::new(Kind::NotFound, store.location(), "is not a repository")
-            } else {
-                error
+        let object = match store.get(layout::CONFIG).map_err(RepositoryError::from) {
+            Err(error) if error.kind == Kind::NotFound => {
+                for folder in [layout::SNAPSHOTS, layout::INDEX, layout::PACKS] {
+                    if !store.list(folder)?.is_empty() {
+                        let message = "is gone; the rest of the repository is there";
+                        return Err(RepositoryError::corrupt(layout::CONFIG, message));
+                    }
+                }
+                let place = store.location();
+                return Err(RepositoryError::new(Kind::NotFound, place, "is not a repository"));
             }
-        })?;
+            object => object?,
+        };
         let header = Header::decode(&object).named(layout::CONFIG)?;
         Ok((header, object))
     }
@@ -189,6 +196,41 @@ impl Repository {
         let sealer = Sealer::new(header.repository, opened.keyring.clone());
         let payload = sealer.unseal(ObjectKind::Config, layout::CONFIG, object)?;
         let settings = Settings::decode(&payload).named(layout::CONFIG)?;
+        Self::assemble(store, settings, opened, sealer, environment)
+    }
+
+    /// Opens a repository whose config is lost or damaged: the id is that of the key slot that opens, and the
+    /// settings are the keyring's copy. A config that a newer version wrote is not worked around.
+    pub fn open_without_config(
+        store: Store,
+        credential: &Credential,
+        environment: Environment,
+    ) -> Result<Self> {
+        if let Some(object) = found(store.get(layout::CONFIG))?
+            && let Err(error) = Header::decode(&object)
+            && error.kind == crate::format::Kind::Newer
+        {
+            return Err(error).named(layout::CONFIG);
+        }
+        let mut candidates = keys::open_any(&store, credential)?;
+        // Of several, the right one is the one whose keys fit what is there: slots of another repository may lie
+        // beside.
+        if candidates.len() > 1 {
+            let samples = sample_headers(&store)?;
+            candidates.retain(|(id, opened)| {
+                let sealer = Sealer::new(*id, opened.keyring.clone());
+                samples.iter().any(|(name, header)| sealer.check_any_header(name, header).is_ok())
+            });
+        }
+        let Some((id, opened)) = candidates.pop() else {
+            return Err(RepositoryError::corrupt(
+                store.location(),
+                "has no key slot whose keys fit its objects",
+            ));
+        };
+        let settings =
+            Settings::decode(&opened.keyring.settings).named("the keyring's settings")?;
+        let sealer = Sealer::new(id, opened.keyring.clone());
         Self::assemble(store, settings, opened, sealer, environment)
     }
 
@@ -424,6 +466,31 @@ impl Repository {
         file.read_exact_at(&mut bytes, range.start).ok()?;
         Some(bytes)
     }
+}
+
+/// `None` where there is no such object.
+fn found(
+    object: std::result::Result<Vec<u8>, crate::store::StoreError>,
+) -> Result<Option<Vec<u8>>> {
+    match object {
+        Err(error) if error.kind == crate::store::Kind::NotFound => Ok(None),
+        object => Ok(Some(object?)),
+    }
+}
+
+/// Names and headers of a few objects that only this repository's keys fit.
+fn sample_headers(store: &Store) -> Result<Vec<(String, Vec<u8>)>> {
+    const SAMPLES: usize = 8;
+    let mut samples = Vec::new();
+    for folder in [layout::SESSIONS, layout::SNAPSHOTS, layout::INDEX, layout::PACKS] {
+        for object in store.list(folder)?.into_iter().take(SAMPLES) {
+            // What is shorter than a header is damaged.
+            if let Ok(header) = store.get_range(&object.name, 0..HEADER_LENGTH as u64) {
+                samples.push((object.name, header));
+            }
+        }
+    }
+    Ok(samples)
 }
 
 fn chunker_params(settings: &Settings) -> ChunkerParams {

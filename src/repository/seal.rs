@@ -187,6 +187,12 @@ impl Sealer {
         Ok((header, plain))
     }
 
+    /// Like [`Sealer::check_header`] for an object of whatever kind.
+    pub fn check_any_header(&self, name: &str, object: &[u8]) -> Result<Header> {
+        let kind = Header::decode(object).named(name)?.kind;
+        self.check_header(&[kind], name, object)
+    }
+
     /// The header of the object `name`, its key proven by the commitment.
     pub fn check_header(&self, kinds: &[ObjectKind], name: &str, object: &[u8]) -> Result<Header> {
         let header = Header::decode(object).named(name)?;

@@ -12,7 +12,7 @@ use crate::format::snapshot::{Decision, Snapshot};
 use crate::format::tomb::Tomb;
 use crate::id::{SessionId, SnapshotId};
 use crate::monitor::Monitor;
-use crate::store::{ObjectInfo, layout};
+use crate::store::{Created, ObjectInfo, layout};
 use crate::units::Timestamp;
 
 /// Two times of one snapshot that are further apart than this disagree, in seconds: less is a time zone that
@@ -320,6 +320,28 @@ impl Repository {
                 "was forgotten, and the space of what only it needed has been given back since",
             )),
         }
+    }
+
+    /// A snapshot as this client has seen it, whatever the store shows of it now.
+    pub fn remembered(&self, id: SnapshotId) -> Result<Option<Snapshot>> {
+        let Some(object) = self.cache.slots()?.remove(&id) else { return Ok(None) };
+        match self.open_slot(&layout::snapshot(id.0), object)? {
+            Decision::Snapshot(snapshot) => Ok(Some(*snapshot)),
+            Decision::Abort => Ok(None),
+        }
+    }
+
+    /// Puts back a snapshot that this client has seen and the store has lost: the same object under the same name.
+    /// `false`: this client has none, or the slot holds something else by now.
+    pub fn put_back(&self, id: SnapshotId) -> Result<bool> {
+        let Some(object) = self.cache.slots()?.remove(&id) else { return Ok(false) };
+        let name = layout::snapshot(id.0);
+        self.open_slot(&name, object.clone())?;
+        if self.store.create(&name, object)? == Created::AlreadyThere {
+            return Ok(false);
+        }
+        // As after a commit: a collector may have counted without it.
+        Ok(self.generations()?.lets_live(id.0))
     }
 
     fn note_vanished(

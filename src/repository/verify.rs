@@ -52,6 +52,8 @@ pub struct Inventory {
     pub ledgers: Vec<SessionId>,
     /// Marks of decisions, and who collects, by name, where the store cannot create if absent.
     pub marks: Vec<(ObjectKind, String)>,
+    /// What repairs took out of the way, with lengths in bytes.
+    pub quarantined: Vec<(String, u64)>,
     /// Names that mean nothing to this program.
     pub unknown: Vec<String>,
     /// Bytes of all objects together.
@@ -116,6 +118,8 @@ impl Repository {
                 inventory.marks.push((ObjectKind::Mark, name));
             } else if name == layout::MAINTAINER {
                 inventory.marks.push((ObjectKind::Maintainer, name));
+            } else if name.starts_with(layout::QUARANTINE) {
+                inventory.quarantined.push((name, object.size));
             } else if name != layout::CONFIG {
                 inventory.unknown.push(name);
             }
@@ -171,7 +175,9 @@ impl Repository {
 
 /// Names of objects, for messages.
 pub mod names {
-    pub use crate::store::layout::{CONFIG, index, key, pack, session, snapshot, tomb};
+    pub use crate::store::layout::{
+        CONFIG, condemned, index, key, pack, session, snapshot, sweep, tomb,
+    };
 }
 
 /// What a pack turned out to be.

@@ -203,6 +203,11 @@ impl<'a> Writer<'a> {
         Ok(self)
     }
 
+    /// Whether it stores nothing.
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     /// The session's name.
     pub fn session(&self) -> SessionId {
         self.session

@@ -32,6 +32,9 @@ pub const DAMAGED: &str = "damaged/";
 /// The folder of ledgers: when packs were last proven.
 pub const LEDGER: &str = "ledger/";
 
+/// The folder of what a repair took out of the way: objects as they stood, which mean nothing any more.
+pub const QUARANTINE: &str = "quarantine/";
+
 const UPDATE: &str = ".update";
 const COPY: &str = ".copy";
 const CONDEMNED: &str = ".condemned";

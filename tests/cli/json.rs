@@ -352,3 +352,45 @@ fn objects_can_be_looked_into() {
     });
     assert!(found);
 }
+
+#[test]
+fn a_repair_tells_each_part_and_a_repaired_snapshot_its_original() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "--quiet", "Documents"]).ok();
+    let common = "message_type part dry_run found remains ";
+    let own = [
+        ("config", "missing damaged made quarantined"),
+        (
+            "generations",
+            "blocked damaged left needs_consent generation sessions_given_up quarantined",
+        ),
+        ("index", "packs_listed damaged left unreadable quarantined"),
+        ("packs", "packs_read bytes_read bytes_written salvaged left"),
+        (
+            "snapshots",
+            "snapshots put_back made known left blobs_stored_again damaged quarantined forgotten",
+        ),
+    ];
+    let plan = scene.run(&["repair", "--json"]).ok().json_lines();
+    let parts: Vec<_> = plan.iter().filter(|message| message["message_type"] == "repair").collect();
+    assert_eq!(parts.len(), own.len());
+    for (message, (part, fields)) in parts.iter().zip(own) {
+        assert_eq!(message["part"], part);
+        assert_fields(message, &format!("{common}{fields}"));
+        assert_eq!((&message["dry_run"], &message["found"]), (&true.into(), &false.into()));
+    }
+
+    let folder = only_file(&scene.repository().join("packs"));
+    let packs = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let largest = packs.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    fs::remove_file(largest).unwrap();
+    let run = scene.run(&["repair", "snapshots", "--json", "--no-cache"]).ok();
+    let lines = run.json_lines();
+    let made = &lines.last().unwrap()["made"][0];
+    assert_fields(made, "original snapshot_id left_out");
+    let list = scene.run(&["snapshots", "--json"]).ok().json_lines();
+    let repaired = &list[0].as_array().unwrap()[1];
+    assert_eq!((&repaired["id"], &repaired["original"]), (&made["snapshot_id"], &made["original"]));
+    assert_eq!(repaired["left_out"], made["left_out"]);
+    assert_eq!(repaired["tags"][0], "repaired");
+}

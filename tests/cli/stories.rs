@@ -477,3 +477,41 @@ fn what_is_damaged_is_told_recorded_and_stored_again_while_the_source_is_there()
     let transcript = scene.transcript().replace(&format!("packs/{digits}/"), "packs/xx/");
     assert_seen("damage", &transcript);
 }
+
+/// Changes one byte of a file that is write-protected.
+fn flip(path: &std::path::Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::remove_file(path).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_damaged_is_repaired_part_by_part() {
+    let mut scene = Scene::with_documents();
+    scene.run(&["backup", "--host", "box", "--quiet", "Documents"]).ok();
+    scene.show(&["repair"]);
+    let repository = scene.repository();
+    let folder = only_file(&repository.join("packs"));
+    let digits = folder.file_name().unwrap().to_str().unwrap().to_string();
+    flip(&only_file(&repository.join("index")), 200);
+    flip(&repository.join("config"), 200);
+    scene.show(&["snapshots"]);
+    scene.show(&["repair"]);
+    scene.show(&["repair", "config"]);
+    scene.show(&["repair", "index"]);
+    scene.show(&["check"]);
+    let packs = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let largest = packs.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    flip(&largest, 70_000);
+    scene.show(&["repair", "packs", "--read-data"]);
+    scene.show(&["repair", "snapshots", "--dry-run"]);
+    scene.show(&["repair", "snapshots"]);
+    scene.show(&["snapshots"]);
+    scene.show(&["repair", "snapshots", "--forget-originals"]);
+    scene.show(&["repair", "snapshots", "--forget-originals", "--yes"]);
+    scene.show(&["check"]);
+    scene.show(&["repair"]);
+    let transcript = scene.transcript().replace(&format!("packs/{digits}/"), "packs/xx/");
+    assert_seen("repair", &transcript);
+}

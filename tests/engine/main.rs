@@ -18,6 +18,7 @@ mod parity;
 mod properties;
 mod prune;
 mod rekey;
+mod repair;
 mod restore;
 mod resume;
 mod support;

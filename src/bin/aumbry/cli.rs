@@ -20,6 +20,7 @@ use crate::commands::key::KeyArgs;
 use crate::commands::ls::LsArgs;
 use crate::commands::prune::PruneArgs;
 use crate::commands::rekey::RekeyArgs;
+use crate::commands::repair::RepairArgs;
 use crate::commands::restore::RestoreArgs;
 use crate::commands::snapshots::SnapshotsArgs;
 use crate::commands::stats::StatsArgs;
@@ -108,6 +109,8 @@ pub enum Command {
     Prune(PruneArgs),
     /// Find out whether everything can be restored
     Check(CheckArgs),
+    /// Mend what a check found damaged, out of what is left
+    Repair(RepairArgs),
     /// Passphrases and recovery keys
     Key(KeyArgs),
     /// Seal what is new with new keys, and shut out what is lost

@@ -172,6 +172,39 @@ impl Context {
         Ok(repository)
     }
 
+    /// Opens the repository, also when its config is lost or damaged.
+    pub fn open_for_repair(&self) -> Result<Repository, Failure> {
+        let location = self.location()?;
+        let store = self.find_store(&location)?;
+        let is_lost = |error: &RepositoryError| {
+            error.item == "config" && matches!(error.kind, Kind::Corrupt | Kind::WrongKey)
+        };
+        match Repository::identify(&store) {
+            Err(error) if !is_lost(&error) => return Err(Failure::opening(error)),
+            _ => {}
+        }
+        let question =
+            format!("Passphrase for {}: ", printable(location.path.as_os_str().as_bytes()));
+        let given = credentials::find(self)?;
+        let credential = match &given {
+            Some(given) => &given.credential,
+            None => &credentials::ask(self, &question)?,
+        };
+        let opened = Repository::open(store.clone(), credential, self.library_environment());
+        let repository = match opened {
+            Ok(repository) => repository,
+            // A damaged id makes the right key look wrong.
+            Err(error) if is_lost(&error) || error.kind == Kind::WrongKey => {
+                let environment = self.library_environment();
+                Repository::open_without_config(store, credential, environment)
+                    .map_err(Failure::opening)?
+            }
+            Err(error) => return Err(Failure::opening(error)),
+        };
+        stop_when_asked();
+        Ok(repository)
+    }
+
     fn find_store(&self, location: &Location) -> Result<Store, Failure> {
         Store::local(&location.path, LocalMode::Open).map_err(RepositoryError::from).map_err(
             |error| match error.kind {

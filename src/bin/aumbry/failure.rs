@@ -100,7 +100,9 @@ impl Failure {
         let kind = error.kind;
         let failure = Failure::from(error);
         if is_config && kind == Kind::Corrupt {
-            return failure.hint("put the object `config` back from a copy of the repository");
+            return failure.hint(
+                "`aumbry repair config` makes it again; a copy of the repository has it, too",
+            );
         }
         failure
     }

@@ -355,6 +355,7 @@ fn phase_words(phase: Phase) -> &'static str {
         Phase::Mark => "Finding what is needed",
         Phase::Repack => "Copying what is needed",
         Phase::Delete => "Deleting",
+        Phase::Repair => "Mending",
     }
 }
 
@@ -370,5 +371,6 @@ fn phase_name(phase: Phase) -> &'static str {
         Phase::Mark => "mark",
         Phase::Repack => "repack",
         Phase::Delete => "delete",
+        Phase::Repair => "repair",
     }
 }

@@ -5,10 +5,10 @@ use std::sync::mpsc::Receiver;
 
 use super::content::{ContentError, Cutting, RegionContent};
 use super::journal::Journal;
-use super::nodes::{DirectoryBuilder, INLINE_EXTENTS, ListBuilder};
 use crate::format::snapshot::BackupCounts;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
+use crate::ops::nodes::{DirectoryBuilder, INLINE_EXTENTS, ListBuilder};
 use crate::repository::writer::SegmentWriter;
 use crate::source::OpenFile;
 use crate::tree::entry::{Content, Entry, FileContent, Node};

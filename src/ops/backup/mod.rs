@@ -9,7 +9,6 @@ mod assemble;
 mod complete;
 mod content;
 mod journal;
-mod nodes;
 mod parent;
 mod pipeline;
 
@@ -298,6 +297,7 @@ fn run(
             program: options.program.clone(),
             counts,
             predecessor: known.last().map(|(id, _)| repository.slot_hash(*id)).transpose()?,
+            repaired: None,
             signature: None,
         };
         match writer.commit(snapshot)? {

@@ -30,6 +30,7 @@ fn snapshots(rows: &[(&str, &str, &str, &str)]) -> Snapshots {
             program: String::new(),
             counts: BackupCounts::default(),
             predecessor: None,
+            repaired: None,
             signature: None,
         };
         (id(number), snapshot)

@@ -309,8 +309,8 @@ impl<'a> Collection<'_, 'a> {
     /// Ends a generation that another run began, and deletes what a sweep left. `false`: it cannot end yet.
     fn finish_open(&mut self) -> Result<bool, OpsError> {
         let generations = self.repository.generations()?;
-        generations.require_readable()?;
         self.newest = generations.newest;
+        generations.require_readable()?;
         if self.options.dry_run {
             return Ok(true);
         }

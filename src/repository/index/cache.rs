@@ -740,6 +740,15 @@ impl IndexCache {
         self.put_followed(packs, &Followed { from, to, hash, unlisted })
     }
 
+    /// Forgets which packs sweeps have dropped.
+    pub fn forget_swept(&self) -> Result<()> {
+        let _writing = self.writing.lock();
+        let transaction = self.begin_write()?;
+        transaction.delete_table(SWEPT).map_err(cache_error)?;
+        transaction.open_table(SWEPT).map_err(cache_error)?;
+        transaction.commit().map_err(cache_error)
+    }
+
     /// Remembers whether only a listing tells which packs are there.
     pub fn set_unlisted(&self, unlisted: bool) -> Result<()> {
         match self.followed()? {

@@ -6,8 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
 use super::super::Repository;
 use super::super::error::{Kind, RepositoryError, Result};
+use super::super::verify::is_damage;
 use crate::format::header::ObjectKind;
 use crate::format::index::{Index, PackRecord};
 use crate::format::session::Purpose;
@@ -21,6 +24,8 @@ const SMALL_BYTES: u64 = 4 << 20;
 const SMALL_KEPT: usize = 8;
 /// A new index object is written when it lists this many blobs.
 const INDEX_BLOBS: usize = 100_000;
+/// Packs whose directories are read together.
+const READ_AT_ONCE: usize = 64;
 /// Names of index objects that were superseded earlier and are said to be so again, for clients that missed it.
 const SUPERSEDED_AGAIN: usize = 4096;
 
@@ -45,6 +50,56 @@ impl Repository {
         let merged = merged?;
         aborted?;
         Ok(merged)
+    }
+
+    /// Lists these packs, given with their lengths, in new index objects, as each says of itself. Returns how many
+    /// there were, and why the others cannot be listed.
+    pub fn list_packs(&self, packs: &[(PackId, u64)]) -> Result<(u64, Vec<RepositoryError>)> {
+        let session = self.register(Purpose::Write)?;
+        let listed = self.list_as(session, packs);
+        let aborted = self.abort(session);
+        let listed = listed?;
+        aborted?;
+        Ok(listed)
+    }
+
+    fn list_as(
+        &self,
+        session: SessionId,
+        packs: &[(PackId, u64)],
+    ) -> Result<(u64, Vec<RepositoryError>)> {
+        self.generations()?.require_readable()?;
+        let mut writing = Writing { repository: self, session, merged: Merged::default() };
+        let (mut records, mut blobs) = (BTreeMap::new(), 0);
+        let (mut listed, mut unreadable) = (0, Vec::new());
+        for batch in packs.chunks(READ_AT_ONCE) {
+            let read: Vec<_> = batch
+                .par_iter()
+                .map(|(id, length)| self.read_pack_directory(*id, *length))
+                .collect();
+            for record in read {
+                match record {
+                    // What only a later version can list whole is left for it to list.
+                    Ok(record) if record.directory.has_unknown_encodings() => {}
+                    Ok(record) => {
+                        listed += 1;
+                        blobs += record.directory.blob_count();
+                        records.insert(record.id, record);
+                    }
+                    Err(error) if is_damage(&error) => unreadable.push(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            if blobs >= INDEX_BLOBS {
+                writing.write(std::mem::take(&mut records), Vec::new())?;
+                blobs = 0;
+            }
+        }
+        if !records.is_empty() {
+            writing.write(records, Vec::new())?;
+        }
+        writing.finish()?;
+        Ok((listed, unreadable))
     }
 
     fn merge_as(&self, session: SessionId, monitor: &dyn Monitor) -> Result<Merged> {

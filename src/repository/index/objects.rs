@@ -255,7 +255,7 @@ impl Repository {
 
     /// The same for a reader, who takes what parity can mend. A writer does not: what only a mended pack has is
     /// better stored again.
-    pub(in crate::repository) fn adopt_readable_packs(&self) -> Result<u64> {
+    pub fn adopt_readable_packs(&self) -> Result<u64> {
         self.adopt(self.store.list(layout::PACKS)?, true)
     }
 
@@ -323,6 +323,13 @@ impl Repository {
             self.cache.drop_packs(&gone, Dropped::Gone)?;
         }
         Ok(records)
+    }
+
+    /// How long a pack is in the store, in bytes.
+    pub fn pack_length(&self, id: PackId) -> Result<u64> {
+        let name = layout::pack(id);
+        let gone = || RepositoryError::new(Kind::NotFound, &name, "is gone");
+        self.store.size(&name)?.ok_or_else(gone)
     }
 
     /// What a pack of `object_length` bytes says of itself, from its header and its end.

@@ -12,6 +12,7 @@ pub mod key;
 pub mod ls;
 pub mod prune;
 pub mod rekey;
+pub mod repair;
 pub mod restore;
 pub mod snapshots;
 pub mod stats;
@@ -38,6 +39,7 @@ impl Command {
             Command::Undelete(args) => undelete::run(args, context),
             Command::Prune(args) => prune::run(args, context),
             Command::Check(args) => check::run(args, context),
+            Command::Repair(args) => repair::run(args, context),
             Command::Key(args) => key::run(args, context),
             Command::Rekey(args) => rekey::run(args, context),
             Command::Stats(args) => stats::run(args, context),

@@ -187,6 +187,10 @@ pub fn snapshot_json(context: &Context, (id, snapshot): &NamedSnapshot) -> Value
     put("name", json!(snapshot.name));
     put("tags", json!(snapshot.tags));
     put("program_version", json!(snapshot.program));
+    if let Some(repaired) = &snapshot.repaired {
+        put("original", json!(repaired.original.to_string()));
+        put("left_out", json!(repaired.left_out.lines().collect::<Vec<_>>()));
+    }
     let mut summary = counts_json(&snapshot.counts);
     summary.insert("backup_start".to_string(), json!(context.rfc3339(snapshot.time)));
     summary.insert("backup_end".to_string(), json!(context.rfc3339(snapshot.end_time)));

@@ -1,0 +1,787 @@
+//! Repair: whatever was damaged, what could be read before can be read after, and as a rule more; a second repair
+//! finds nothing to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use aumbry::format::config::Settings;
+use aumbry::format::header::{HEADER_LENGTH, ObjectKind};
+use aumbry::format::session::Purpose;
+use aumbry::format::snapshot::Snapshot;
+use aumbry::id::SnapshotId;
+use aumbry::monitor::SilentMonitor;
+use aumbry::ops::OpsError;
+use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
+use aumbry::ops::prune::{PruneOptions, prune};
+use aumbry::ops::repair::{
+    RepairOptions, repair_config, repair_generations, repair_index, repair_packs, repair_snapshots,
+};
+use aumbry::repository::Repository;
+use aumbry::repository::error::Kind;
+use aumbry::repository::reader::BlobReader;
+use aumbry::store::{Effect, FaultControl, Store, layout};
+use aumbry::tree::entry::Node;
+use aumbry::view::{DirectoryRoot, Entries, read_file};
+
+use crate::model::{copy_of, create_quick_with, open_quick, quick_key};
+use crate::support::{back_up, environment, noise, small_settings, snapshots};
+
+fn options() -> RepairOptions {
+    RepairOptions {
+        dry_run: false,
+        read_data: true,
+        forget_originals: false,
+        no_collector_runs: true,
+        program: "test".into(),
+        memory_budget: 64 << 20,
+    }
+}
+
+/// Opens with or without a config.
+fn open_any(store: &Store) -> Repository {
+    Repository::open(store.clone(), &quick_key(1), environment(None)).unwrap_or_else(|_| {
+        Repository::open_without_config(store.clone(), &quick_key(1), environment(None)).unwrap()
+    })
+}
+
+/// Everything that can be repaired, in order.
+fn repair_all(repository: &Repository) -> Result<(), OpsError> {
+    let options = options();
+    repair_config(repository, &options)?;
+    repair_generations(repository, &options, &SilentMonitor)?;
+    repair_index(repository, &options, &SilentMonitor)?;
+    repair_packs(repository, &options, &SilentMonitor)?;
+    repair_snapshots(repository, &options, &SilentMonitor)?;
+    Ok(())
+}
+
+fn checked(repository: &Repository) -> CheckSummary {
+    let options = CheckOptions {
+        data: DataSelection::All,
+        restore_sample: 0,
+        share_ledger: false,
+        memory_budget: 64 << 20,
+    };
+    check(repository, &options, &SilentMonitor).unwrap()
+}
+
+fn write_tree(folder: &Path, version: u64) {
+    fs::create_dir_all(folder.join("deep/deeper")).unwrap();
+    fs::create_dir_all(folder.join("other")).unwrap();
+    fs::write(folder.join("long"), noise(90_000, 1)).unwrap();
+    fs::write(folder.join("deep/file"), noise(20_000, 2)).unwrap();
+    fs::write(folder.join("deep/deeper/file"), noise(9_000, 3)).unwrap();
+    fs::write(folder.join("deep/inline"), b"a few bytes").unwrap();
+    fs::write(folder.join("other/changing"), noise(15_000, 10 + version)).unwrap();
+    for number in 0..120 {
+        fs::write(folder.join(format!("other/entry-{number:03}")), b"inline").unwrap();
+    }
+}
+
+/// A store with three snapshots, two of them alive, and a finished generation of collection.
+fn three_snapshots() -> Store {
+    three_snapshots_with(small_settings())
+}
+
+/// The same with other packs.
+fn three_snapshots_with(settings: Settings) -> Store {
+    let settings =
+        Settings { chunk_minimum: 256, chunk_average: 1024, chunk_maximum: 4096, ..settings };
+    let store = Store::memory();
+    let repository = create_quick_with(store.clone(), settings, None);
+    let folder = tempfile::tempdir().unwrap();
+    write_tree(folder.path(), 0);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    write_tree(folder.path(), 1);
+    back_up(&repository, folder.path());
+    repository.forget(&[first], "").unwrap();
+    let options = PruneOptions { patience: std::time::Duration::ZERO, ..PruneOptions::default() };
+    prune(&repository, &options, &SilentMonitor).unwrap();
+    write_tree(folder.path(), 2);
+    back_up(&repository, folder.path());
+    store
+}
+
+type Files = BTreeMap<(SnapshotId, Vec<u8>), Vec<u8>>;
+
+/// Every file that restores, by snapshot and path. Those of a repaired snapshot count for its original, too.
+fn restorable(store: &Store) -> Files {
+    let repository = open_any(store);
+    let mut whole = Files::new();
+    repository.refresh_index(&SilentMonitor).unwrap();
+    let reader = BlobReader::new(&repository, 16 << 20);
+    for (id, snapshot) in snapshots(&repository) {
+        let mut directories = vec![(Vec::new(), DirectoryRoot::of_snapshot(&snapshot))];
+        while let Some((path, root)) = directories.pop() {
+            for entry in Entries::new(&reader, root).flatten() {
+                let path = [&path[..], b"/", &entry.name].concat();
+                if let Some(root) = DirectoryRoot::of_entry(&entry) {
+                    directories.push((path, root));
+                } else if let Node::File(file) = &entry.node
+                    && let Ok(bytes) = read_file(&reader, file, 1 << 30)
+                {
+                    if let Some(repaired) = &snapshot.repaired {
+                        whole.insert((repaired.original, path.clone()), bytes.clone());
+                    }
+                    whole.insert((id, path), bytes);
+                }
+            }
+        }
+    }
+    whole
+}
+
+/// Objects but for those of sessions that did nothing but look.
+fn lasting(store: &Store) -> BTreeSet<String> {
+    let objects = store.list("").unwrap().into_iter().map(|object| object.name);
+    let repository = open_any(store);
+    let aborted = repository.snapshots(&SilentMonitor).unwrap().aborted;
+    let is_passing = |name: &String| {
+        let session = layout::parse_session(name).or(layout::parse_snapshot(name));
+        session.is_some_and(|session| aborted.contains(&session))
+    };
+    objects.filter(|name| !is_passing(name)).collect()
+}
+
+/// With one object changed: repaired, and nothing is worse, and a second repair changes nothing. Returns whether a
+/// check finds nothing any more.
+fn repair_after(case: &str, whole: &Store, name: &str, bytes: Option<&[u8]>) -> bool {
+    let store = copy_of(whole);
+    store.delete(name).unwrap();
+    if let Some(bytes) = bytes {
+        store.create(name, bytes.to_vec()).unwrap();
+    }
+    let opened = Repository::open(store.clone(), &quick_key(1), environment(None));
+    if layout::parse_key(name).is_some() && opened.is_err() {
+        // Without its only key a repository is lost, and nothing is done to it.
+        return false;
+    }
+    let repository = match opened {
+        Ok(repository) => repository,
+        Err(error) => {
+            let without =
+                Repository::open_without_config(store.clone(), &quick_key(1), environment(None));
+            match without {
+                Ok(repository) => repository,
+                Err(other) => {
+                    assert!(error.item == "config" && other.kind == Kind::Newer, "{case}: {other}");
+                    return false;
+                }
+            }
+        }
+    };
+    let before = restorable(&store);
+    let damage_before = checked(&repository).damage;
+    match repair_all(&repository) {
+        Ok(()) => {}
+        Err(error) => {
+            // Only what may be a newer version's stops a repair.
+            let is_newer = matches!(&error, OpsError::Repository(error)
+                if matches!(error.kind, Kind::Newer | Kind::WrongKey));
+            assert!(is_newer, "{case}: {error}");
+        }
+    }
+    let after = restorable(&store);
+    for (place, bytes) in &before {
+        let path = String::from_utf8_lossy(&place.1);
+        assert!(after.get(place) == Some(bytes), "{case}: {path} was whole and is not");
+    }
+    let fresh = open_any(&store);
+    let damage = checked(&fresh);
+    assert!(
+        damage.damage.len() <= damage_before.len(),
+        "{case}: {:#?} where there was {damage_before:#?}",
+        damage.damage
+    );
+    let lasting_before = lasting(&store);
+    let again = repair_all(&fresh);
+    if again.is_ok() {
+        assert_eq!(lasting(&store), lasting_before, "{case}: a second repair changed something");
+    }
+    damage.damage.is_empty()
+}
+
+/// What is done to an object: removed, cut, flipped at several places, zeros, another one in its place.
+fn damages(
+    name: &str,
+    bytes: &[u8],
+    others: &BTreeMap<String, Vec<u8>>,
+) -> Vec<(String, Option<Vec<u8>>)> {
+    let mut damages = vec![(format!("{name} removed"), None)];
+    for length in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+        damages.push((format!("{name} cut to {length}"), Some(bytes[..length].to_vec())));
+    }
+    for at in [0, 8, 10, 12, 20, 40, 70, 100, 140, bytes.len() / 2, bytes.len() - 1] {
+        let mut flipped = bytes.to_vec();
+        flipped[at] ^= 1 << (at % 8);
+        damages.push((format!("{name} flipped at {at}"), Some(flipped)));
+    }
+    damages.push((format!("{name} longer"), Some([bytes, &[0]].concat())));
+    let folder = name.split('/').next().unwrap();
+    let same = others.iter().filter(|(other, _)| *other != name && other.starts_with(folder));
+    for (other, content) in same.take(1) {
+        damages.push((format!("{other} in the place of {name}"), Some(content.clone())));
+    }
+    damages
+}
+
+fn objects_of(store: &Store) -> BTreeMap<String, Vec<u8>> {
+    let objects = store.list("").unwrap().into_iter();
+    objects.map(|object| (object.name.clone(), store.get(&object.name).unwrap())).collect()
+}
+
+fn damage_matrix(whole: &Store, folders: &[&str]) -> (u64, u64) {
+    let objects = objects_of(whole);
+    let (mut cases, mut clean) = (0, 0);
+    for (name, bytes) in &objects {
+        if !folders.contains(&name.split('/').next().unwrap()) {
+            continue;
+        }
+        for (case, damaged) in damages(name, bytes, &objects) {
+            clean += u64::from(repair_after(&case, whole, name, damaged.as_deref()));
+            cases += 1;
+        }
+    }
+    (cases, clean)
+}
+
+#[test]
+fn no_damage_of_small_objects_is_made_worse_by_repair() {
+    let (cases, clean) = damage_matrix(
+        &three_snapshots(),
+        &["config", "keys", "sessions", "snapshots", "tombs", "gc"],
+    );
+    assert!(cases > 80, "{cases}");
+    assert!(clean * 3 > cases, "{clean} of {cases}");
+}
+
+#[test]
+fn no_damage_of_index_objects_is_made_worse_by_repair_and_nearly_all_is_mended() {
+    let (cases, clean) = damage_matrix(&three_snapshots(), &["index"]);
+    assert!(cases > 30, "{cases}");
+    // What looks as if a newer version, or another key, had made it is left.
+    assert!(clean * 5 >= cases * 4, "{clean} of {cases}");
+}
+
+#[test]
+fn no_damage_of_packs_is_made_worse_by_repair() {
+    let (cases, _) = damage_matrix(&three_snapshots(), &["packs"]);
+    assert!(cases > 50, "{cases}");
+}
+
+#[test]
+fn with_parity_every_damage_of_packs_within_its_reach_is_mended_completely() {
+    let whole = three_snapshots_with(Settings { parity_percent: 50, ..small_settings() });
+    let wanted = restorable(&whole);
+    let mut cases = 0;
+    for (name, bytes) in objects_of(&whole) {
+        if !name.starts_with(layout::PACKS) {
+            continue;
+        }
+        let flipped = |at: usize| {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            flipped
+        };
+        let places = [0, 8, 40, 100, 140, bytes.len() / 3, bytes.len() / 2, bytes.len() - 1];
+        let mut damaged: Vec<_> = places.into_iter().map(flipped).collect();
+        damaged.push(bytes[..bytes.len() - 10].to_vec());
+        damaged.push([&bytes[..], &[0]].concat());
+        for damaged in damaged {
+            let case = format!("{name}, damage {cases}");
+            let store = copy_of(&whole);
+            store.delete(&name).unwrap();
+            store.create(&name, damaged).unwrap();
+            let repository = open_quick(store.clone(), None);
+            let done = repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+            assert_eq!(done.salvaged.len(), 1, "{case}: {done:?}");
+            assert!(done.salvaged[0].is_new && done.salvaged[0].lost == 0, "{case}: {done:?}");
+            // Even without the damaged pack everything is there.
+            store.delete(&name).unwrap();
+            let fresh = open_quick(store.clone(), None);
+            assert!(restorable(&store) == wanted, "{case}");
+            let again = repair_packs(&fresh, &options(), &SilentMonitor).unwrap();
+            assert!(again.salvaged.is_empty(), "{case}: {again:?}");
+            cases += 1;
+        }
+    }
+    assert!(cases > 30, "{cases}");
+}
+
+#[test]
+fn what_is_good_in_a_damaged_pack_is_stored_again_and_a_collection_drops_it() {
+    let whole = three_snapshots_with(Settings { pack_length: 256 << 10, ..small_settings() });
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..6 {
+        fs::write(folder.path().join(format!("{number}")), noise(90_000, 50 + number)).unwrap();
+    }
+    back_up(&open_quick(whole.clone(), None), folder.path());
+    let mut salvaged = 0;
+    for (name, bytes) in objects_of(&whole) {
+        if !name.starts_with(layout::PACKS) {
+            continue;
+        }
+        let store = copy_of(&whole);
+        let mut damaged = bytes.clone();
+        damaged[HEADER_LENGTH + 10] ^= 1;
+        store.delete(&name).unwrap();
+        store.create(&name, damaged).unwrap();
+        let left = restorable(&store);
+        let repository = open_quick(store.clone(), None);
+        let dry = RepairOptions { dry_run: true, ..options() };
+        let plan = repair_packs(&repository, &dry, &SilentMonitor).unwrap();
+        assert_eq!(store.list(layout::DAMAGED).unwrap().len(), 0);
+        let done = repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+        assert_eq!(plan.salvaged, done.salvaged);
+        assert_eq!(done.salvaged.len(), 1, "{name}: {done:?}");
+        assert!(done.salvaged[0].lost > 0);
+        salvaged += done.salvaged[0].blobs;
+        assert_eq!(store.list(layout::DAMAGED).unwrap().len(), 1);
+        repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        let forgetting = RepairOptions { forget_originals: true, ..options() };
+        let done = repair_snapshots(&repository, &forgetting, &SilentMonitor).unwrap();
+        if done.left.is_empty() {
+            let options =
+                PruneOptions { patience: std::time::Duration::ZERO, ..PruneOptions::default() };
+            prune(&repository, &options, &SilentMonitor).unwrap();
+            assert_eq!(checked(&open_quick(store.clone(), None)).damage, [], "{name}");
+        }
+        let now = restorable(&store);
+        for (place, bytes) in &left {
+            let path = String::from_utf8_lossy(&place.1);
+            assert!(now.get(place) == Some(bytes), "{name}: {path}");
+        }
+    }
+    assert!(salvaged > 0);
+}
+
+#[test]
+fn every_index_object_can_be_lost_at_once() {
+    let whole = three_snapshots();
+    for damaged in [false, true] {
+        let store = copy_of(&whole);
+        let wanted = restorable(&store);
+        for object in store.list(layout::INDEX).unwrap() {
+            let mut bytes = store.get(&object.name).unwrap();
+            store.delete(&object.name).unwrap();
+            if damaged {
+                *bytes.last_mut().unwrap() ^= 1;
+                store.create(&object.name, bytes).unwrap();
+            }
+        }
+        let repository = open_quick(store.clone(), None);
+        let plan = repair_index(
+            &repository,
+            &RepairOptions { dry_run: true, ..options() },
+            &SilentMonitor,
+        )
+        .unwrap();
+        assert_eq!(plan.damaged.is_empty(), !damaged);
+        assert!(plan.packs_listed > 2 && plan.quarantined.is_empty());
+        assert_eq!(store.list(layout::QUARANTINE).unwrap().len(), 0);
+        let done = repair_index(&repository, &options(), &SilentMonitor).unwrap();
+        assert_eq!(done.packs_listed, plan.packs_listed);
+        assert_eq!(done.quarantined.len(), plan.damaged.len());
+        assert_eq!(store.list(layout::QUARANTINE).unwrap().len(), plan.damaged.len());
+        assert_eq!(checked(&open_quick(store.clone(), None)).damage, []);
+        assert!(restorable(&store) == wanted);
+        let again = repair_index(&repository, &options(), &SilentMonitor).unwrap();
+        assert_eq!((again.packs_listed, again.damaged.len()), (0, 0));
+    }
+}
+
+/// The pack that holds this file's chunks, or the tree.
+fn remove_packs(store: &Store, repository: &Repository, kind: ObjectKind) {
+    for (_, pack) in repository.cache().packs().unwrap() {
+        if pack.kind == kind {
+            store.delete(&layout::pack(pack.id)).unwrap();
+        }
+    }
+}
+
+fn find_repaired(repository: &Repository) -> Vec<(SnapshotId, Snapshot)> {
+    let all = snapshots(repository).into_iter();
+    all.filter(|(_, snapshot)| snapshot.repaired.is_some()).collect()
+}
+
+#[test]
+fn a_snapshot_with_missing_content_gets_another_with_what_is_there_and_stays() {
+    let whole = three_snapshots();
+    let all = restorable(&whole);
+    let mut partly = 0;
+    for object in whole.list(layout::PACKS).unwrap() {
+        let store = copy_of(&whole);
+        store.delete(&object.name).unwrap();
+        let left = restorable(&store);
+        let repository = open_quick(store.clone(), None);
+        let originals = snapshots(&repository);
+        let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        let repaired = find_repaired(&repository);
+        assert_eq!(done.made.len(), repaired.len());
+        // The originals are still there, and `latest` is the repaired one of two.
+        let now = snapshots(&repository);
+        assert!(originals.iter().all(|original| now.contains(original)));
+        for made in &done.made {
+            let place = now.iter().position(|(id, _)| *id == made.original).unwrap();
+            assert_eq!(now[place + 1].0, made.id.unwrap(), "right behind its original");
+        }
+        let found = checked(&open_quick(store.clone(), None));
+        for (id, snapshot) in &repaired {
+            let from = snapshot.repaired.as_ref().unwrap();
+            assert!(!from.left_out.is_empty());
+            assert!(snapshot.tags.contains(&"repaired".to_string()));
+            let original = originals.iter().find(|(id, _)| *id == from.original).unwrap();
+            assert_eq!((&original.1.host, &original.1.paths), (&snapshot.host, &snapshot.paths));
+            assert!(snapshot.time > original.1.time);
+            // Nothing in it is damaged, and what could be read of the original is in it.
+            let hit = format!("{}:", id.short());
+            assert!(
+                found
+                    .damage
+                    .iter()
+                    .flat_map(|damage| &damage.hits)
+                    .all(|name| !name.starts_with(&hit))
+            );
+            let now = restorable(&store);
+            for (place, bytes) in left.iter().filter(|(place, _)| place.0 == from.original) {
+                assert!(now.get(&(*id, place.1.clone())) == Some(bytes), "{:?}", place.1);
+            }
+            for (place, bytes) in now.iter().filter(|(place, _)| place.0 == *id) {
+                let name = place.1.strip_suffix(b".damaged");
+                let wanted = all.get(&(from.original, name.unwrap_or(&place.1).to_vec())).unwrap();
+                match name {
+                    None => assert!(wanted == bytes),
+                    Some(_) => {
+                        partly += 1;
+                        let differs = |(one, other): (&u8, &u8)| one != other && *one != 0;
+                        assert_eq!(bytes.len(), wanted.len());
+                        assert!(
+                            !bytes.iter().zip(wanted).any(differs),
+                            "zeros, and no other bytes"
+                        );
+                    }
+                }
+            }
+        }
+        let again = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        assert_eq!((again.made.len(), again.known.len()), (0, repaired.len()));
+        assert_eq!(find_repaired(&repository).len(), repaired.len());
+        // With consent, the damaged ones go.
+        let forgetting = RepairOptions { forget_originals: true, ..options() };
+        let forgotten = repair_snapshots(&repository, &forgetting, &SilentMonitor).unwrap();
+        assert_eq!(forgotten.forgotten.len(), repaired.len());
+        let fresh = open_quick(store.clone(), None);
+        assert_eq!(
+            snapshots(&fresh).len(),
+            originals.len() + repaired.len() - forgotten.forgotten.len()
+        );
+    }
+    assert!(partly > 3, "{partly} files were kept in part");
+}
+
+#[test]
+fn a_snapshot_of_which_nothing_can_be_read_is_told_and_left() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    repository.refresh_index(&SilentMonitor).unwrap();
+    remove_packs(&store, &repository, ObjectKind::TreePack);
+    let repository = open_quick(store.clone(), None);
+    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    assert_eq!((done.made.len(), done.left.len()), (0, 2));
+    assert!(done.left[0].message.starts_with("nothing of it can be brought back"));
+}
+
+#[test]
+fn a_snapshot_that_the_store_has_lost_is_put_back_by_a_client_that_has_seen_it() {
+    let store = three_snapshots();
+    let wanted = restorable(&store);
+    let repository = open_quick(store.clone(), None);
+    let id = snapshots(&repository)[0].0;
+    let name = layout::snapshot(id.0);
+    store.delete(&name).unwrap();
+    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    assert_eq!(done.put_back, [id]);
+    assert!(restorable(&store) == wanted);
+    assert_eq!(checked(&open_quick(store.clone(), None)).damage, []);
+
+    // Damaged, it cannot be put back: slots are never taken away. It is made anew.
+    let mut flipped = store.get(&name).unwrap();
+    flipped[300] ^= 1;
+    store.delete(&name).unwrap();
+    store.create(&name, flipped).unwrap();
+    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    assert_eq!(done.made.len(), 1);
+    assert!(done.made[0].original == id && done.made[0].left_out.is_empty());
+    let again = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    assert_eq!((again.made.len(), again.known.len()), (0, 1));
+    let now = restorable(&store);
+    assert!(wanted.iter().all(|(place, bytes)| now.get(place) == Some(bytes)));
+}
+
+#[test]
+fn a_lost_config_is_made_again_and_one_of_a_newer_version_is_not() {
+    let store = three_snapshots();
+    let wanted = restorable(&store);
+    let config = store.get("config").unwrap();
+    let settings = *open_quick(store.clone(), None).settings();
+    let damaged = {
+        let mut bytes = config.clone();
+        bytes[200] ^= 1;
+        bytes
+    };
+    for bytes in [None, Some(damaged)] {
+        store.delete("config").unwrap();
+        if let Some(bytes) = &bytes {
+            store.create("config", bytes.clone()).unwrap();
+        }
+        let error =
+            Repository::open(store.clone(), &quick_key(1), environment(None)).err().unwrap();
+        assert_eq!((error.kind, error.item.as_str()), (Kind::Corrupt, "config"));
+        let repository = open_any(&store);
+        let dry = RepairOptions { dry_run: true, ..options() };
+        assert!(repair_config(&repository, &dry).unwrap().made);
+        assert_eq!(store.get("config").ok(), bytes);
+        let done = repair_config(&repository, &options()).unwrap();
+        assert!(done.made && done.missing == bytes.is_none());
+        assert_eq!(done.quarantined.len(), usize::from(bytes.is_some()));
+        assert!(!repair_config(&repository, &options()).unwrap().made);
+        assert_eq!(*open_quick(store.clone(), None).settings(), settings);
+        assert!(restorable(&store) == wanted);
+        assert_eq!(checked(&open_quick(store.clone(), None)).damage, []);
+    }
+    let mut newer = config;
+    newer[8] = 2;
+    store.delete("config").unwrap();
+    store.create("config", newer).unwrap();
+    let without = Repository::open_without_config(store, &quick_key(1), environment(None));
+    assert_eq!(without.err().unwrap().kind, Kind::Newer);
+}
+
+#[test]
+fn a_key_slot_of_another_repository_does_not_make_the_config() {
+    let (store, other) = (three_snapshots(), three_snapshots());
+    let id = open_quick(store.clone(), None).id();
+    // Both open with the same key; the store lists the wrong one first or last.
+    for object in other.list(layout::KEYS).unwrap() {
+        store.create(&object.name, other.get(&object.name).unwrap()).unwrap();
+    }
+    store.delete("config").unwrap();
+    let repository = open_any(&store);
+    assert_eq!(repository.id(), id);
+    repair_config(&repository, &options()).unwrap();
+    assert_eq!(checked(&open_quick(store, None)).snapshots, 2);
+}
+
+/// Flips a bit of an object for good.
+fn flip(store: &Store, name: &str) {
+    let mut bytes = store.get(name).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 4;
+    store.delete(name).unwrap();
+    store.create(name, bytes).unwrap();
+}
+
+#[test]
+fn a_condemned_list_that_cannot_be_read_ends_with_nothing_dropped_and_needs_no_consent() {
+    let store = three_snapshots();
+    let wanted = restorable(&store);
+    let collector = open_quick(store.clone(), None);
+    let packs = store.list(layout::PACKS).unwrap().len();
+    // A generation that condemns everything, and has not ended.
+    let all: Vec<_> = collector.inventory().unwrap().packs.iter().map(|(id, _)| *id).collect();
+    let generations = collector.generations().unwrap();
+    let open = collector.condemn(&generations, all).unwrap().unwrap();
+    flip(&store, &layout::condemned(open));
+    let writer = open_quick(store.clone(), None);
+    let holder = writer.register(Purpose::Write).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    write_tree(folder.path(), 3);
+    let refused = prune(&writer, &PruneOptions::default(), &SilentMonitor).unwrap_err();
+    assert!(refused.to_string().contains("repair generations"), "{refused}");
+
+    let repair = RepairOptions { no_collector_runs: false, ..options() };
+    let dry = RepairOptions { dry_run: true, ..repair.clone() };
+    let repository = open_quick(store.clone(), None);
+    let plan = repair_generations(&repository, &dry, &SilentMonitor).unwrap();
+    assert!(plan.blocked && plan.needs_consent.is_none() && plan.ended == Some(open));
+    let done = repair_generations(&repository, &repair, &SilentMonitor).unwrap();
+    assert_eq!((done.ended, done.fenced, done.quarantined.len()), (Some(open), 0, 1));
+    assert!(repository.abort(holder).unwrap(), "who came after the list is not in the way");
+
+    assert_eq!(store.list(layout::PACKS).unwrap().len(), packs);
+    back_up(&writer, folder.path());
+    let options = PruneOptions { patience: std::time::Duration::ZERO, ..PruneOptions::default() };
+    prune(&writer, &options, &SilentMonitor).unwrap();
+    let now = restorable(&store);
+    assert!(wanted.iter().all(|(place, bytes)| now.get(place) == Some(bytes)));
+    assert_eq!(checked(&open_quick(store.clone(), None)).damage, []);
+    let again = repair_generations(&repository, &repair, &SilentMonitor).unwrap();
+    assert!(!again.blocked && again.damaged.is_empty());
+}
+
+#[test]
+fn a_sweep_that_cannot_be_read_needs_consent_and_then_everybody_goes_on() {
+    let store = three_snapshots();
+    let wanted = restorable(&store);
+    let cache = tempfile::tempdir().unwrap();
+    // A client that has followed the sweep, and one that has its object in its cache no more.
+    let follower = open_quick(store.clone(), Some(cache.path()));
+    restorable(&store);
+    follower.refresh_index(&SilentMonitor).unwrap();
+    let swept = follower.generations().unwrap().swept();
+    assert!(swept > 0);
+    flip(&store, &layout::sweep(swept));
+
+    let repository = open_quick(store.clone(), None);
+    let cautious = RepairOptions { no_collector_runs: false, ..options() };
+    let error = repair_generations(&repository, &cautious, &SilentMonitor).unwrap_err();
+    assert!(error.to_string().contains("no collector"), "{error}");
+    let undecided = repository.register(Purpose::Write).unwrap();
+    let done = repair_generations(&repository, &options(), &SilentMonitor).unwrap();
+    assert_eq!((done.ended, done.fenced), (Some(swept + 1), 1));
+    assert!(!repository.abort(undecided).unwrap());
+
+    let folder = tempfile::tempdir().unwrap();
+    write_tree(folder.path(), 3);
+    for client in [&follower, &repository, &open_quick(store.clone(), None)] {
+        back_up(client, folder.path());
+        let options =
+            PruneOptions { patience: std::time::Duration::ZERO, ..PruneOptions::default() };
+        prune(client, &options, &SilentMonitor).unwrap();
+    }
+    let now = restorable(&store);
+    assert!(wanted.iter().all(|(place, bytes)| now.get(place) == Some(bytes)));
+    assert_eq!(checked(&open_quick(store.clone(), None)).damage, []);
+}
+
+#[test]
+fn with_the_sweep_in_its_cache_a_client_needs_no_consent() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    repository.refresh_index(&SilentMonitor).unwrap();
+    let swept = repository.generations().unwrap().swept();
+    flip(&store, &layout::sweep(swept));
+    let cautious = RepairOptions { no_collector_runs: false, ..options() };
+    let done = repair_generations(&repository, &cautious, &SilentMonitor).unwrap();
+    assert_eq!(done.ended, Some(swept + 1));
+    assert_eq!(checked(&open_quick(store, None)).damage, []);
+}
+
+#[test]
+fn a_late_sweep_of_a_generation_that_a_repair_ended_drops_nothing() {
+    let store = three_snapshots();
+    let wanted = restorable(&store);
+    let collector = open_quick(store.clone(), None);
+    let all: Vec<_> = collector.inventory().unwrap().packs.iter().map(|(id, _)| *id).collect();
+    let generations = collector.generations().unwrap();
+    let open = collector.condemn(&generations, all.clone()).unwrap().unwrap();
+    flip(&store, &layout::condemned(open));
+    let repository = open_quick(store.clone(), None);
+    repair_generations(&repository, &options(), &SilentMonitor).unwrap();
+    // The collector, which still knows what it condemned, wakes up.
+    let published = collector.sweep(open, generations.last.as_ref(), all, Vec::new()).unwrap();
+    assert_eq!(published.sweep.packs, []);
+    assert_eq!(collector.delete_swept(&published).unwrap(), (0, 0));
+    assert!(restorable(&store) == wanted);
+}
+
+#[test]
+fn a_damaged_tomb_is_out_of_the_way_so_that_the_snapshot_can_be_forgotten() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    let id = snapshots(&repository)[0].0;
+    repository.forget(&[id], "").unwrap();
+    flip(&store, &layout::tomb(id.0));
+    repository.forget(&[id], "").unwrap();
+    assert_eq!(snapshots(&repository).len(), 2, "a tomb that cannot be read forgets nothing");
+    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    assert_eq!((done.tombs.len(), done.quarantined.len()), (1, 1));
+    repository.forget(&[id], "").unwrap();
+    assert_eq!(snapshots(&repository).len(), 1);
+}
+
+/// A small repository to which everything has happened that repair can do something about. Two snapshots.
+fn ruin() -> Store {
+    let store = Store::memory();
+    let repository = create_quick_with(store.clone(), small_settings(), None);
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("deep")).unwrap();
+    for number in 0..6 {
+        fs::write(folder.path().join(format!("deep/{number}")), noise(20_000, number)).unwrap();
+    }
+    back_up(&repository, folder.path());
+    fs::write(folder.path().join("later"), noise(30_000, 9)).unwrap();
+    back_up(&repository, folder.path());
+    let generations = repository.generations().unwrap();
+    let open = repository.condemn(&generations, Vec::new()).unwrap().unwrap();
+    flip(&store, &layout::condemned(open));
+    flip(&store, &store.list(layout::INDEX).unwrap()[0].name);
+    let data: Vec<_> = {
+        let packs = repository.cache().packs().unwrap().into_iter();
+        packs.filter(|(_, pack)| pack.kind == ObjectKind::DataPack).collect()
+    };
+    assert!(data.len() > 2);
+    let mut bytes = store.get(&layout::pack(data[0].1.id)).unwrap();
+    bytes[HEADER_LENGTH + 10] ^= 1;
+    store.delete(&layout::pack(data[0].1.id)).unwrap();
+    store.create(&layout::pack(data[0].1.id), bytes).unwrap();
+    flip(&store, "config");
+    store
+}
+
+fn repaired_paths(store: &Store) -> BTreeSet<(bool, Vec<u8>)> {
+    let repository = open_quick(store.clone(), None);
+    let all = snapshots(&repository);
+    let is_repaired = |id: &SnapshotId| {
+        all.iter().any(|(other, snapshot)| other == id && snapshot.repaired.is_some())
+    };
+    restorable(store).into_keys().map(|(id, path)| (is_repaired(&id), path)).collect()
+}
+
+#[test]
+fn a_repair_may_be_stopped_at_any_call_and_the_next_one_comes_to_the_same_end() {
+    let ruin = ruin();
+    let before = restorable(&ruin);
+    let (wanted, wanted_damage) = {
+        let store = copy_of(&ruin);
+        repair_all(&open_any(&store)).unwrap();
+        let damage = checked(&open_quick(store.clone(), None)).damage.len();
+        (repaired_paths(&store), damage)
+    };
+    assert!(wanted.iter().any(|(is_repaired, _)| *is_repaired));
+    for effect in [Effect::Before, Effect::After] {
+        for call in 0.. {
+            let what = format!("stopped {effect:?} call {call}");
+            let (store, control) = (copy_of(&ruin), FaultControl::new());
+            let faulty = store.clone().with_faults(control.clone());
+            let repository =
+                Repository::open_without_config(faulty, &quick_key(1), environment(None)).unwrap();
+            let at = control.calls() + call;
+            control.stop_at(at, effect);
+            let outcome = repair_all(&repository);
+            let reached = control.calls() > at;
+            drop(repository);
+            control.resume();
+            let now = restorable(&store);
+            for (place, bytes) in &before {
+                let path = String::from_utf8_lossy(&place.1);
+                assert!(now.get(place) == Some(bytes), "{what}: {path} was whole and is not");
+            }
+            let second = open_any(&store);
+            repair_all(&second).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(repaired_paths(&store), wanted, "{what}");
+            if call % 8 == 0 {
+                let fresh = open_quick(store.clone(), None);
+                assert_eq!(checked(&fresh).damage.len(), wanted_damage, "{what}");
+                let lasting_before = lasting(&store);
+                repair_all(&fresh).unwrap();
+                assert_eq!(lasting(&store), lasting_before, "{what}");
+            }
+            if !reached {
+                assert!(outcome.is_ok() && call > 60, "{what}: {outcome:?}");
+                break;
+            }
+        }
+    }
+}
