@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use aumbry::format::config::Settings;
-use aumbry::format::header::{HEADER_LENGTH, ObjectKind};
+use aumbry::format::header::{HEADER_LENGTH, Header, ObjectKind};
 use aumbry::format::session::Purpose;
 use aumbry::format::snapshot::Snapshot;
 use aumbry::id::SnapshotId;
@@ -14,6 +14,7 @@ use aumbry::monitor::SilentMonitor;
 use aumbry::ops::OpsError;
 use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
 use aumbry::ops::prune::{PruneOptions, prune};
+use aumbry::ops::rekey::{self, Change, RekeyOptions};
 use aumbry::ops::repair::{
     RepairOptions, repair_config, repair_generations, repair_index, repair_packs, repair_snapshots,
 };
@@ -784,4 +785,20 @@ fn a_repair_may_be_stopped_at_any_call_and_the_next_one_comes_to_the_same_end() 
             }
         }
     }
+}
+
+#[test]
+fn a_config_that_is_lost_after_a_rekeying_is_made_with_the_newest_keys() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    let change = RekeyOptions { change: Change::NewEpoch, remove: Vec::new() };
+    let planned = rekey::plan(&repository, &change, &SilentMonitor).unwrap();
+    rekey::rekey(&repository, &planned).unwrap();
+    let epoch = open_quick(store.clone(), None).sealer().newest_epoch();
+    assert_eq!(epoch, 2);
+    store.delete("config").unwrap();
+    repair_config(&open_any(&store), &options()).unwrap();
+    let header = Header::decode(&store.get("config").unwrap()).unwrap();
+    assert_eq!(header.epoch, epoch);
+    assert_eq!(checked(&open_quick(store, None)).damage, []);
 }
