@@ -8,7 +8,8 @@ use super::error::{Kind, RepositoryError, Result};
 pub enum Chance {
     /// The operating system.
     System,
-    /// A stream that follows from a seed: for tests that must repeat.
+    /// A stream that follows from a seed: for tests that must repeat. Threads that draw from one stream would race
+    /// for it, so with this one everything is done on the calling thread ([`Chance::repeats`]).
     Seeded(Mutex<blake3::OutputReader>),
 }
 
@@ -18,6 +19,11 @@ impl Chance {
         let mut hasher = blake3::Hasher::new_derive_key("aumbry test randomness");
         hasher.update(&seed.to_le_bytes());
         Chance::Seeded(Mutex::new(hasher.finalize_xof()))
+    }
+
+    /// Whether everything follows from a seed, the order of the calls to the store included.
+    pub fn repeats(&self) -> bool {
+        matches!(self, Chance::Seeded(_))
     }
 
     /// `N` random bytes.

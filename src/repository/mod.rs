@@ -13,6 +13,7 @@ pub mod keys;
 mod maintainer;
 pub mod mend;
 pub mod packer;
+pub mod planted;
 pub mod quarantine;
 pub mod reader;
 pub mod seal;
@@ -336,6 +337,11 @@ impl Repository {
     /// What it knows of the machine.
     pub fn environment(&self) -> &Environment {
         &self.environment
+    }
+
+    /// On how many threads to do what would best be done on so many.
+    pub fn threads(&self, best: usize) -> usize {
+        if self.environment.chance.repeats() { 1 } else { best }
     }
 
     /// The slot that opened it.

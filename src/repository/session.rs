@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use super::Repository;
 use super::error::Result;
+use super::planted::{Step, is_left_out};
 use crate::format::header::ObjectKind;
 use crate::format::session::{Purpose, Session};
 use crate::format::snapshot::Decision;
@@ -44,7 +45,10 @@ impl Repository {
             if self.store.create(&name, object)? == Created::AlreadyThere {
                 continue;
             }
-            let now = self.newest_generation()?;
+            let now = match is_left_out(Step::LookAfterRegistering) {
+                true => generation,
+                false => self.newest_generation()?,
+            };
             if now == generation {
                 if purpose == Purpose::Write
                     && let Err(error) = self.require_newest_keys()
@@ -99,6 +103,12 @@ impl Repository {
         Ok(is_ours && self.generations()?.swept() <= session.generation)
     }
 
+    /// Whether a collector has given this session up, which has not ended itself.
+    pub(super) fn is_fenced(&self, session: SessionId) -> Result<bool> {
+        let is_decided = self.decided_sessions()?.contains(&session);
+        Ok(is_decided || self.generations()?.swept() > session.generation)
+    }
+
     /// Ends a reader's session, and says so when a collector had given it up.
     pub fn end_reader(&self, session: Option<SessionId>, monitor: &dyn Monitor) {
         match session.map(|session| self.end(session)) {
@@ -134,7 +144,7 @@ impl Repository {
         let generations = self.generations()?;
         // A sweep that cannot be read may be one that did not let it live.
         generations.require_readable()?;
-        if !generations.lets_live(session) {
+        if !generations.lets_live(session) && !is_left_out(Step::LookAfterCommitting) {
             return Ok(Committed::Fenced);
         }
         // The snapshot is in the store: a cache that cannot be written only costs reading it again.

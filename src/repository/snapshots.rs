@@ -1,6 +1,6 @@
 //! Lists, reads, forgets and brings back snapshots, and notices when one that was seen is gone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
@@ -46,7 +46,7 @@ pub struct Snapshots {
     /// again under another name. They restore like all others, and are collected when they are forgotten.
     pub unconfirmed: HashSet<SnapshotId>,
     /// Every snapshot that was forgotten and has a tomb that opens, still listed or not.
-    pub tombs: HashSet<SnapshotId>,
+    pub tombs: BTreeSet<SnapshotId>,
 }
 
 /// A snapshot that was forgotten and can come back.
@@ -82,6 +82,7 @@ impl Repository {
         let mut seen = Vec::new();
         let mut listed = HashMap::new();
         let mut snapshots = Snapshots::default();
+        let mut unfound = Vec::new();
         for object in self.store.list(layout::SNAPSHOTS)? {
             let Some(session) = layout::parse_snapshot(&object.name) else { continue };
             let id = SnapshotId(session);
@@ -98,7 +99,20 @@ impl Repository {
                 Ok(Decision::Snapshot(snapshot)) if lives => snapshots.all.push((id, *snapshot)),
                 Ok(Decision::Snapshot(_)) => snapshots.swept.push(id),
                 Err(error) if !lives && is_damage(&error) => snapshots.swept.push(id),
+                Err(error) if error.kind == Kind::NotFound => unfound.push((id, error)),
                 Err(error) => snapshots.damaged.push((id, error)),
+            }
+        }
+        if !unfound.is_empty() {
+            // A collector may have cleared it away since it was listed: then it is listed no more.
+            let again = self.store.list(layout::SNAPSHOTS)?;
+            let again: HashSet<SessionId> =
+                again.iter().filter_map(|object| layout::parse_snapshot(&object.name)).collect();
+            for (id, error) in unfound {
+                match again.contains(&id.0) {
+                    true => snapshots.damaged.push((id, error)),
+                    false => drop(listed.remove(&id)),
+                }
             }
         }
         if !self.store.is_conditional() {
@@ -274,6 +288,8 @@ impl Repository {
             let snapshot = match self.read_listed_slot(id, &object, &known, &mut Vec::new()) {
                 Ok(Decision::Snapshot(snapshot)) => Ok(*snapshot),
                 Ok(Decision::Abort) => continue,
+                // Cleared away since it was listed.
+                Err(error) if error.kind == Kind::NotFound => continue,
                 Err(error) => Err(error),
             };
             forgotten.push(Forgotten { id, snapshot, tomb: Tomb::decode(payload).ok() });

@@ -17,6 +17,7 @@ use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::objects::IndexReport;
 use super::packer::PackBuilder;
+use super::planted::{Step, is_left_out};
 use super::session::Committed;
 use crate::codec::compress::{Compressor, compress_delta};
 use crate::format::header::ObjectKind;
@@ -160,7 +161,10 @@ impl<'a> Writer<'a> {
         let trusts_parent = lacking.is_empty() && !index_is_damaged;
         // Those that a collector means to drop are there for readers, and no longer for writers. A parent may need
         // one of them and be forgotten before the sweep, which would not spare it for this session's sake.
-        let condemned = generations.condemned_packs();
+        let condemned = match is_left_out(Step::ExcludeCondemned) {
+            true => &[],
+            false => generations.condemned_packs(),
+        };
         let trusts_parent = trusts_parent && condemned.is_empty();
         let mut excluded = excluded;
         excluded.extend(repository.cache.pack_numbers(condemned.iter().copied())?);
@@ -172,7 +176,12 @@ impl<'a> Writer<'a> {
         });
         let (sender, receiver) = sync_channel(0);
         let receiver = Arc::new(Mutex::new(receiver));
-        let threads = (0..UPLOADS)
+        // With one thread in all, whoever fills a pack uploads it.
+        let threads = match repository.threads(UPLOADS) {
+            1 => 0,
+            many => many,
+        };
+        let threads = (0..threads)
             .map(|_| {
                 let (uploads, receiver) = (uploads.clone(), receiver.clone());
                 std::thread::spawn(move || upload(&uploads, &receiver))
@@ -357,9 +366,14 @@ impl<'a> Writer<'a> {
         if kind == ObjectKind::TreePack {
             self.repository.keep_pack(&record.id, &object);
         }
-        let sender = self.queue.lock().clone();
         let finished = Box::new(Finished { name, object, record });
-        let sent = sender.is_some_and(|sender| sender.send(finished).is_ok());
+        let sent = if self.repository.threads(UPLOADS) == 1 {
+            upload_one(&self.uploads, *finished);
+            true
+        } else {
+            let sender = self.queue.lock().clone();
+            sender.is_some_and(|sender| sender.send(finished).is_ok())
+        };
         self.check_uploads()?;
         match sent {
             true => self.write_index_when_due(INDEX_BLOBS),
@@ -400,7 +414,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Uploads what is open, writes the last index object, and proves that every pack is in the store.
+    /// Uploads what is open, writes the last index object, and proves that every pack is in the store, unless a
+    /// collector has given the session up.
     /// Every [`SegmentWriter`] must have been finished. Nothing is committed yet.
     pub fn finish(&self) -> Result<()> {
         for (kind, open) in
@@ -448,6 +463,8 @@ impl<'a> Writer<'a> {
             .find(|id| !listed.contains(id));
         match missing {
             None => Ok(()),
+            // Collected as garbage: committing will find so, and what to do about it.
+            Some(_) if self.repository.is_fenced(self.session)? => Ok(()),
             Some(id) => Err(RepositoryError::new(
                 Kind::Unavailable,
                 layout::pack(id),
@@ -476,25 +493,28 @@ impl Drop for Writer<'_> {
 fn upload(uploads: &Uploads, queue: &Mutex<Receiver<Box<Finished>>>) {
     loop {
         let Ok(finished) = queue.lock().recv() else { return };
-        let Finished { name, object, record } = *finished;
-        if uploads.failure.lock().is_some() {
-            // Go on receiving, so that nobody waits for a queue that nobody empties.
-            continue;
-        }
-        let failure = match uploads.store.create(&name, object) {
-            Ok(Created::New) => {
-                let mut unindexed = uploads.unindexed.lock();
-                unindexed.blobs += record.directory.blob_count() as u64;
-                unindexed.packs.push(record);
-                continue;
-            }
-            Ok(Created::AlreadyThere) => {
-                RepositoryError::new(Kind::Conflict, name, "is already there")
-            }
-            Err(error) => error.into(),
-        };
-        uploads.failure.lock().get_or_insert(failure);
+        // After a failure, too, it goes on receiving, so that nobody waits for a queue that nobody empties.
+        upload_one(uploads, *finished);
     }
+}
+
+/// Brings a pack to the store, unless an earlier one could not be stored.
+fn upload_one(uploads: &Uploads, finished: Finished) {
+    let Finished { name, object, record } = finished;
+    if uploads.failure.lock().is_some() {
+        return;
+    }
+    let failure = match uploads.store.create(&name, object) {
+        Ok(Created::New) => {
+            let mut unindexed = uploads.unindexed.lock();
+            unindexed.blobs += record.directory.blob_count() as u64;
+            unindexed.packs.push(record);
+            return;
+        }
+        Ok(Created::AlreadyThere) => RepositoryError::new(Kind::Conflict, name, "is already there"),
+        Err(error) => error.into(),
+    };
+    uploads.failure.lock().get_or_insert(failure);
 }
 
 /// Gathers blobs of one kind into segments.

@@ -123,6 +123,11 @@ impl Store {
         Store::over(operator.layer(timeout).layer(retry), location.into(), false)
     }
 
+    /// A store over a service that needs neither time-outs nor retries: a simulated one.
+    pub fn direct(operator: Operator, location: impl Into<String>, lists_cheaply: bool) -> Store {
+        Store::over(operator, location.into(), lists_cheaply)
+    }
+
     fn over(operator: Operator, location: String, lists_cheaply: bool) -> Store {
         let runtime = OnceLock::new();
         let inner = Inner { operator, location, lists_cheaply, is_conditional: true, runtime };

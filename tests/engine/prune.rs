@@ -173,6 +173,27 @@ fn a_collection_waits_for_a_session_that_has_not_decided_and_a_later_run_ends_it
 }
 
 #[test]
+fn what_a_dead_writer_left_goes_although_nothing_else_is_to_be_collected() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..10, 1);
+    back_up(&repository, folder.path());
+    let before = pack_bytes(&store);
+    let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
+    segments.put(&noise(10_000, 99)).unwrap();
+    segments.flush().unwrap();
+    writer.finish().unwrap();
+    assert!(pack_bytes(&store) > before);
+    assert_eq!(pruned(&repository, &PruneOptions::default()).fenced, 0, "it is waited for");
+    assert_eq!(pruned(&repository, &tight()).fenced, 1);
+    pruned(&repository, &tight());
+    assert_eq!(pack_bytes(&store), before);
+    assert_whole(&store);
+}
+
+#[test]
 fn patience_counts_only_what_two_runs_have_seen() {
     let store = Store::memory();
     let repository = create_quick(store.clone(), None);

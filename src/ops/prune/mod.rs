@@ -26,6 +26,7 @@ use crate::repository::collector::{Cleared, Holder};
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::generations::{Generations, PublishedSweep};
 use crate::repository::index::merge::Merged;
+use crate::repository::planted::{Step, is_left_out};
 use crate::repository::reader::BlobReader;
 use crate::repository::snapshots::Snapshots;
 use crate::repository::verify::is_damage;
@@ -146,6 +147,7 @@ pub fn prune(
             findings: &findings,
             walked: HashSet::new(),
             newest: 0,
+            swept: 0,
             summary,
         };
         outcome = collection.attempt();
@@ -203,6 +205,8 @@ struct Collection<'c, 'a> {
     walked: HashSet<SnapshotId>,
     /// The newest generation that this attempt knows of.
     newest: u32,
+    /// The newest sweep that it knows of.
+    swept: u32,
     summary: PruneSummary,
 }
 
@@ -220,10 +224,12 @@ impl<'a> Collection<'_, 'a> {
         let ran = self.run(session);
         let ended = session.map_or(Ok(false), |session| self.repository.abort(session));
         match ran {
-            Err(OpsError::Repository(error))
-                if is_damage(&error) && self.repository.generations()?.newest > self.newest =>
-            {
-                Ok(Attempt::Overtaken)
+            Err(OpsError::Repository(error)) if is_damage(&error) => {
+                let now = self.repository.generations()?;
+                match now.newest > self.newest || now.swept() > self.swept {
+                    true => Ok(Attempt::Overtaken),
+                    false => Err(error.into()),
+                }
             }
             Err(error) => Err(error),
             Ok(attempt) => ended.map(|_| attempt).map_err(OpsError::from),
@@ -235,6 +241,10 @@ impl<'a> Collection<'_, 'a> {
             return Ok(Attempt::Done);
         }
         let marked = self.mark()?;
+        if marked.generations.open.is_some() && !self.options.dry_run {
+            // What another collector condemned meanwhile may be needed, and will be spared then.
+            return Ok(Attempt::Overtaken);
+        }
         let usage = self.usage(&marked)?;
         let packs = usage.packs(self.repository);
         let plan = plan(&packs, &self.options.limits);
@@ -311,6 +321,7 @@ impl<'a> Collection<'_, 'a> {
         let generations = self.repository.generations()?;
         self.newest = generations.newest;
         generations.require_readable()?;
+        self.swept = generations.swept();
         if self.options.dry_run {
             return Ok(true);
         }
@@ -330,6 +341,7 @@ impl<'a> Collection<'_, 'a> {
     fn mark(&mut self) -> Result<Marked, OpsError> {
         self.monitor.phase(Phase::Mark);
         let generations = self.repository.generations()?;
+        self.swept = generations.swept();
         let undecided = self.repository.undecided_sessions()?.into_iter().collect();
         let snapshots = self.repository.snapshots(self.monitor)?;
         self.repository.require_checkpoint(&generations, &snapshots)?;
@@ -356,7 +368,6 @@ impl<'a> Collection<'_, 'a> {
 
     fn usage(&self, marked: &Marked) -> Result<Usage, OpsError> {
         let exceptions = Exceptions {
-            condemned: marked.generations.condemned_packs(),
             damaged: self.repository.damaged_packs()?,
             undecided: marked.undecided.clone(),
         };
@@ -385,7 +396,11 @@ impl<'a> Collection<'_, 'a> {
     fn end(&mut self, generation: u32, condemned: &Condemned) -> Result<Ended, OpsError> {
         let now = self.repository.environment().clock.now();
         let mut held = Vec::new();
-        for holder in self.repository.holders(generation)? {
+        let holders = match is_left_out(Step::WaitForSessions) {
+            true => Vec::new(),
+            false => self.repository.holders(generation)?,
+        };
+        for holder in holders {
             let said = self.repository.session(holder.session).ok();
             // A collector that was given up begins again, and one that was stopped never would.
             let is_collector = said.as_ref().is_some_and(|said| said.purpose == Purpose::Collect);
@@ -416,7 +431,8 @@ impl<'a> Collection<'_, 'a> {
         let damaged = self.repository.damaged_packs()?;
         let rescue = Usage::rescue(self.repository, &self.walk, &condemned.packs, damaged)?;
         require_all(rescue.lost_blobs, rescue.lost_example)?;
-        let is_dropped = |pack: &&PackId| !rescue.packs.contains(*pack);
+        let is_dropped =
+            |pack: &&PackId| !rescue.packs.contains(*pack) || is_left_out(Step::SpareNeeded);
         let packs: Vec<PackId> = condemned.packs.iter().filter(is_dropped).copied().collect();
         let live = marked
             .snapshots

@@ -101,7 +101,7 @@ pub fn copy(
         Ok(())
     };
     let worked = std::thread::scope(|scope| {
-        let threads: Vec<_> = (1..WORKERS).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (1..repository.threads(WORKERS)).map(|_| scope.spawn(work)).collect();
         let mut results = vec![work()];
         for thread in threads {
             results.push(thread.join().unwrap_or_else(|_| {

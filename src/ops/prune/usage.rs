@@ -21,7 +21,7 @@ use crate::repository::index::{Location, PackInfo};
 /// A pack of the index.
 struct Row {
     info: PackInfo,
-    /// Whether its blobs can be counted on: it is in the store, and nobody is about to delete it.
+    /// Whether its blobs can be counted on: it is in the store.
     counts: bool,
     /// It belongs to a session that has not decided.
     is_busy: bool,
@@ -57,9 +57,7 @@ pub struct Usage {
 
 /// What is not to be counted on, and what is not to be touched.
 #[derive(Default)]
-pub struct Exceptions<'e> {
-    /// Packs that an open generation condemns.
-    pub condemned: &'e [PackId],
+pub struct Exceptions {
     /// Packs that are known to be damaged: needed only where nothing else has the blob.
     pub damaged: Arc<HashSet<PackId>>,
     /// Sessions that have not decided.
@@ -71,13 +69,12 @@ impl Usage {
     fn new(
         repository: &Repository,
         walk: &Walk<'_, '_>,
-        exceptions: &Exceptions<'_>,
+        exceptions: &Exceptions,
     ) -> Result<Self, OpsError> {
         let missing: HashSet<PackId> = repository.missing_packs()?.into_iter().collect();
-        let condemned: HashSet<&PackId> = exceptions.condemned.iter().collect();
         let rows = repository.cache().packs()?.into_iter().map(|(number, info)| {
             let row = Row {
-                counts: !missing.contains(&info.id) && !condemned.contains(&info.id),
+                counts: !missing.contains(&info.id),
                 is_busy: exceptions.undecided.contains(&info.id.session),
                 plain_bytes: 0,
                 used_bytes: 0,
@@ -101,7 +98,7 @@ impl Usage {
     pub fn count(
         repository: &Repository,
         walk: &Walk<'_, '_>,
-        exceptions: &Exceptions<'_>,
+        exceptions: &Exceptions,
     ) -> Result<Self, OpsError> {
         let mut usage = Self::new(repository, walk, exceptions)?;
         // First what stands in one place only, so that the choice among copies knows where most is needed anyway.

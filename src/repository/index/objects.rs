@@ -161,6 +161,13 @@ impl Repository {
             return Ok(true);
         }
         let mut is_whole = true;
+        if self.threads(2) == 1 {
+            for batch in batches {
+                is_whole &= self.take_batch(self.read_indexes(batch)?, report)?;
+            }
+            self.cache.settle()?;
+            return Ok(is_whole);
+        }
         // The next batch is read while one is taken in: at most two are in memory.
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(0);
@@ -171,35 +178,34 @@ impl Repository {
                 })
             });
             for read in receiver {
-                let read = read?;
-                is_whole &= !read.vanished;
-                let oldest = read.ids.iter().map(|id| id.session.generation).min();
-                report.oldest_session = match (report.oldest_session, oldest) {
-                    (Some(known), Some(new)) => Some(known.min(new)),
-                    (known, new) => known.or(new),
-                };
-                for error in read.damaged {
-                    if report.damaged.iter().all(|known| known.item != error.item) {
-                        report.damaged.push(error);
-                    }
-                }
-                self.cache.append(&read.ids, &read.packs)?;
-                self.cache.supersede(&read.superseded)?;
-                self.cache.note_listing(&read.listings)?;
+                is_whole &= self.take_batch(read?, report)?;
             }
             self.cache.settle()
         })?;
         Ok(is_whole)
     }
 
+    /// Takes in a batch that was read. `false`: a part of it was gone.
+    fn take_batch(&self, read: ReadIndexes, report: &mut IndexReport) -> Result<bool> {
+        let oldest = read.ids.iter().map(|id| id.session.generation).min();
+        report.oldest_session = match (report.oldest_session, oldest) {
+            (Some(known), Some(new)) => Some(known.min(new)),
+            (known, new) => known.or(new),
+        };
+        for error in read.damaged {
+            if report.damaged.iter().all(|known| known.item != error.item) {
+                report.damaged.push(error);
+            }
+        }
+        self.cache.append(&read.ids, &read.packs)?;
+        self.cache.supersede(&read.superseded)?;
+        self.cache.note_listing(&read.listings)?;
+        Ok(!read.vanished)
+    }
+
     fn read_indexes(&self, ids: &[IndexId]) -> Result<ReadIndexes> {
-        let indexes = std::thread::scope(|scope| {
-            let parts = ids.chunks(ids.len().div_ceil(READERS).max(1));
-            let read = |part: &[IndexId]| -> Vec<_> {
-                part.iter().map(|id| (*id, self.read_index(*id))).collect()
-            };
-            let threads: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
-            threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+        let indexes = self.in_parts(ids, |part| -> Vec<_> {
+            part.iter().map(|id| (*id, self.read_index(*id))).collect()
         });
         let mut read = ReadIndexes::default();
         for indexes in indexes {
@@ -286,13 +292,28 @@ impl Repository {
                 _ => Err(error),
             })
         };
-        let read = |part: &[(PackId, u64)]| -> Vec<PackRecord> {
+        let read = self.in_parts(packs, |part| -> Vec<PackRecord> {
             part.iter().map(read_one).filter_map(std::result::Result::ok).collect()
-        };
+        });
+        read.into_iter().filter_map(std::result::Result::ok).flatten().collect()
+    }
+
+    /// What `work` makes of each part of `all`. The parts are worked on at once, by as many threads as read;
+    /// a single one by the calling thread.
+    fn in_parts<T: Sync, R: Send>(
+        &self,
+        all: &[T],
+        work: impl Fn(&[T]) -> R + Sync,
+    ) -> Vec<std::thread::Result<R>> {
+        let length = all.len().div_ceil(self.threads(READERS)).max(1);
+        if all.len() <= length {
+            return vec![Ok(work(all))];
+        }
+        let work = &work;
         std::thread::scope(|scope| {
-            let parts = packs.chunks(packs.len().div_ceil(READERS).max(1));
-            let threads: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
-            threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+            let parts = all.chunks(length);
+            let threads: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
         })
     }
 
