@@ -247,6 +247,21 @@ impl Repository {
         }
     }
 
+    /// Deletes packs that are there although they were swept: from a request that took effect late. Nobody counts on
+    /// them, and who has followed the sweeps does not even see them. Only as far back as the sweeps are kept: a client
+    /// that has begun since knows of no older ones, and may count on such a pack.
+    fn clear_late_packs(&self, last: &PublishedSweep) -> Result<()> {
+        let chain = self.chain(last, 1)?;
+        let swept: HashSet<PackId> =
+            chain.iter().flat_map(|published| &published.sweep.packs).copied().collect();
+        for object in self.store.list(layout::PACKS)? {
+            if layout::parse_pack(&object.name).is_some_and(|pack| swept.contains(&pack)) {
+                self.store.delete(&object.name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what a finished collection has made meaningless: registrations of sessions that have decided,
     /// ABORTs and forgotten snapshots from before the last sweep, condemned lists and sweeps that are
     /// long done. `snapshots` was listed after `generations`.
@@ -282,6 +297,7 @@ impl Repository {
             self.store.delete(&layout::tomb(id.0))?;
         }
         self.clear_health()?;
+        self.clear_late_packs(last)?;
         for generation in generations.condemned.range(..last.generation) {
             self.store.delete(&layout::condemned(*generation))?;
         }

@@ -177,6 +177,23 @@ impl Repository {
         Ok(PublishedSweep { generation, sweep, hash })
     }
 
+    /// The sweeps from the newest back to `wanted`, as far as every one of them is there and can be read.
+    pub(super) fn chain(&self, last: &PublishedSweep, wanted: u32) -> Result<Vec<PublishedSweep>> {
+        let mut chain = vec![last.clone()];
+        while let Some(oldest) = chain.last().filter(|oldest| oldest.generation > wanted) {
+            let (generation, previous) = (oldest.generation - 1, oldest.sweep.previous);
+            match self.read_sweep(generation) {
+                Ok(before) if previous == Some(before.hash) => chain.push(before),
+                // A gap: a listing tells which packs are there. One that the next does not name was published
+                // by a collector that slept, after the true one was cleared away; it means nothing.
+                Ok(_) => break,
+                Err(error) if is_damage(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(chain)
+    }
+
     /// Applies to the cache the sweeps that it has not seen, and holds the chain against what it has. Afterwards
     /// the cache takes in no pack that was swept since `Followed::from`.
     pub(super) fn follow_sweeps(&self, generations: &Generations) -> Result<()> {
@@ -198,20 +215,8 @@ impl Repository {
                 return if known.hash == last.hash { Ok(()) } else { Err(other_history(known.to)) };
             }
         }
-        // From the newest back to what is known, as far as every one of them is there and can be read.
-        let mut chain = vec![last.clone()];
         let wanted = known.map_or(1, |known| known.to + 1);
-        while let Some(oldest) = chain.last().filter(|oldest| oldest.generation > wanted) {
-            let (generation, previous) = (oldest.generation - 1, oldest.sweep.previous);
-            match self.read_sweep(generation) {
-                Ok(before) if previous == Some(before.hash) => chain.push(before),
-                // A gap: a listing tells which packs are there. One that the next does not name was published
-                // by a collector that slept, after the true one was cleared away; it means nothing.
-                Ok(_) => break,
-                Err(error) if is_damage(&error) => break,
-                Err(error) => return Err(error),
-            }
-        }
+        let chain = self.chain(last, wanted)?;
         let oldest = chain.last().map_or(last, |oldest| oldest);
         // A repair, which could not read the sweep before, names none: that is a gap, too.
         let begins_anew = known.is_some() && oldest.sweep.previous.is_none();

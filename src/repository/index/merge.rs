@@ -141,7 +141,7 @@ impl Repository {
         superseded.extend(self.cache.superseded()?.into_iter().rev().take(SUPERSEDED_AGAIN));
         self.cache.supersede(&superseded)?;
         writing.write(packs, superseded)?;
-        let written = writing.finish()?;
+        let Some(written) = writing.finish()? else { return Ok(writing.merged) };
         // Until here nothing was taken away; from here on the new ones are listed.
         for id in &wanted {
             self.store.delete(&layout::index(*id))?;
@@ -208,12 +208,16 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Proves that a listing shows the new objects.
-    fn finish(self) -> Result<Merged> {
+    /// Proves that a listing shows the new objects. `None`: another client has merged one of them already, and takes care
+    /// of the rest.
+    fn finish(&self) -> Result<Option<Merged>> {
         let listed: BTreeSet<IndexId> = self.repository.listed_indexes()?.into_iter().collect();
         for number in 0..self.merged.written {
             let id = self.id(number);
             if !listed.contains(&id) {
+                if self.repository.store.size(&layout::index(id))?.is_none() {
+                    return Ok(None);
+                }
                 return Err(RepositoryError::new(
                     Kind::Unavailable,
                     layout::index(id),
@@ -221,6 +225,6 @@ impl Writing<'_> {
                 ));
             }
         }
-        Ok(self.merged)
+        Ok(Some(self.merged))
     }
 }
