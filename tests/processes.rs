@@ -88,7 +88,7 @@ impl Run {
     fn message(&self, kind: &str) -> Option<Value> {
         let text = String::from_utf8_lossy(&self.output.stdout);
         let values = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        values.filter(|value| value["message_type"] == kind).last()
+        values.filter(|value| value["message_type"] == kind).next_back()
     }
 }
 

@@ -192,3 +192,38 @@ fn an_interrupted_backup_ends_in_order() {
     assert!(words.contains(r#""code":130"#), "{words}");
     assert!(scene.run(&["snapshots", "--json"]).ok().text().starts_with("[]"));
 }
+
+#[test]
+fn the_place_is_taken_from_variables_and_not_from_those_of_others() {
+    let mut scene = Scene::with_documents();
+    scene.set("RESTIC_REPOSITORY", "/nowhere/else");
+    scene.set("RESTIC_PASSWORD", "somebody's");
+    scene.run(&["init"]).ok();
+    assert!(scene.repository().join("config").exists());
+
+    let other = scene.text_path("other");
+    scene.set("AUMBRY_REPOSITORY", &other);
+    scene.run(&["init"]).ok();
+    assert!(scene.path("other/config").exists());
+    // Somebody was there first.
+    let again = scene.run(&["init"]);
+    assert_eq!(again.code, 11);
+    scene.unset("AUMBRY_REPOSITORY");
+
+    std::fs::write(scene.path("place"), format!("{other}\n")).unwrap();
+    scene.set("AUMBRY_REPOSITORY_FILE", &scene.text_path("place"));
+    scene.run(&["backup", "--quiet", "Documents"]).ok();
+    assert_eq!(std::fs::read_dir(scene.path("other/snapshots")).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read_dir(scene.repository().join("snapshots")).map_or(0, Iterator::count),
+        0
+    );
+    // What is typed wins.
+    let typed = scene.run(&[
+        "-r",
+        &scene.text_path(".local/share/aumbry/repository"),
+        "snapshots",
+        "--json",
+    ]);
+    assert_eq!(typed.ok().json_lines()[0].as_array().unwrap().len(), 0);
+}
