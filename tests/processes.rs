@@ -87,8 +87,8 @@ impl Run {
     /// The message of this type, if it came that far.
     fn message(&self, kind: &str) -> Option<Value> {
         let text = String::from_utf8_lossy(&self.output.stdout);
-        let values = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        values.filter(|value| value["message_type"] == kind).next_back()
+        let mut values = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        values.rfind(|value| value["message_type"] == kind)
     }
 }
 

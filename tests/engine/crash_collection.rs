@@ -557,7 +557,7 @@ fn stop_twice(pairs: u64, seed: u64) {
                     false => Next::Same,
                 };
                 let cache = next.cache(world.cache.path(), first.cache.path());
-                let cache = cache.unwrap_or_else(|| folder());
+                let cache = cache.unwrap_or_else(folder);
                 let control = FaultControl::new();
                 let faulty = first.store.clone().with_faults(control.clone());
                 let repository = open_quick(faulty, Some(cache.path()));
