@@ -320,8 +320,8 @@ impl<'a> Collection<'_, 'a> {
     fn finish_open(&mut self) -> Result<bool, OpsError> {
         let generations = self.repository.generations()?;
         self.newest = generations.newest;
-        generations.require_readable()?;
         self.swept = generations.swept();
+        generations.require_readable()?;
         if self.options.dry_run {
             return Ok(true);
         }
