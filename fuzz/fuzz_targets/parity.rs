@@ -24,11 +24,12 @@ const ID: PackId = PackId { session: SessionId { generation: 0, random: [7; 16] 
 
 static SEALER: LazyLock<Sealer> = LazyLock::new(|| {
     let keyring = Keyring {
+        revision: 0,
         id_key: [1; 32],
         chunker_secret: [2; 32],
         repository_seed: [3; 32],
         admin_seed: [4; 32],
-        epochs: vec![EpochKeys { epoch: 1, data_key: [5; 32], index_key: [6; 32] }],
+        epochs: vec![EpochKeys { epoch: 1, data_key: Some([5; 32]), index_key: [6; 32] }],
         settings: Vec::new(),
     };
     Sealer::new(RepositoryId([7; 16]), keyring)

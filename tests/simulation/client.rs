@@ -307,9 +307,9 @@ impl Client {
         match restored {
             Err((id, error)) if lasted => {
                 let state = self.world.state();
-                match id.map(|id| state.promises.reported[&id].is_kept) {
-                    // It was forgotten before it could be read.
-                    Some(false) => Ok(()),
+                match id.map(|(id, forgets)| state.promises.reported[&id].forgets.0 > forgets) {
+                    // It was forgotten before it could be read, and may have been brought back since.
+                    Some(true) => Ok(()),
                     _ => Err(error),
                 }
             }
@@ -321,17 +321,18 @@ impl Client {
     fn restore_some(
         &mut self,
         repository: &Repository,
-    ) -> Result<(), (Option<SnapshotId>, OpsError)> {
+    ) -> Result<(), (Option<(SnapshotId, u64)>, OpsError)> {
         let Some(id) = self.choose_snapshot(true) else { return Ok(()) };
+        let chosen = Some((id, self.world.state().promises.reported[&id].forgets.0));
         let snapshots =
             repository.snapshots(&SilentMonitor).map_err(|error| (None, error.into()))?;
         repository.refresh_index(&SilentMonitor).map_err(|error| (None, error.into()))?;
         let found = snapshots.all.iter().find(|(other, _)| *other == id);
         let Some((_, snapshot)) = found else {
             let message = format!("snapshot {id} is not listed");
-            return Err((Some(id), OpsError::Invalid(message)));
+            return Err((chosen, OpsError::Invalid(message)));
         };
-        let folder = read(repository, snapshot).map_err(|error| (Some(id), error.into()))?;
+        let folder = read(repository, snapshot).map_err(|error| (chosen, error.into()))?;
         let mut state = self.world.state();
         if folder != expected(&state.promises.reported[&id].folder) {
             state.violate(format!("snapshot {id} restores to something else"));
