@@ -1,6 +1,7 @@
 //! Reads files and cuts them: what one worker does with one file, or with one region of a large one.
 
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use crate::codec::chunker::Chunker;
 use crate::codec::digest::{DIGEST_REGION, NamingKeys, RegionHasher};
@@ -61,8 +62,8 @@ impl From<ContentError> for OpsError {
 pub struct Cutting<'a> {
     pub chunker: &'a Chunker,
     pub naming: &'a NamingKeys,
-    /// Digest of a whole region of zeros.
-    pub zero_region: [u8; 32],
+    /// Digest of a whole region of zeros, when somebody has asked for it: it costs hashing 16 MiB.
+    pub zero_region: &'a OnceLock<[u8; 32]>,
     pub monitor: &'a dyn Monitor,
 }
 
@@ -114,7 +115,9 @@ impl<'a> Digester<'a> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         while length > 0 {
             if self.in_region == 0 && length >= DIGEST_REGION {
-                self.digests.push(self.cutting.zero_region);
+                let Cutting { naming, zero_region, .. } = self.cutting;
+                let compute = || naming.region_digest(&vec![0; DIGEST_REGION as usize]);
+                self.digests.push(*zero_region.get_or_init(compute));
                 length -= DIGEST_REGION;
                 continue;
             }

@@ -12,10 +12,10 @@ mod journal;
 mod parent;
 mod pipeline;
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codec::chunker::Chunker;
-use crate::codec::digest::DIGEST_REGION;
 use crate::format::header::ObjectKind;
 use crate::format::snapshot::{BackupCounts, Snapshot};
 use crate::id::SnapshotId;
@@ -225,8 +225,8 @@ fn run(
             }
             let chunker = Chunker::new(repository.chunker_params(), repository.chunker_secret());
             let naming = repository.naming();
-            let zero_region = naming.region_digest(&vec![0; DIGEST_REGION as usize]);
-            let cutting = Cutting { chunker: &chunker, naming, zero_region, monitor };
+            let zero_region = OnceLock::new();
+            let cutting = Cutting { chunker: &chunker, naming, zero_region: &zero_region, monitor };
             let trees = writer.segments(ObjectKind::TreePack)?;
             let mut assembler = Assembler::new(trees, &cutting, journal);
             // What a run that was given up has read is newer than the parent, and less certain to be there.
