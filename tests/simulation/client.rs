@@ -12,6 +12,7 @@ use aumbry::ops::OpsError;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
 use aumbry::ops::prune::plan::{PlanLimits, UnusedLimit};
 use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
+use aumbry::ops::repair::{RepairOptions, repair_index, repair_packs, repair_snapshots};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::error::{Kind, RepositoryError};
 use aumbry::repository::reader::BlobReader;
@@ -155,7 +156,9 @@ impl Client {
 
     /// After it was stopped: with the cache it had, with none, or with one from long ago.
     fn restart(&mut self) {
-        match self.dice.below(4) {
+        // The one client that collects where only one can has its name in its cache.
+        let keeps = self.number == 0 && !self.odds.is_conditional;
+        match if keeps { 3 } else { self.dice.below(4) } {
             0 => {
                 self.old = self.repository.take();
                 self.start();
@@ -166,7 +169,7 @@ impl Client {
     }
 
     fn verb(&mut self, repository: &Repository) -> (&'static str, Result<(), OpsError>) {
-        if self.dice.hits(self.odds.prune) {
+        if self.dice.hits(self.odds.prune) && (self.odds.is_conditional || self.number == 0) {
             return ("prune", self.prune(repository));
         }
         match self.dice.below(20) {
@@ -174,6 +177,7 @@ impl Client {
             9..13 => ("forget", self.forget(repository)),
             13 => ("undelete", self.undelete(repository)),
             14..16 => ("merge", self.merge(repository)),
+            16 => ("repair", self.repair(repository)),
             _ => ("restore", self.restore(repository)),
         }
     }
@@ -260,6 +264,29 @@ impl Client {
         if forgets.0 == forgets.1 && state.promises.reported[&id].forgets == forgets {
             state.with_promise(id, |promise| promise.is_kept = true);
             state.look_at_all();
+        }
+        Ok(())
+    }
+
+    /// Lists what no index object lists, puts parts of uploads aside, and stores again what is good in damaged packs.
+    pub fn repair(&mut self, repository: &Repository) -> Result<(), OpsError> {
+        let options = RepairOptions {
+            dry_run: self.dice.hits(100_000),
+            read_data: self.dice.hits(500_000),
+            forget_originals: false,
+            no_collector_runs: false,
+            program: "simulation".into(),
+            memory_budget: MEMORY,
+        };
+        let index = repair_index(repository, &options, &SilentMonitor)?;
+        let packs = repair_packs(repository, &options, &SilentMonitor)?;
+        let snapshots = repair_snapshots(repository, &options, &SilentMonitor)?;
+        let number = self.number;
+        let mut state = self.world.state();
+        state.tell(|| format!("{number}: {index:?} {packs:?} {snapshots:?}"));
+        state.counts.add("objects put aside", index.quarantined.len() as u64);
+        if !snapshots.made.is_empty() {
+            state.violate(format!("client {number} repaired snapshots that lack nothing"));
         }
         Ok(())
     }

@@ -49,8 +49,8 @@ pub struct Odds {
     pub clients: usize,
     /// Whether listing all packs is cheap: writers look at them in another way then.
     pub lists_cheaply: bool,
-    /// Whether an upload that fails may leave a part of the object.
-    pub tears: bool,
+    /// Whether the store can create if absent; else it uses the second form of the protocol.
+    pub is_conditional: bool,
     /// The chance that the client that just made a call makes the next one too.
     pub stays: u64,
     /// A client is stopped, and starts again.
@@ -71,6 +71,8 @@ pub struct Odds {
     pub lost_reply: u64,
     /// A create is refused although nothing is there.
     pub refuse: u64,
+    /// An upload fails and leaves a part of the object.
+    pub tear: u64,
     /// How many contents there are that files may have.
     pub contents: u64,
     /// Verbs that a client runs.
@@ -84,16 +86,16 @@ pub struct Odds {
 impl Odds {
     /// Those of a seed. Many faults are absent from many runs, so that some go far and meet few.
     pub fn draw(dice: &mut Dice) -> Self {
-        let rates = [0, 0, 1_000, 3_000, 10_000];
+        let rates = [0, 0, 2_000, 6_000, 20_000];
         let base = if dice.hits(250_000) { 0 } else { 1 };
         let rate = |dice: &mut Dice| dice.choose(&rates) * base;
         Odds {
             clients: dice.between(2, 4) as usize,
             lists_cheaply: dice.hits(500_000),
-            tears: dice.hits(250_000),
+            is_conditional: dice.hits(750_000),
             stays: dice.choose(&[0, 500_000, 900_000, 970_000]),
             kill: dice.choose(&[0, 1_000, 4_000, 10_000]) * base,
-            sleep: dice.choose(&[0, 2_000, 10_000, 30_000]),
+            sleep: dice.choose(&[0, 5_000, 20_000, 50_000]),
             jump: dice.choose(&[0, 2_000, 20_000]),
             fail_before: rate(dice),
             fail_after: rate(dice),
@@ -101,6 +103,7 @@ impl Odds {
             twice: rate(dice),
             lost_reply: rate(dice),
             refuse: rate(dice) / 4,
+            tear: dice.choose(&[0, 0, 0, 50_000]) * base,
             contents: dice.between(3, 10),
             verbs: dice.between(3, 7),
             prune: dice.choose(&[200_000, 350_000, 500_000]),

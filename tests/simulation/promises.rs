@@ -62,7 +62,16 @@ impl Promises {
         // A slot that was ABORT may become a snapshot that nobody reported when its session wakes after everything; a
         // collector that slept may publish what was cleared away; a snapshot may be forgotten twice. `hold` sees
         // that nothing comes of it.
-        let varies = [layout::SNAPSHOTS, layout::GC, layout::TOMBS];
+        // Marks say nothing but their names, and damage records what anybody may find again.
+        let varies = [
+            layout::SNAPSHOTS,
+            layout::GC,
+            layout::TOMBS,
+            layout::ABORTS,
+            layout::CONFIRMED,
+            layout::MAINTAINER,
+            layout::DAMAGED,
+        ];
         if first != hash && !varies.iter().any(|folder| name.starts_with(folder)) {
             return Err(format!("{name} had another content"));
         }

@@ -98,6 +98,7 @@ fn environment(world: &Arc<World>, seed: u64) -> Environment {
 fn create(world: &Arc<World>, odds: &Odds, seed: u64) -> Repository {
     let operator = SimulatedService::operator(world.clone());
     let store = Store::direct(operator, "simulated", odds.lists_cheaply);
+    let store = if odds.is_conditional { store } else { store.without_conditions() };
     let settings = Settings {
         chunk_minimum: 2048,
         chunk_average: 4096,
@@ -201,7 +202,10 @@ fn end_in_peace(world: &Arc<World>, mut clients: Vec<Client>) -> Result<(), Stri
         client.repository = Some(repository);
         backed_up.map_err(|error| format!("a writer cannot commit: {error}"))?;
     }
-    let mut collectors = clients.iter().filter_map(|client| client.repository.as_ref()).cycle();
+    // Where one client collects, it is the first.
+    let count = if world.is_conditional() { clients.len() } else { 1 };
+    let collectors = clients.iter().take(count);
+    let mut collectors = collectors.filter_map(|client| client.repository.as_ref()).cycle();
     let mut prune_once = |options: &PruneOptions| {
         let repository = collectors.next().ok_or("nobody is there")?;
         let summary = prune(repository, options, &SilentMonitor)

@@ -86,8 +86,9 @@ impl Service for SimulatedService {
     }
 
     fn write(&self, _: &OperationContext, path: &str, args: OpWrite) -> Result<Self::Writer> {
-        assert!(args.if_not_exists(), "{path} is to be written without a condition");
-        Ok(oio::OneShotWriter::new(Writer { world: self.0.clone(), path: path.to_string() }))
+        let if_not_exists = args.if_not_exists();
+        let (world, path) = (self.0.clone(), path.to_string());
+        Ok(oio::OneShotWriter::new(Writer { world, path, if_not_exists }))
     }
 
     fn delete(&self, _: &OperationContext) -> Result<Self::Deleter> {
@@ -154,11 +155,13 @@ impl oio::Read for Reader {
 pub struct Writer {
     world: Arc<World>,
     path: String,
+    if_not_exists: bool,
 }
 
 impl oio::OneShotWrite for Writer {
     async fn write_once(&self, bytes: Buffer) -> Result<Metadata> {
         let length = bytes.len() as u64;
+        assert_eq!(self.if_not_exists, self.world.is_conditional(), "{}", self.path);
         self.world.create(&self.path, bytes.to_vec())?;
         Ok(MetadataBuilder::file(length).build())
     }

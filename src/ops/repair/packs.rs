@@ -227,7 +227,7 @@ fn prove(
         }
         Ok(())
     };
-    run_threads(WORKERS.min(affordable), &work)?;
+    run_threads(repository.threads(WORKERS).min(affordable), &work)?;
     repair.packs_read = packs.len() as u64;
     repair.bytes_read = read.into_inner();
     repair.left.append(&mut left.into_inner());
