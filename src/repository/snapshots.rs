@@ -246,9 +246,12 @@ impl Repository {
                 Ok(payload) => {
                     tombs.insert(SnapshotId(session), payload);
                 }
-                Err(error) => {
+                // Taken away since it was listed.
+                Err(error) if error.kind == Kind::NotFound => {}
+                Err(error) if is_damage(&error) => {
                     monitor.note(&format!("{error}; the snapshot counts as not forgotten"))
                 }
+                Err(error) => return Err(error),
             }
         }
         Ok(tombs)
