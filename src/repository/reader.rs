@@ -18,7 +18,7 @@ use super::verify::is_damage;
 use crate::codec::compress::Decompressor;
 use crate::format::header::ObjectKind;
 use crate::format::pack::{Encoding, SEGMENT_LENGTH_MAX};
-use crate::id::BlobId;
+use crate::id::{BlobId, PackId};
 use crate::store::layout;
 
 /// A blob's plaintext: a part of a segment that is shared with the blobs beside it.
@@ -50,6 +50,7 @@ pub struct BlobReader<'a> {
     repository: &'a Repository,
     segments: Mutex<CachedSegments>,
     decompressors: Mutex<Vec<Decompressor>>,
+    failing: Mutex<HashSet<PackId>>,
     budget: u64,
 }
 
@@ -61,6 +62,7 @@ impl<'a> BlobReader<'a> {
             repository,
             segments: Mutex::new(segments),
             decompressors: Mutex::default(),
+            failing: Mutex::default(),
             budget,
         }
     }
@@ -68,6 +70,11 @@ impl<'a> BlobReader<'a> {
     /// The repository that is read.
     pub fn repository(&self) -> &'a Repository {
         self.repository
+    }
+
+    /// The packs in which a blob was not as it should be, though another copy of it may have been.
+    pub fn take_failing(&self) -> HashSet<PackId> {
+        std::mem::take(&mut self.failing.lock())
     }
 
     /// Where the blob is: its first copy.
@@ -145,6 +152,10 @@ impl<'a> BlobReader<'a> {
             match self.fetch(id, kind, *location) {
                 Ok(blob) => return Ok(blob),
                 Err(error) => {
+                    if is_damage(&error) {
+                        let pack = self.repository.cache.pack(location.pack)?;
+                        self.failing.lock().insert(pack.id);
+                    }
                     damage.get_or_insert(error);
                 }
             }

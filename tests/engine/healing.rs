@@ -403,6 +403,28 @@ fn random_files_are_restored_and_each_version_counts_once() {
         let path = name.split_once(':').unwrap().1;
         assert!(hits.iter().any(|hit| hit.ends_with(path)), "{name}: {hits:?}");
     }
+    // The pack was read whole and recorded for it, so what the source still has is stored again.
+    assert_eq!((broken.packs_read, broken.recorded), (1, 1));
+    back_up(&repository, source.path());
+    let healed = drill(1000).drilled;
+    let failed = healed.iter().filter(|file| file.error.is_some());
+    assert!(failed.map(|file| &file.name).all(|name| name.ends_with(":/tree/small")));
+}
+
+#[test]
+fn a_directory_that_a_check_cannot_read_has_its_pack_recorded_though_no_data_was_to_be_read() {
+    let source = tempfile::tempdir().unwrap();
+    fill(source.path());
+    let store = Store::memory();
+    let repository = create(store.clone(), small_settings(), None);
+    back_up(&repository, source.path());
+    let is_tree = |name: &&String| store.get(name).unwrap()[10] == ObjectKind::TreePack as u8;
+    let trees: Vec<_> = packs(&store).into_iter().filter(|name| is_tree(&name)).collect();
+    damage(&store, &trees[0]);
+    let broken = checked(&repository, DataSelection::None);
+    assert!(!broken.damage.is_empty());
+    assert_eq!((broken.packs_read, broken.recorded), (1, 1));
+    assert_eq!(checked(&repository, DataSelection::None).recorded, 0);
 }
 
 #[test]

@@ -261,9 +261,9 @@ fn run(
     )?;
     drop(walk);
 
+    summary.drilled = drawn.restore(&reader, &findings, monitor)?;
     monitor.phase(Phase::CheckData);
     prove(&packs, &mut known, &reader, options, &findings, monitor, &mut summary)?;
-    summary.drilled = drawn.restore(&reader, &findings, monitor)?;
     tell_proofs(repository, &packs, &known, options, session, &mut summary)?;
 
     // Those that were read whole told of it themselves.

@@ -29,8 +29,8 @@ use crate::units::time::format_local;
 /// Proofs that the cache takes in together.
 const PROOFS_AT_ONCE: usize = 64;
 
-/// The packs to be read, in order of their names: those that were asked for, and those whose lengths are
-/// wrong, to learn which blobs that costs.
+/// The packs to be read, in order of their names: those that were asked for; those whose lengths are wrong, to
+/// learn which blobs that costs; and those in which a blob failed when somebody read it, unless that is recorded.
 ///
 /// Shares and bytes are taken of the packs that are not known to be damaged: those that were never proven come
 /// first, then those whose proof is the oldest; at random where that is the same.
@@ -38,6 +38,7 @@ fn select(
     repository: &Repository,
     packs: &Packs,
     known: &Known,
+    failing: &HashSet<PackId>,
     data: DataSelection,
     summary: &mut CheckSummary,
 ) -> Result<Vec<(PackId, u64)>, OpsError> {
@@ -83,8 +84,10 @@ fn select(
         }
     }
     let chosen: HashSet<_> = selected.iter().map(|(id, _)| *id).collect();
-    let wrong = |id: &PackId| packs.wrong_length.contains(id) && !chosen.contains(id);
-    selected.extend(packs.present.iter().filter(|(id, _)| wrong(id)));
+    let is_news = |id: &PackId| failing.contains(id) && !known.damaged.contains_key(id);
+    let is_due = |id: &PackId| packs.wrong_length.contains(id) || is_news(id);
+    let due = packs.present.iter().filter(|(id, _)| is_due(id) && !chosen.contains(id));
+    selected.extend(due);
     selected.sort_unstable();
     Ok(selected)
 }
@@ -105,7 +108,7 @@ pub fn prove(
     summary: &mut CheckSummary,
 ) -> Result<(), OpsError> {
     let repository = reader.repository();
-    let selected = select(repository, packs, known, options.data, summary)?;
+    let selected = select(repository, packs, known, &reader.take_failing(), options.data, summary)?;
     let bytes = selected.iter().map(|(_, length)| length).sum();
     monitor.expect(Progress { files: 0, bytes });
     let largest = selected.iter().map(|(_, length)| *length).max().unwrap_or(0);
