@@ -575,3 +575,26 @@ fn a_comparison_ends_when_it_is_asked_to_and_leaves_no_session() {
     }
     assert_eq!(repository.undecided_sessions().unwrap(), []);
 }
+
+#[test]
+fn a_comparison_that_a_collector_gave_up_says_so() {
+    let (store, folder) = (Store::memory(), tempfile::tempdir().unwrap());
+    let repository = create_quick(store.clone(), None);
+    for number in 0..2 {
+        fs::write(folder.path().join("file"), noise(5_000, number)).unwrap();
+        back_up(&repository, folder.path());
+    }
+    let collector = open_quick(store, None);
+    let snapshots = snapshots(&repository);
+    let monitor = RecordingMonitor::default();
+    let mut tell = |_: &Change<'_>| {
+        for session in collector.undecided_sessions().unwrap() {
+            assert!(collector.abort(session).unwrap());
+        }
+        Ok(())
+    };
+    let other = Other::Snapshot(&snapshots[1].1, "/".parse().unwrap());
+    diff(&repository, &snapshots[0].1, other, &everything(), &mut tell, &monitor).unwrap();
+    let notes = monitor.notes();
+    assert!(notes.iter().any(|note| note.contains("gave this reader up")), "{notes:?}");
+}

@@ -151,10 +151,7 @@ pub fn diff(
     let start = repository.environment().clock.elapsed();
     let session = repository.register_reader(monitor);
     let result = run(repository, snapshot, other, options, tell, monitor);
-    if let Some(session) = session {
-        // A session that stays undecided makes a collector wait or fence it; nothing else depends on it.
-        let _ = repository.abort(session);
-    }
+    repository.end_reader(session, monitor);
     let mut summary = result?;
     summary.elapsed = repository.environment().clock.elapsed().saturating_sub(start);
     Ok(summary)
