@@ -27,6 +27,10 @@ use crate::store::layout;
 /// No pack is longer: 1 GiB of stored bytes, a segment and a directory. An index that says more lies.
 const PACK_LENGTH_MAX: u64 = 2 << 30;
 
+/// What is said of a pack that only the first of two readings found damaged.
+pub const WHOLE_WHEN_READ_AGAIN: &str = "was damaged when it was read first and whole when it was read again: the \
+    memory of this machine, or what lies between it and the store, may be at fault";
+
 /// What the store holds, from one listing. Memory: about 100 bytes an object.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {

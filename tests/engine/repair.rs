@@ -10,7 +10,7 @@ use aumbry::format::header::{HEADER_LENGTH, Header, ObjectKind};
 use aumbry::format::session::Purpose;
 use aumbry::format::snapshot::Snapshot;
 use aumbry::id::SnapshotId;
-use aumbry::monitor::SilentMonitor;
+use aumbry::monitor::{Monitor, Progress, RecordingMonitor, SilentMonitor};
 use aumbry::ops::OpsError;
 use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
 use aumbry::ops::prune::{PruneOptions, prune};
@@ -18,9 +18,10 @@ use aumbry::ops::rekey::{self, Change, RekeyOptions};
 use aumbry::ops::repair::{
     RepairOptions, repair_config, repair_generations, repair_index, repair_packs, repair_snapshots,
 };
-use aumbry::repository::Repository;
+use aumbry::repository::chance::Chance;
 use aumbry::repository::error::Kind;
 use aumbry::repository::reader::BlobReader;
+use aumbry::repository::{Environment, Repository};
 use aumbry::store::{Effect, FaultControl, Store, layout};
 use aumbry::tree::entry::Node;
 use aumbry::view::{DirectoryRoot, Entries, read_file};
@@ -801,4 +802,49 @@ fn a_config_that_is_lost_after_a_rekeying_is_made_with_the_newest_keys() {
     let header = Header::decode(&store.get("config").unwrap()).unwrap();
     assert_eq!(header.epoch, epoch);
     assert_eq!(checked(&open_quick(store, None)).damage, []);
+}
+
+/// Between the first reading of a pack and anything else, every pack is as it was written.
+struct Glitch {
+    store: Store,
+    whole: Vec<(String, Vec<u8>)>,
+    heard: RecordingMonitor,
+}
+
+impl Monitor for Glitch {
+    fn advance(&self, _done: Progress) {
+        for (name, object) in &self.whole {
+            if self.store.get(name).unwrap() != *object {
+                self.store.delete(name).unwrap();
+                self.store.create(name, object.clone()).unwrap();
+            }
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.heard.note(text);
+    }
+}
+
+#[test]
+fn a_pack_that_only_the_first_reading_found_damaged_is_not_recorded() {
+    let store = three_snapshots();
+    let names = store.list(layout::PACKS).unwrap().into_iter().map(|object| object.name);
+    let whole: Vec<_> = names.map(|name| (name.clone(), store.get(&name).unwrap())).collect();
+    // One thread, so that the first pack is read before any is healed.
+    let environment = Environment { chance: Chance::seeded(1), ..environment(None) };
+    let repository = Repository::open(store.clone(), &quick_key(1), environment).unwrap();
+    for (name, object) in &whole {
+        let mut object = object.clone();
+        object[HEADER_LENGTH + 100] ^= 1;
+        store.delete(name).unwrap();
+        store.create(name, object).unwrap();
+    }
+    let monitor = Glitch { store: store.clone(), whole, heard: RecordingMonitor::default() };
+    let repair = repair_packs(&repository, &options(), &monitor).unwrap();
+    assert_eq!(repair.salvaged, []);
+    assert!(repair.left.is_empty(), "{:?}", repair.left);
+    assert_eq!(store.list(layout::DAMAGED).unwrap().len(), 0);
+    let notes = monitor.heard.notes();
+    assert!(notes.iter().any(|note| note.contains("whole when it was read again")), "{notes:?}");
 }

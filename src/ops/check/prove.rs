@@ -22,7 +22,7 @@ use crate::ops::references::BlobKey;
 use crate::repository::Repository;
 use crate::repository::error::RepositoryError;
 use crate::repository::reader::BlobReader;
-use crate::repository::verify::{PackProof, PackVerifier, names};
+use crate::repository::verify::{PackProof, PackVerifier, WHOLE_WHEN_READ_AGAIN, names};
 use crate::units::Timestamp;
 use crate::units::time::format_local;
 
@@ -223,10 +223,8 @@ impl Work<'_, '_> {
             if !proof.damage.is_empty() {
                 // Once more, before anybody acts on it.
                 proof = verifier.verify(*id, self.packs.listed.get(id))?;
-                let message = "was damaged when it was read first and whole when it was read again: \
-                               the memory of this machine, or what lies between it and the store, may \
-                               be at fault";
-                note = proof.damage.is_empty().then(|| format!("{}: {message}", names::pack(*id)));
+                let name = names::pack(*id);
+                note = proof.damage.is_empty().then(|| format!("{name}: {WHOLE_WHEN_READ_AGAIN}"));
             }
             if proof.damage.is_empty() {
                 self.is_whole(*id, note)?;

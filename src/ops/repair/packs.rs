@@ -16,9 +16,11 @@ use crate::id::{BlobId, PackId};
 use crate::monitor::{Monitor, Phase, Progress, SilentMonitor};
 use crate::ops::OpsError;
 use crate::repository::Repository;
-use crate::repository::error::{Kind, RepositoryError};
+use crate::repository::error::RepositoryError;
 use crate::repository::reader::BlobReader;
-use crate::repository::verify::{ListedPack, PackVerifier, is_damage, names};
+use crate::repository::verify::{
+    ListedPack, PackVerifier, WHOLE_WHEN_READ_AGAIN, is_damage, names,
+};
 use crate::repository::writer::Writer;
 
 /// How often a repair that a collector gave up is begun anew.
@@ -178,14 +180,7 @@ fn record_of(
     if let Some(listed) = listed {
         return repository.read_listed(listed.index, id);
     }
-    let length = repository.pack_length(id)?;
-    repository.read_pack_directory(id, length).or_else(|error| {
-        if error.kind != Kind::Corrupt {
-            return Err(error);
-        }
-        // Without parity, the pack's own damage says more.
-        repository.mended_record(id).map_err(|_| error)
-    })
+    repository.readable_record(id, repository.pack_length(id)?)
 }
 
 /// Reads these packs whole. Returns those that are damaged, with what is wrong.
@@ -212,9 +207,16 @@ fn prove(
             if monitor.interrupted() {
                 return Err(OpsError::Interrupted);
             }
-            let proof = verifier.verify(*id, listed.get(id))?;
+            let mut proof = verifier.verify(*id, listed.get(id))?;
             read.fetch_add(proof.bytes, Ordering::Relaxed);
             monitor.advance(Progress { files: 0, bytes: *length });
+            if !proof.damage.is_empty() {
+                // Once more: a record of damage stays, and nobody counts on the pack again.
+                proof = verifier.verify(*id, listed.get(id))?;
+                if proof.damage.is_empty() {
+                    monitor.note(&format!("{}: {WHOLE_WHEN_READ_AGAIN}", names::pack(*id)));
+                }
+            }
             let Some(damage) = proof.damage.first() else { continue };
             if proof.is_gone {
                 continue;

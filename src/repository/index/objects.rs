@@ -286,11 +286,9 @@ impl Repository {
     /// What these packs say of themselves, as far as they can be read. Threads of its own and not rayon's:
     /// whoever adopts holds a lock, and a rayon worker that waits takes up other work, which may want it.
     fn read_pack_directories(&self, packs: &[(PackId, u64)], mends: bool) -> Vec<PackRecord> {
-        let read_one = |(id, size): &(PackId, u64)| {
-            self.read_pack_directory(*id, *size).or_else(|error| match mends {
-                true if is_damage(&error) => self.mended_record(*id),
-                _ => Err(error),
-            })
+        let read_one = |(id, size): &(PackId, u64)| match mends {
+            true => self.readable_record(*id, *size),
+            false => self.read_pack_directory(*id, *size),
         };
         let read = self.in_parts(packs, |part| -> Vec<PackRecord> {
             part.iter().map(read_one).filter_map(std::result::Result::ok).collect()
@@ -361,6 +359,15 @@ impl Repository {
         let header = self.sealer.check_header(&kinds, &name, &head)?;
         let fetch = |range| Ok(self.store.get_range(&name, range)?);
         self.decode_pack(id, &name, header, object_length, fetch)
+    }
+
+    /// What a pack of `object_length` bytes says of itself, after parity has mended it where it is damaged. Where
+    /// parity cannot, the pack's own damage says more.
+    pub fn readable_record(&self, id: PackId, object_length: u64) -> Result<PackRecord> {
+        self.read_pack_directory(id, object_length).or_else(|error| match is_damage(&error) {
+            true => self.mended_record(id).map_err(|_| error),
+            false => Err(error),
+        })
     }
 
     /// What a pack in no index object says of itself after parity has mended it.
