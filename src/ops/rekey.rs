@@ -4,15 +4,25 @@
 //! Old packs stay readable and move into the new epoch as `prune` copies them. Nothing is uploaded again at
 //! once, and nobody else's passphrase is needed (`docs/design/0004-rekey.md`).
 
+use std::collections::BTreeSet;
+
 use crate::format::keyring::Keyring;
 use crate::id::KeySlotId;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
+use crate::ops::findings::Findings;
+use crate::ops::prune::usage::{Exceptions, Usage};
+use crate::ops::references::BlobKey;
+use crate::ops::walk::Walk;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::key_updates::EpochUse;
 use crate::repository::keys::KeySlot;
+use crate::repository::reader::BlobReader;
 use crate::repository::verify::names;
+
+/// Bytes of opened segments that are kept while trees are followed.
+const SEGMENTS_KEPT: u64 = 64 << 20;
 
 /// What is to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +123,7 @@ pub fn plan(
     Ok(plan)
 }
 
-/// What an epoch does not need today it does not need tomorrow: whoever registers from now on has newer keys.
+/// What nobody needs of an epoch today nobody will tomorrow: whoever registers from now on has newer keys.
 fn plan_drop(
     repository: &Repository,
     plan: &mut RekeyPlan,
@@ -137,15 +147,90 @@ fn plan_drop(
             plan.needed.push((*epoch, needs));
         }
     }
-    Ok(())
+    if plan.dropped.is_empty() {
+        return Ok(());
+    }
+    // A collector that moved something meanwhile would make it seem lost.
+    let session = repository.register_reader(monitor);
+    let proven = prove_unneeded(repository, plan.dropped.iter().copied().collect(), monitor);
+    repository.end_reader(session, monitor);
+    proven
 }
 
-/// Does what was planned. Everything takes effect with the one object that gives the new keyring to all who stay;
+/// Proves that everything that snapshots need stands in packs that are shown, and that none of these epochs
+/// sealed. That no pack of theirs is shown does not prove it: a listing may lack some, or they may be away until
+/// somebody brings them back, and a data key that was dropped does not come back.
+fn prove_unneeded(
+    repository: &Repository,
+    epochs: BTreeSet<u32>,
+    monitor: &dyn Monitor,
+) -> Result<(), OpsError> {
+    monitor.phase(Phase::Mark);
+    let generations = repository.generations()?;
+    let snapshots = repository.snapshots(monitor)?;
+    repository.require_checkpoint(&generations, &snapshots).map_err(|error| RepositoryError {
+        message: format!("{}; no key is dropped, either", error.message),
+        ..error
+    })?;
+    repository.refresh_index(monitor)?;
+    repository.adopt_all_packs()?;
+    let reader = BlobReader::new(repository, SEGMENTS_KEPT);
+    let findings = Findings::default();
+    let walk = Walk::new(&reader, monitor, &findings);
+    walk.run(&snapshots.all)?;
+    if let Some(finding) = findings.first() {
+        return Err(may_be_needed(finding.item, finding.message));
+    }
+    let exceptions = Exceptions { epochs, ..Exceptions::default() };
+    let usage = Usage::count(repository, &walk, &exceptions)?;
+    for entry in repository.cache().entries()? {
+        walk.data.found(&entry?.0);
+    }
+    let in_no_index = walk.data.missing();
+    let example = usage.lost_example.map(|id| id.short());
+    match example.or_else(|| in_no_index.first().map(BlobKey::short)) {
+        None => Ok(()),
+        Some(example) => {
+            let lost = usage.lost_blobs + in_no_index.len() as u64;
+            let message = format!("is needed, and in no pack that is shown ({lost} such blobs)");
+            Err(may_be_needed(format!("blob {example}"), message))
+        }
+    }
+}
+
+fn may_be_needed(item: String, message: String) -> OpsError {
+    OpsError::Repository(RepositoryError::corrupt(
+        item,
+        format!(
+            "{message}; what is missing may come back and need an old key, so none is dropped. \
+             `aumbry check` names the files, a backup of their source stores them again, `aumbry repair \
+             snapshots --forget-originals` makes snapshots without them"
+        ),
+    ))
+}
+
+/// Somebody may have looked at the plan for long, and a pack that was given up may have arrived meanwhile.
+fn require_still_unused(repository: &Repository, epochs: &[u32]) -> Result<(), OpsError> {
+    let uses = repository.epoch_uses(epochs)?;
+    match epochs.iter().zip(uses).find(|(_, needs)| !needs.is_unused()) {
+        None => Ok(()),
+        Some((epoch, _)) => Err(OpsError::Repository(RepositoryError::new(
+            Kind::Conflict,
+            format!("key epoch {epoch}"),
+            "something came to need its data key meanwhile; run the command again",
+        ))),
+    }
+}
+
+/// Does what was planned; what came to need a data key since is kept from losing it. Everything takes effect with the one object that gives the new keyring to all who stay;
 /// what follows tidies up, and another run does it if this one is stopped.
 pub fn rekey(repository: &Repository, plan: &RekeyPlan) -> Result<RekeySummary, OpsError> {
     let keyring: Keyring = match plan.change {
         Change::NewEpoch => repository.with_new_epoch()?,
-        Change::DropOld => repository.without_data_keys(&plan.dropped)?,
+        Change::DropOld => {
+            require_still_unused(repository, &plan.dropped)?;
+            repository.without_data_keys(&plan.dropped)?
+        }
     };
     let own = repository.slot();
     let recipients: Vec<(KeySlotId, [u8; 32])> = plan

@@ -246,9 +246,9 @@ impl EpochUse {
 }
 
 impl Repository {
-    /// For whoever writes: an error when there are newer keys than those in use, which would seal what is new with
-    /// an epoch that was given up. To be called after registering: a rekeying either sees the session or is
-    /// seen by it.
+    /// For whoever writes or collects: an error when there are newer keys than those in use, which would seal what is
+    /// new with an epoch that was given up. To be called after registering: a rekeying either sees the session
+    /// or is seen by it.
     pub fn require_newest_keys(&self) -> Result<()> {
         if let Some(error) = &self.key_trouble {
             return Err(match error.kind {
@@ -382,8 +382,9 @@ impl Repository {
         Ok(())
     }
 
-    /// What needs the data keys of these epochs. Sessions are listed before packs: whoever has decided has uploaded
-    /// what counts, and whoever registers later sees the newest keys.
+    /// What is seen to need the data keys of these epochs. Sessions are listed before packs: whoever has decided has
+    /// uploaded what counts, and whoever registers later sees the newest keys. A listing may lack what is there: that
+    /// nothing is lost without the keys is for the caller to prove.
     pub fn epoch_uses(&self, epochs: &[u32]) -> Result<Vec<EpochUse>> {
         let mut uses = vec![EpochUse::default(); epochs.len()];
         let mut count = |name: &str, epoch: Option<u32>, note: &dyn Fn(&mut EpochUse)| {
@@ -420,6 +421,15 @@ impl Repository {
             });
         }
         Ok(uses)
+    }
+
+    /// Whether this session registered with keys of an older epoch than the newest, as far as can be told.
+    pub fn holds_old_keys(&self, session: SessionId) -> Result<bool> {
+        match self.epoch_of(&layout::session(session)) {
+            // Decided and cleared away since.
+            Err(error) if error.kind == Kind::NotFound => Ok(false),
+            epoch => Ok(epoch?.is_some_and(|epoch| epoch < self.sealer.newest_epoch())),
+        }
     }
 
     /// The epoch in the clear header of an object; `None` when it cannot be told.

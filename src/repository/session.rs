@@ -28,8 +28,9 @@ pub enum Committed {
 
 impl Repository {
     /// Registers a session: reads the newest generation, says so in the session's name, and looks again. When a
-    /// generation began meanwhile, its collector may not have seen this session, so another is registered. A writer
-    /// looks for newer keys, too: either it sees them, or whoever drops an old epoch's data key sees the writer.
+    /// generation began meanwhile, its collector may not have seen this session, so another is registered. Whoever
+    /// may store something, a collector among them, looks for newer keys, too: either it sees them, or whoever drops
+    /// an old epoch's data key sees the session.
     pub fn register(&self, purpose: Purpose) -> Result<SessionId> {
         let mut generation = self.newest_generation()?;
         loop {
@@ -50,7 +51,7 @@ impl Repository {
                 false => self.newest_generation()?,
             };
             if now == generation {
-                if purpose == Purpose::Write
+                if purpose != Purpose::Read
                     && let Err(error) = self.require_newest_keys()
                 {
                     self.abort(session)?;

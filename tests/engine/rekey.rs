@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use aumbry::codec::kdf::Argon2Cost;
-use aumbry::format::header::Header;
+use aumbry::format::config::Settings;
+use aumbry::format::header::{Header, ObjectKind};
 use aumbry::format::session::Purpose;
 use aumbry::id::KeySlotId;
-use aumbry::monitor::{Monitor, SilentMonitor};
+use aumbry::monitor::{Monitor, Phase, RecordingMonitor, SilentMonitor};
 use aumbry::ops::OpsError;
 use aumbry::ops::backup::backup;
 use aumbry::ops::check::{CheckOptions, DataSelection, check};
@@ -23,9 +25,10 @@ use aumbry::source::{Source, SourceError, Step};
 use aumbry::store::{Effect, FaultControl, Store, layout};
 
 use crate::model::{
-    Plain, all_contents, assert_same, copy_of, create_quick, folder_contents, open_quick, quick_key,
+    Plain, all_contents, assert_same, copy_of, create_quick, create_quick_with, folder_contents,
+    open_quick, quick_key,
 };
-use crate::support::{back_up, back_up_with, environment, noise, options};
+use crate::support::{back_up, back_up_with, environment, noise, options, small_settings};
 
 fn open_with(store: &Store, number: u8) -> Repository {
     Repository::open(store.clone(), &quick_key(number), environment(None)).unwrap()
@@ -99,8 +102,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(small_settings())
+    }
+
+    fn with(settings: Settings) -> Self {
         let store = Store::memory();
-        let repository = create_quick(store.clone(), None);
+        let repository = create_quick_with(store.clone(), settings, None);
         add(&repository, 2);
         let laptop = add(&repository, 3);
         let folder = tempfile::tempdir().unwrap();
@@ -488,4 +495,212 @@ fn the_key_in_use_is_not_the_one_to_remove() {
     let options = RekeyOptions { change: Change::NewEpoch, remove: vec![scene.laptop] };
     let error = plan(&repository, &options, &SilentMonitor).unwrap_err();
     assert_eq!(kind_of(error), Kind::Invalid);
+}
+
+/// Whether the old epoch's data key goes, or stays because something is out of sight.
+fn dropped(store: &Store) -> Result<bool, Kind> {
+    let options = RekeyOptions { change: Change::DropOld, remove: Vec::new() };
+    match plan(&open_with(store, 1), &options, &SilentMonitor) {
+        Ok(plan) => Ok(!plan.is_empty()),
+        Err(error) => Err(kind_of(error)),
+    }
+}
+
+fn names(store: &Store, folder: &str) -> Vec<String> {
+    store.list(folder).unwrap().into_iter().map(|object| object.name).collect()
+}
+
+#[test]
+fn a_data_key_stays_while_something_that_may_need_it_is_out_of_sight() {
+    let scene = Scene::new();
+    rekeyed(&open_with(&scene.store, 1), &[]);
+    // The tree packs, which are short, move; the data packs stay.
+    let mut options = tight();
+    options.limits.max_repack_bytes = Some(20_000);
+    prune(&open_with(&scene.store, 1), &options, &SilentMonitor).unwrap();
+    let packs = names(&scene.store, layout::PACKS);
+    let header = |name: &String| Header::decode(&scene.store.get(name).unwrap()).unwrap();
+    let (old, new): (Vec<_>, Vec<_>) = packs.iter().partition(|name| header(name).epoch == 1);
+    assert!(old.len() > 1 && old.iter().all(|name| header(name).kind == ObjectKind::DataPack));
+    assert!(!new.is_empty() && new.iter().all(|name| header(name).kind == ObjectKind::TreePack));
+    assert_eq!(dropped(&scene.store), Ok(false));
+
+    // No pack of the old epoch is shown: they may be away, or the listing may lack them.
+    let store = copy_of(&scene.store);
+    old.iter().for_each(|name| store.delete(name).unwrap());
+    assert_eq!(dropped(&store), Err(Kind::Corrupt));
+    // Nor does an index object know of them.
+    for name in names(&store, layout::INDEX) {
+        store.delete(&name).unwrap();
+    }
+    assert_eq!(dropped(&store), Err(Kind::Corrupt));
+    for name in &old {
+        store.create(name, scene.store.get(name).unwrap()).unwrap();
+    }
+    assert_eq!(dropped(&store), Ok(false));
+    assert_same(&all_contents(&open_with(&store, 1))[0], &scene.before, "what came back");
+
+    // Nothing is old, and a snapshot that the last sweep let live is not shown.
+    prune(&open_with(&scene.store, 1), &tight(), &SilentMonitor).unwrap();
+    assert_eq!(dropped(&scene.store), Ok(true));
+    for name in names(&scene.store, layout::SNAPSHOTS) {
+        scene.store.delete(&name).unwrap();
+    }
+    assert_eq!(dropped(&scene.store), Err(Kind::Corrupt));
+}
+
+#[test]
+fn what_came_to_need_a_data_key_after_the_plan_keeps_it() {
+    let scene = Scene::new();
+    let name = names(&scene.store, layout::PACKS).remove(0);
+    let late = scene.store.get(&name).unwrap();
+    rekeyed(&open_with(&scene.store, 1), &[]);
+    let repository = open_with(&scene.store, 1);
+    prune(&repository, &tight(), &SilentMonitor).unwrap();
+    let plan = planned(&repository, Change::DropOld, &[]);
+    assert_eq!(plan.dropped, [1]);
+    scene.store.create(&name, late).unwrap();
+    assert_eq!(kind_of(rekey(&repository, &plan).unwrap_err()), Kind::Conflict);
+    assert!(open_with(&scene.store, 1).sealer().keyring().epochs[0].data_key.is_some());
+}
+
+/// Does something, once, when a phase begins.
+struct At<'e> {
+    phase: Phase,
+    event: Mutex<Option<Box<dyn FnOnce() + Send + 'e>>>,
+}
+
+impl Monitor for At<'_> {
+    fn phase(&self, phase: Phase) {
+        if phase == self.phase {
+            let event = self.event.lock().unwrap().take();
+            event.into_iter().for_each(|event| event());
+        }
+    }
+}
+
+/// A scene with packs that are needed in part.
+fn half_used() -> (Scene, Plain) {
+    let scene = Scene::new();
+    let repository = open_with(&scene.store, 1);
+    let first = repository.snapshots(&SilentMonitor).unwrap().all[0].0;
+    for number in 0..10 {
+        if number % 2 == 0 {
+            fs::write(scene.folder.path().join(format!("{number}")), noise(20_000, 77 + number))
+                .unwrap();
+        }
+    }
+    back_up(&repository, scene.folder.path());
+    repository.forget(&[first], "").unwrap();
+    let now = folder_contents(scene.folder.path());
+    (scene, now)
+}
+
+#[test]
+fn a_prune_that_a_rekeying_overtakes_seals_nothing_more_with_the_old_keys() {
+    for drains in [false, true] {
+        let (scene, now) = half_used();
+        let packs = names(&scene.store, layout::PACKS);
+        let event = || {
+            rekeyed(&open_with(&scene.store, 1), &[]);
+            if drains {
+                let newest = open_with(&scene.store, 1);
+                prune(&newest, &tight(), &SilentMonitor).unwrap();
+                rekey(&newest, &planned(&newest, Change::DropOld, &[])).unwrap();
+            }
+        };
+        let monitor = At { phase: Phase::Mark, event: Mutex::new(Some(Box::new(event))) };
+        let outcome = prune(&open_with(&scene.store, 2), &tight(), &monitor);
+        assert_eq!(kind_of(outcome.unwrap_err()), Kind::Conflict, "drained: {drains}");
+        for name in names(&scene.store, layout::PACKS) {
+            let epoch = Header::decode(&scene.store.get(&name).unwrap()).unwrap().epoch;
+            assert!(epoch == 2 || packs.contains(&name), "{name} is new, and of epoch {epoch}");
+        }
+        let repository = open_with(&scene.store, 2);
+        assert!(repository.undecided_sessions().unwrap().is_empty(), "nobody waits for it");
+        assert_same(&all_contents(&repository)[0], &now, "overtaken");
+        if !drains {
+            prune(&repository, &tight(), &SilentMonitor).unwrap();
+            let plan = planned(&repository, Change::DropOld, &[]);
+            assert_eq!(plan.dropped, [1]);
+            rekey(&repository, &plan).unwrap();
+        }
+        assert_same(&all_contents(&open_with(&scene.store, 1))[0], &now, "drained");
+    }
+}
+
+#[test]
+fn a_copying_prune_holds_its_keys_and_when_it_is_given_up_nothing_needs_what_it_copies() {
+    // It is waited for.
+    let (scene, now) = half_used();
+    let event = || {
+        let newest = open_with(&scene.store, 1);
+        rekeyed(&newest, &[]);
+        let plan = planned(&open_with(&scene.store, 1), Change::DropOld, &[]);
+        assert!(plan.dropped.is_empty());
+        assert_eq!(plan.needed[0].1.sessions.len(), 1);
+    };
+    let monitor = At { phase: Phase::Repack, event: Mutex::new(Some(Box::new(event))) };
+    let outcome = prune(&open_with(&scene.store, 2), &tight(), &monitor);
+    assert_eq!(kind_of(outcome.unwrap_err()), Kind::Conflict);
+    assert_same(&all_contents(&open_with(&scene.store, 2))[0], &now, "copied with the old keys");
+
+    // Another collector gives it up, drains the epoch and drops its key; then it goes on.
+    let (scene, now) = half_used();
+    let event = || {
+        rekeyed(&open_with(&scene.store, 1), &[]);
+        let newest = open_with(&scene.store, 1);
+        prune(&newest, &tight(), &SilentMonitor).unwrap();
+        let plan = planned(&newest, Change::DropOld, &[]);
+        assert_eq!(plan.dropped, [1]);
+        rekey(&newest, &plan).unwrap();
+    };
+    let monitor = At { phase: Phase::Repack, event: Mutex::new(Some(Box::new(event))) };
+    assert!(prune(&open_with(&scene.store, 2), &tight(), &monitor).is_err());
+    let repository = open_with(&scene.store, 1);
+    assert_same(&all_contents(&repository)[0], &now, "given up while it copied");
+    back_up(&repository, scene.folder.path());
+    let found = check(&repository, &everything(), &SilentMonitor).unwrap();
+    assert!(found.damage.iter().all(|damage| damage.hit_count == 0), "{:?}", found.damage);
+}
+
+#[test]
+fn an_old_pack_whose_directory_is_damaged_within_paritys_reach_is_drained() {
+    let scene = Scene::with(Settings { parity_percent: 10, ..small_settings() });
+    rekeyed(&open_with(&scene.store, 1), &[]);
+    for name in names(&scene.store, layout::PACKS) {
+        // In the last frame, where the directory ends.
+        replace(&scene.store, &name, |object| {
+            let plain = u64::from_le_bytes(object[48..56].try_into().unwrap()) as usize;
+            let frames = plain.div_ceil(65_536);
+            object[128 + plain + 16 * frames - 20] ^= 1;
+        });
+    }
+    let repository = open_with(&scene.store, 1);
+    let monitor = RecordingMonitor::default();
+    prune(&repository, &tight(), &monitor).unwrap();
+    assert_eq!(monitor.problems(), []);
+    assert!(
+        monitor.notes().iter().any(|note| note.contains("was mended")),
+        "{:?}",
+        monitor.notes()
+    );
+    assert_eq!(epochs(&scene.store, layout::PACKS).iter().min(), Some(&2));
+    let plan = planned(&repository, Change::DropOld, &[]);
+    rekey(&repository, &plan).unwrap();
+    assert_same(&all_contents(&open_with(&scene.store, 1))[0], &scene.before, "mended and copied");
+}
+
+#[test]
+fn an_idle_session_with_old_keys_is_given_up_though_nothing_is_to_be_collected() {
+    let scene = Scene::new();
+    let reader = open_with(&scene.store, 2);
+    rekeyed(&open_with(&scene.store, 1), &[]);
+    let repository = open_with(&scene.store, 1);
+    prune(&repository, &tight(), &SilentMonitor).unwrap();
+    let session = reader.register(Purpose::Read).unwrap();
+    let plan = planned(&repository, Change::DropOld, &[]);
+    assert_eq!((plan.dropped.len(), &plan.needed[0].1.sessions), (0, &vec![session]));
+    prune(&repository, &tight(), &SilentMonitor).unwrap();
+    assert_eq!(planned(&repository, Change::DropOld, &[]).dropped, [1]);
 }

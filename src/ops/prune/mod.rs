@@ -9,7 +9,7 @@
 
 pub mod plan;
 mod repack;
-mod usage;
+pub(super) mod usage;
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -370,6 +370,7 @@ impl<'a> Collection<'_, 'a> {
         let exceptions = Exceptions {
             damaged: self.repository.damaged_packs()?,
             undecided: marked.undecided.clone(),
+            ..Exceptions::default()
         };
         let usage = Usage::count(self.repository, &self.walk, &exceptions)?;
         require_all(usage.lost_blobs, usage.lost_example)?;
@@ -470,12 +471,18 @@ impl<'a> Collection<'_, 'a> {
         })
     }
 
-    /// Whether somebody has made packs and is to be waited for no longer: they count as its own, and are left alone, until
-    /// a generation gives it up. The next run finds them to be garbage.
+    /// Whether somebody is to be waited for no longer who has made packs, or holds old keys. Packs count as its own, and
+    /// are left alone, until a generation gives it up, and the next run finds them to be garbage; old data keys
+    /// are not dropped before.
     fn has_dead_packs(&self) -> Result<bool, OpsError> {
         let now = self.repository.environment().clock.now();
         let holders = self.repository.holders(u32::MAX)?;
-        Ok(holders.iter().any(|holder| holder.objects > 0 && self.is_given_up(holder, now)))
+        for holder in holders.iter().filter(|holder| self.is_given_up(holder, now)) {
+            if holder.objects > 0 || self.repository.holds_old_keys(holder.session)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Copies what is needed out of these packs, and drops them.

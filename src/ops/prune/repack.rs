@@ -60,7 +60,7 @@ pub fn copy(
             if monitor.interrupted() {
                 return Err(OpsError::Interrupted);
             }
-            let record = match repository.read_pack_directory(*id, *length) {
+            let record = match repository.readable_record(*id, *length) {
                 Ok(record) => record,
                 Err(error) if is_damage(&error) => {
                     report(monitor, *id, &error.message);
@@ -114,12 +114,15 @@ pub fn copy(
     // Decided in any case: nobody, least of all this collector, is to wait for it. What was copied in vain is
     // garbage for the next run.
     let aborted = repository.abort(writer.session());
+    repository.note_mended(monitor);
     finished?;
     aborted?;
     Ok(Copied { emptied: emptied.into_inner(), bytes_written: writer.added().stored_bytes })
 }
 
 fn report(monitor: &dyn Monitor, pack: PackId, message: &str) {
-    let message = format!("{message}; the pack is left as it is");
+    let message = format!(
+        "{message}; the pack is left as it is. `aumbry repair packs` stores again what is good in it"
+    );
     monitor.problem(Problem { item: format!("pack {pack}"), during: "repack", message });
 }

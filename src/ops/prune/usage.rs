@@ -21,7 +21,7 @@ use crate::repository::index::{Location, PackInfo};
 /// A pack of the index.
 struct Row {
     info: PackInfo,
-    /// Whether its blobs can be counted on: it is in the store.
+    /// Whether its blobs can be counted on: it is in the store, and its key is to stay.
     counts: bool,
     /// It belongs to a session that has not decided.
     is_busy: bool,
@@ -62,6 +62,8 @@ pub struct Exceptions {
     pub damaged: Arc<HashSet<PackId>>,
     /// Sessions that have not decided.
     pub undecided: BTreeSet<SessionId>,
+    /// Key epochs whose packs count as if they were gone.
+    pub epochs: BTreeSet<u32>,
 }
 
 impl Usage {
@@ -74,7 +76,8 @@ impl Usage {
         let missing: HashSet<PackId> = repository.missing_packs()?.into_iter().collect();
         let rows = repository.cache().packs()?.into_iter().map(|(number, info)| {
             let row = Row {
-                counts: !missing.contains(&info.id),
+                counts: !missing.contains(&info.id)
+                    && !exceptions.epochs.contains(&info.header.epoch),
                 is_busy: exceptions.undecided.contains(&info.id.session),
                 plain_bytes: 0,
                 used_bytes: 0,

@@ -116,7 +116,10 @@ fn tell_plan(context: &Context, plan: &RekeyPlan) -> Result<(), Failure> {
             let mut reasons = Vec::new();
             if needs.packs > 0 {
                 let (packs, bytes) = (count(needs.packs, "pack"), format_bytes(needs.pack_bytes));
-                reasons.push(format!("{packs} ({bytes}), which `aumbry prune` copies"));
+                reasons.push(format!(
+                    "{packs} ({bytes}), which `aumbry prune` copies, and `aumbry repair packs` where they \
+                     are damaged"
+                ));
             }
             if !needs.sessions.is_empty() {
                 let sessions = count(needs.sessions.len() as u64, "session");
