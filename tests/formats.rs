@@ -43,6 +43,7 @@ use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, prune};
+use aumbry::ops::rekey::{self, Change, RekeyOptions};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::key_updates::{seal_update, unseal_update};
 use aumbry::repository::keys::Credential;
@@ -61,8 +62,9 @@ use aumbry::units::Timestamp;
 use aumbry::view::{DirectoryRoot, Entries, Extents, read_file};
 
 const PASSPHRASE: &str = "correct horse battery staple";
-/// What every released version must have: all kinds of entries and objects; a delta segment; packs with parity.
-const NAMES: [&str; 4] = ["everything", "delta", "parity", "collected"];
+/// What every released version must have: all kinds of entries and objects; a delta segment; packs with parity;
+/// generations of collection; key updates.
+const NAMES: [&str; 5] = ["everything", "delta", "parity", "collected", "rekeyed"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -408,6 +410,41 @@ fn write_parity(folder: &Path, tree: &Path) {
         })
     };
     assert!(found(1) && (found(2) || found(3)));
+    fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
+}
+
+/// A repository that was rekeyed twice: the passphrase leads to the newest keys by an update alone. The first epoch
+/// has no data key any more, the second has packs, and so has the third. A recovery key was left out.
+fn write_rekeyed(folder: &Path, tree: &Path) {
+    let place = folder.join("repository");
+    let open = || {
+        let store = Store::local(&place, LocalMode::Open).unwrap();
+        Repository::open(store, &passphrase(), environment()).unwrap()
+    };
+    let change = |change, remove: &[KeySlotId]| {
+        let (repository, options) = (open(), RekeyOptions { change, remove: remove.to_vec() });
+        let planned = rekey::plan(&repository, &options, &SilentMonitor).unwrap();
+        assert!(!planned.is_empty() && planned.left_behind.is_empty(), "{planned:?}");
+        rekey::rekey(&repository, &planned).unwrap();
+    };
+    fs::create_dir_all(tree).unwrap();
+    fs::write(tree.join("first"), noise(30_000, 90)).unwrap();
+    let repository = new_repository(&place, settings());
+    let (lost, _) = repository.add_recovery_key("lost").unwrap();
+    back_up(&repository, tree);
+    change(Change::NewEpoch, &[lost]);
+    let mut options = PruneOptions { patience: Duration::ZERO, ..PruneOptions::default() };
+    options.limits.max_unused = UnusedLimit::Share(0.0);
+    prune(&open(), &options, &SilentMonitor).unwrap();
+    change(Change::DropOld, &[]);
+    open().add_recovery_key("made later").unwrap();
+    change(Change::NewEpoch, &[]);
+    fs::write(tree.join("second"), text(300, 13)).unwrap();
+    back_up(&open(), tree);
+    let repository = open();
+    let keyring = repository.sealer().keyring();
+    let has_data_key: Vec<_> = keyring.epochs.iter().map(|keys| keys.data_key.is_some()).collect();
+    assert_eq!((keyring.revision, has_data_key), (3, vec![false, true, true]));
     fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
 }
 
@@ -801,6 +838,7 @@ fn write_fixtures() {
             }
             "delta" => write_delta(&folder, &tree),
             "collected" => write_collected(&folder, &tree),
+            "rekeyed" => write_rekeyed(&folder, &tree),
             _ => write_parity(&folder, &tree),
         }
     }

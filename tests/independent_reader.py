@@ -5,7 +5,6 @@
 REPOSITORY is a local folder; TARGET is empty or does not exist yet. The key is in the environment: AUMBRY_PASSWORD
 (the passphrase) or AUMBRY_RECOVERY_KEY (the recovery key's 256 bits as 64 hexadecimal digits; not the words, since
 their list is not at hand). --from-packs reads no index object, but all of every pack.
-
 What is wrong is named on standard error and does not stop what stands beside it; the exit code is then 1. "note:" is
 for what may be passed over (of later versions) or needs privileges. "Section" is one of docs/format.md.
 """
@@ -26,16 +25,17 @@ import zstandard
 from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 MAGIC = b"\x89AUMBRY\n"
-CONFIG, KEY_SLOT, DATA, TREE, INDEX, SESSION, SNAPSHOT, TOMB, _, SWEEP = range(1, 11)
+CONFIG, KEY_SLOT, DATA, TREE, INDEX, SESSION, SNAPSHOT, TOMB, _, SWEEP, KEY_UPDATE = *range(1, 11), 15
 FRAME, TAG, HEADER, REGION = 1 << 16, 16, 128, 1 << 24
 LIMIT, WINDOW = 1 << 26, 1 << 27        # of a segment's or prefix's plaintext; of zstd
 PACK_NAME = re.compile(r"packs/([0-9a-f]{2})/[0-9a-f]{8}-\1[0-9a-f]{30}-[0-9a-f]{8}")
-INDEX_NAME = re.compile(r"index/[0-9a-f]{8}-[0-9a-f]{32}-[0-9a-f]{8}")
+INDEX_NAME, SWEEP_NAME = map(re.compile, (r"index/[0-9a-f]{8}-[0-9a-f]{32}-[0-9a-f]{8}", r"gc/([0-9a-f]{8})\.sweep"))
 SLOT_NAME = re.compile(r"(snapshots|tombs)/([0-9a-f]{8}-[0-9a-f]{32})")
-KEY_NAME, SWEEP_NAME = re.compile(r"keys/([0-9a-f]{32})"), re.compile(r"gc/([0-9a-f]{8})\.sweep")
+KEY_NAME, UPDATE_NAME = re.compile(r"keys/([0-9a-f]{32})"), re.compile(r"keys/([0-9a-f]{8})\.(update|copy)")
 ZEROS, NAMES = bytes(REGION), {DATA: "data", TREE: "tree"}
 problems: list[str] = []
 
@@ -94,7 +94,6 @@ class Cursor:
         return (seconds >> 1 ^ -(seconds & 1)) * 10**9 + self.varint(10**9)
     def end(self) -> None:
         damage_if(self.left() > 0, "bytes behind the end")
-
 def fields(payload: bytes, *critical: int, optional: tuple[int, ...] = ()) -> dict[int, list[bytes]]:
     """The fields, with the numbers from 1000 on that are known: required, or optional."""
     cursor, found = Cursor(payload), dict[int, list[bytes]]()
@@ -105,18 +104,24 @@ def fields(payload: bytes, *critical: int, optional: tuple[int, ...] = ()) -> di
     damage_if(any(number not in found for number in critical), f"not all of the fields {critical}")
     return found
 # Section 4: sealed objects
-def check_header(header: bytes, kinds: tuple[int, ...], repository: bytes | None) -> None:
-    damage_if(len(header) < HEADER or header[:8] != MAGIC or header[8:10] == b"\0\0", "not an object of Aumbry")
-    (version, kind, suite, _, owner, source, parity, envelope, features, shards, plain
-     ) = struct.unpack_from("<HBBI16sBBHIH6xQ", header, 8)
+def check_kind(header: bytes, length: int, *kinds: int) -> None:
+    damage_if(len(header) < length or header[:8] != MAGIC or header[8:10] == b"\0\0", "not an object of Aumbry")
+    version, kind = struct.unpack_from("<HB", header, 8)
     newer_if(version > 1 or kind > 15, f"format version {version}, kind {kind}")
     damage_if(kind not in kinds, f"an object of kind {kind} under this name")
-    newer_if((suite, source, envelope, features) != (1, 1, 0, 0) or parity > (kind in (DATA, TREE)),
+def check_header(header: bytes, kinds: tuple[int, ...], repository: bytes | None) -> None:
+    check_kind(header, HEADER, *kinds)
+    suite, owner, source, parity, envelope, features, shards, plain = struct.unpack_from("<B4x16sBBHIH6xQ", header, 11)
+    newer_if((suite, source, envelope, features) != (1, 1, 0, 0) or parity > (header[10] in (DATA, TREE)),
              f"suite {suite}, key source {source}, parity {parity}, envelope {envelope}, features {features:#x}")
     damage_if(any(header[42:48] + header[56:64]), "zeros of the header that are not zero")
     damage_if(not (parity == shards == plain == 0 or parity == 1 <= shards and 1 <= plain <= 1 << 32), "wrong parity")
     damage_if(repository not in (None, owner), "of another repository")
-
+def unseal(what: str, key: bytes, nonce: bytes, sealed: bytes, associated: bytes | None = None) -> bytes:
+    try:
+        return ChaCha20Poly1305(key).decrypt(nonce, sealed, associated)
+    except (InvalidTag, ValueError) as error:
+        raise Damaged(f"{what} does not open") from error
 class Sealed(NamedTuple):                               # in a file; its frames are opened as they are needed
     path: Path
     kind: int
@@ -124,23 +129,20 @@ class Sealed(NamedTuple):                               # in a file; its frames 
     plain: int
     def read(self, start: int, end: int) -> bytes:
         damage_if(not 0 <= start <= end <= self.plain, "a part that lies beyond the object")
-        first, last, cipher, opened = start // FRAME, (self.plain - 1) // FRAME, ChaCha20Poly1305(self.key), bytearray()
+        first, last, opened = start // FRAME, (self.plain - 1) // FRAME, bytearray()
         with self.path.open("rb") as file:
             file.seek(HEADER + first * (FRAME + TAG))
             for i in range(first, -(-end // FRAME)):
-                try:
-                    frame = file.read(min(FRAME, self.plain - i * FRAME) + TAG)
-                    opened += cipher.decrypt(struct.pack("<Q3xB", i, i == last), frame, None)
-                except (InvalidTag, ValueError) as error:
-                    raise Damaged(f"frame {i} does not open") from error
+                frame = file.read(min(FRAME, self.plain - i * FRAME) + TAG)
+                opened += unseal(f"frame {i}", self.key, struct.pack("<Q3xB", i, i == last), frame)
         return bytes(opened[start - first * FRAME:end - first * FRAME])
-
     def payload(self) -> bytes:
         plain = self.read(0, self.plain)
         length = int.from_bytes(plain[-8:], "little")
         damage_if(length > len(plain) - 8 or any(plain[length:-8]), "a wrong trailer, or padding that is not zero")
         return plain[:length]
-# Section 5: key slots
+# Section 5: keyrings
+Keyring = NamedTuple("Keyring", [("id_key", bytes), ("epochs", dict[int, tuple[bytes, bytes]]), ("revision", int)])
 def xchacha_open(key: bytes, nonce: bytes, associated: bytes, sealed: bytes) -> bytes:
     x = list(struct.unpack("<16I", b"expand 32-byte k" + key + nonce[:16]))
     for shift in (0, 1) * 10:                           # the columns, then the diagonals
@@ -150,46 +152,17 @@ def xchacha_open(key: bytes, nonce: bytes, associated: bytes, sealed: bytes) -> 
                 x[p] = (x[p] + x[q]) & 0xffffffff
                 v = x[r] ^ x[p]
                 x[r] = (v << n | v >> (32 - n)) & 0xffffffff
-    try:
-        return ChaCha20Poly1305(struct.pack("<8I", *x[:4], *x[12:])).decrypt(bytes(4) + nonce[16:], sealed, associated)
-    except (InvalidTag, ValueError) as error:
-        raise Damaged("does not open") from error
-
-def open_slot(slot: bytes, slot_id: str, repository: bytes, passphrase: str | None, recovery: bytes | None
-              ) -> tuple[bytes, dict[int, tuple[bytes, bytes]]] | None:
-    """Id key and epochs; None when the passphrase or recovery key is not this slot's."""
-    damage_if(len(slot) < 176 or slot[:8] != MAGIC, "not a key slot")
-    version, kind, way, memory, owner, own_id, passes, lanes, features, length = struct.unpack_from(
-        "<HBBI16s16sIIII", slot, 8)
-    newer_if(version > 1 or kind > 15, f"format version {version}, kind {kind}")
-    damage_if(version == 0 or kind != KEY_SLOT, f"version {version}, kind {kind}")
-    newer_if(way not in (1, 2) or features != 0, f"way {way}, features {features:#x}")
-    if owner != repository:
-        return None
-    damage_if(own_id.hex() != slot_id, "of another name")
-    if way == 1 and passphrase is not None:
-        damage_if(not (65536 <= memory <= 4194304 and 3 <= passes <= 1024 and 1 <= lanes <= 64)
-                  or memory * passes > 67108864, f"refused: argon2id: {memory} KiB, {passes} passes, {lanes} lanes")
-        stretched = hash_secret_raw(passphrase.encode(), slot[64:96], time_cost=passes, memory_cost=memory,
-                                    parallelism=lanes, hash_len=32, type=Type.ID, version=0x13)
-    elif way == 2 and recovery is not None:
-        stretched = derive("aumbry v1 recovery key", recovery + slot[64:96])
-    else:
-        return None
-    if derive("aumbry v1 slot commitment", stretched) != slot[96:128]:
-        return None
-    damage_if(not TAG <= length <= len(slot) - 176, "cut short")
-    wrapping_key = derive("aumbry v1 slot wrapping key", stretched)
-    found = fields(xchacha_open(wrapping_key, slot[128:152], slot[:176], slot[176:176 + length]), 1001, 1002, 1003)
+    return unseal("it", struct.pack("<8I", *x[:4], *x[12:]), bytes(4) + nonce[16:], sealed, associated)
+def read_keyring(payload: bytes) -> Keyring:
+    found = fields(payload, 1001, 1002, 1003)
     # Of two epochs with one number the first counts; a data key without bytes was dropped.
     epochs = {c.varint(1 << 32): (Cursor(data).take(32) if (data := c.bytes()) else b"", Cursor(c.bytes()).take(32))
               for c in map(Cursor, reversed(found[1003]))}
-    return Cursor(found[1001][-1]).take(32), epochs
+    return Keyring(Cursor(found[1001][-1]).take(32), epochs, Cursor(found.get(4, [b"\0"])[-1]).varint())
 # Section 7: packs
 Segment = NamedTuple("Segment", [("encoding", int), ("offset", int), ("stored", int), ("plain", int),
                                  ("bases", list[bytes]), ("blobs", list[tuple[bytes, int]])])
 Pack = NamedTuple("Pack", [("name", str), ("sealed", Sealed), ("segments", list[Segment])])
-
 def read_directory(cursor: Cursor) -> tuple[list[Segment], int]:
     """The segments (those of unknown encodings without blobs), and where the last one ends."""
     segments, offset = [], 0
@@ -206,7 +179,6 @@ def read_directory(cursor: Cursor) -> tuple[list[Segment], int]:
         segments.append(Segment(encoding, offset, stored, plain, bases, blobs))
         offset += stored
     return segments, offset
-
 def decompress(stored: bytes, length: int, prefix: bytes) -> bytes:
     try:
         frame = zstandard.get_frame_parameters(stored)
@@ -221,7 +193,6 @@ def decompress(stored: bytes, length: int, prefix: bytes) -> bytes:
     return plain
 Snapshot = NamedTuple("Snapshot", [("time", int), ("session", str), ("digits", str), ("height", int), ("root", bytes),
                                    ("texts", dict[int, str])])
-
 class Repository:
     def __init__(self, root: Path, passphrase: str | None, recovery: bytes | None) -> None:
         self.root = root
@@ -229,27 +200,77 @@ class Repository:
             header = (root / "config").read_bytes()[:HEADER]
             check_header(header, (CONFIG,), None)
             self.id = header[16:32]
-            self.id_key, self.epochs = self.unlock(passphrase, recovery)
+            self.id_key, self.epochs, _ = self.unlock(passphrase, recovery)
             fields(self.open("config", CONFIG).payload(), 1001)
         except (Damaged, Newer, OSError) as error:
             sys.exit(f"{type(error).__name__.lower()}: config: {error}")
         self.blob_keys = {kind: derive(f"aumbry v1 {NAMES[kind]} blob id", self.id_key) for kind in (DATA, TREE)}
         self.places: dict[tuple[int, bytes], list[tuple[Pack, Segment, int, int]]] = {}
         self.kept: dict[tuple[str, int], bytes] = {}    # segments that were opened
-
     def names(self, folder: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
         names = sorted(path.relative_to(self.root).as_posix() for path in (self.root / folder).rglob("*"))
         return [match for name in names if (match := pattern.fullmatch(name))]
-
-    def unlock(self, passphrase: str | None, recovery: bytes | None) -> tuple[bytes, dict[int, tuple[bytes, bytes]]]:
+    # Section 5: key slots and key updates
+    def unlock(self, passphrase: str | None, recovery: bytes | None) -> Keyring:
         for match in self.names("keys", KEY_NAME):
             try:
-                if opened := open_slot((self.root / match[0]).read_bytes(), match[1], self.id, passphrase, recovery):
+                if opened := self.open_slot(match[0], bytes.fromhex(match[1]), passphrase, recovery):
                     return opened
             except (Damaged, Newer) as error:
                 problem(match[0], error, isinstance(error, Newer))
         sys.exit("no key slot opens with this passphrase or recovery key")
-
+    def open_slot(self, name: str, slot_id: bytes, passphrase: str | None, recovery: bytes | None) -> Keyring | None:
+        """None when the passphrase or recovery key is not this slot's."""
+        slot = (self.root / name).read_bytes()
+        check_kind(slot, 176, KEY_SLOT)
+        way, memory, owner, own_id, passes, lanes, features, length = struct.unpack_from("<BI16s16sIIII", slot, 11)
+        newer_if(way not in (1, 2) or features != 0, f"way {way}, features {features:#x}")
+        if owner != self.id:
+            return None
+        damage_if(own_id != slot_id, "of another name")
+        stretched = b""
+        if way == 1 and passphrase is not None:
+            damage_if(not (65536 <= memory <= 4194304 and 3 <= passes <= 1024 and 1 <= lanes <= 64)
+                      or memory * passes > 67108864, f"refused: argon2id: {memory} KiB, {passes} passes, {lanes} lanes")
+            stretched = hash_secret_raw(passphrase.encode(), slot[64:96], time_cost=passes, memory_cost=memory,
+                                        parallelism=lanes, hash_len=32, type=Type.ID, version=0x13)
+        elif way == 2 and recovery is not None:
+            stretched = derive("aumbry v1 recovery key", recovery + slot[64:96])
+        if not stretched or derive("aumbry v1 slot commitment", stretched) != slot[96:128]:
+            return None
+        damage_if(not TAG <= length <= len(slot) - 176, "cut short")
+        wrapping_key = derive("aumbry v1 slot wrapping key", stretched)
+        keyring = read_keyring(xchacha_open(wrapping_key, slot[128:152], slot[:176], slot[176:176 + length]))
+        return self.newest(slot_id, derive("aumbry v1 slot exchange key", stretched), keyring)
+    def newest(self, slot_id: bytes, exchange_key: bytes, own: Keyring) -> Keyring:
+        """The keyring of the newest update for this slot, or the slot's own."""
+        newer = [match for match in self.names("keys", UPDATE_NAME) if int(match[1], 16) > own.revision]
+        for match in reversed(newer):                   # an update before its copy
+            try:
+                if found := self.open_update(match[0], int(match[1], 16), slot_id, exchange_key, own.id_key):
+                    return found
+                problem(match[0], Newer("for other key slots, and so is what its keys have sealed"), harmless=True)
+            except (Damaged, Newer, ValueError) as error:
+                problem(match[0], error, isinstance(error, Newer))
+        return own
+    def open_update(self, name: str, revision: int, slot_id: bytes, secret: bytes, id_key: bytes) -> Keyring | None:
+        update, own = (self.root / name).read_bytes(), X25519PrivateKey.from_private_bytes(secret)
+        check_kind(update, 136, KEY_UPDATE)
+        suite, named, owner, features, recipients, length = struct.unpack_from("<BI16sIII", update, 11)
+        newer_if(suite != 1 or features != 0, f"suite {suite}, features {features:#x}")
+        start, public = 136 + 64 * recipients, update[48:80]
+        damage_if((named, owner, start + length) != (revision, self.id, len(update)) or any(update[44:48]), "misplaced")
+        for entry in [update[at:at + 64] for at in range(136, start, 64) if update[at:at + 16] == slot_id]:
+            shared = own.exchange(X25519PublicKey.from_public_bytes(public))        # ValueError: 32 zeros
+            key = derive("aumbry v1 key update recipient", shared + public + own.public_key().public_bytes_raw()
+                         + derive("aumbry v1 key update secret", id_key) + self.id + slot_id + update[12:16])
+            content_key = xchacha_open(key, bytes(24), update[:136], entry[16:])
+            damage_if(derive("aumbry v1 key update commitment", content_key) != update[80:112], "a wrong commitment")
+            wrapping_key = derive("aumbry v1 key update wrapping key", content_key)
+            keyring = read_keyring(xchacha_open(wrapping_key, update[112:136], update[:start], update[start:]))
+            damage_if((keyring.id_key, keyring.revision) != (id_key, revision), "another repository's keys")
+            return keyring
+        return None
     def key_of(self, name: str, header: bytes, *kinds: int) -> bytes:
         check_header(header, kinds, self.id)
         epoch, = struct.unpack_from("<I", header, 12)
@@ -259,7 +280,6 @@ class Repository:
         damage_if(derive("aumbry v1 key commitment", key) != header[96:128],
                   "the commitment does not fit: another key, another name or a damaged header")
         return key
-
     def open(self, name: str, *kinds: int) -> Sealed:
         with (self.root / name).open("rb") as file:
             header, sealed = file.read(HEADER), os.fstat(file.fileno()).st_size - HEADER
@@ -282,7 +302,6 @@ class Repository:
         if any(plain[end:start]):
             problem(name, Damaged("padding that is not zero"))
         return Pack(name, sealed, segments)
-
     def read_index(self, name: str, sizes: dict[str, int]) -> Iterator[tuple[str, list[Segment]]]:
         for cursor in map(Cursor, fields(self.open(name, INDEX).payload()).get(2, [])):
             generation, session, number = struct.unpack("<I16sI", cursor.take(24))
@@ -295,7 +314,6 @@ class Repository:
             damage_if(end > size, f"the segments of {pack} are longer than the pack")
             if sizes.get(pack) == size:
                 yield pack, segments
-
     def locate(self, from_packs: bool) -> None:
         sizes = {match[0]: (self.root / match[0]).stat().st_size for match in self.names("packs", PACK_NAME)}
         listed = dict[str, list[Segment]]()
@@ -308,14 +326,13 @@ class Repository:
             try:
                 pack = self.own_directory(name) if name not in listed else Pack(
                     name, self.open(name, DATA, TREE), listed[name])
+                for segment in pack.segments:
+                    at = 0
+                    for blob, length in segment.blobs:
+                        self.places.setdefault((pack.sealed.kind, blob), []).append((pack, segment, at, length))
+                        at += length
             except (Damaged, Newer) as error:
                 problem(name, error)
-                continue
-            for segment in pack.segments:
-                at = 0
-                for blob, length in segment.blobs:
-                    self.places.setdefault((pack.sealed.kind, blob), []).append((pack, segment, at, length))
-                    at += length
     # Section 7: blobs
     def segment(self, pack: Pack, segment: Segment) -> bytes:
         place = pack.name, segment.offset
@@ -331,7 +348,6 @@ class Repository:
                 del self.kept[next(iter(self.kept))]
             self.kept[place] = plain
         return self.kept[place]
-
     def blob(self, kind: int, blob: bytes, of_delta: bool = False) -> bytes:
         name = f"{NAMES[kind]} blob {blob.hex()}"
         for pack, segment, at, length in self.places.get((kind, blob), []):
@@ -353,7 +369,6 @@ class Repository:
             except (Damaged, Newer) as error:
                 problem(match[0], error)
         return "", set()
-
     def snapshots(self) -> list[Snapshot]:
         found, forgotten, (swept, live) = list[Snapshot](), set[str](), self.checkpoint()
         for folder, session in [match.groups() for f in ("tombs", "snapshots") for match in self.names(f, SLOT_NAME)]:
@@ -386,35 +401,29 @@ class Content(NamedTuple):
 Entry = NamedTuple("Entry", [
     ("name", bytes), ("kind", int), ("mode", int), ("owner", tuple[int, int, str, str]), ("mtime", int), ("inode", int),
     ("device", int), ("links", int), ("attributes", list[tuple[bytes, bytes]]), ("content", Content)])
-
 def node(repo: Repository, blob: bytes, leaf: int, height: int) -> Cursor:
     cursor = Cursor(repo.blob(TREE, blob))
     first = cursor.u8()
     newer_if(not 1 <= first <= 4, f"tree blob {blob.hex()}: first byte {first}")
     damage_if(first != leaf + (height > 0), f"tree blob {blob.hex()}: first byte {first} at height {height}")
     return cursor
-
 def read_extents(cursor: Cursor) -> Extents:
     lengths = (cursor.varint() for _ in cursor.count(1))
     extents = tuple((length >> 1, None if length & 1 else cursor.take(32)) for length in lengths)
     damage_if(any(length == 0 for length, _ in extents), "an extent of length 0")
     return extents
-
 def read_content(cursor: Cursor, kind: int) -> Content:
     newer_if(kind > 6, f"kind of entry {kind}")
     if kind == 1:
         return Content(root=(cursor.u8(), cursor.take(32)))
-    if kind == 2:
-        return Content(inline=cursor.bytes())
     if kind != 0:
-        return Content(number=cursor.varint() if kind in (5, 6) else 0)
+        return Content(inline=cursor.bytes() if kind == 2 else b"", number=cursor.varint() if kind in (5, 6) else 0)
     size, form = cursor.varint(), cursor.u8()
     newer_if(form & 0x7f > 2, f"form of content {form}")
     inline = cursor.take(size) if form & 0x7f == 0 else b""
     extents = read_extents(cursor) if form & 0x7f == 1 else ()
     root = (cursor.u8(), cursor.take(32)) if form & 0x7f == 2 else None
     return Content(size, inline, extents, root, 0, cursor.take(32) if form & 0x80 else None)
-
 def read_leaf(cursor: Cursor) -> list[Entry]:
     owners = [(cursor.varint(1 << 32), cursor.varint(1 << 32), cursor.text(), cursor.text()) for _ in cursor.count(4)]
     entries = list[Entry]()
@@ -434,7 +443,6 @@ def read_leaf(cursor: Cursor) -> list[Entry]:
         entries.append(Entry(name, flags & 15, mode, owners[owner], mtime, inode, device, links, attributes, content))
     cursor.end()
     return entries
-
 def directory(repo: Repository, where: str, height: int, root: bytes) -> Iterator[Entry]:
     """The entries of a directory. A node that is not right is named, and the others are read."""
     waiting: list[tuple[int, bytes, bytes | None, bytes | None]] = [(height, root, None, None)]
@@ -453,7 +461,6 @@ def directory(repo: Repository, where: str, height: int, root: bytes) -> Iterato
             waiting += [(height - 1, child, n, end) for (n, child), end in zip(children, [*names[1:], after])][::-1]
         except (Damaged, Newer) as error:
             problem(f"{where}: directory node {blob.hex()}", error)
-
 def extents_of(repo: Repository, content: Content) -> Iterator[tuple[int, bytes | None]]:
     yield from content.extents
     waiting = [(*content.root, content.size)] if content.root else []
@@ -468,13 +475,11 @@ def extents_of(repo: Repository, content: Content) -> Iterator[tuple[int, bytes 
                   f"instead of {covers}, or has a child that covers nothing")
         yield from extents
         waiting += [(height - 1, child, length) for length, child in children][::-1]
-
 class Digest:                                           # of a file, by regions
     def __init__(self, id_key: bytes) -> None:
         self.region_key = derive("aumbry v1 region digest", id_key)
         self.file_key = derive("aumbry v1 file digest", id_key)
         self.digests, self.region, self.filled = list[bytes](), blake3(key=self.region_key), 0
-
     def add(self, data: bytes | None, length: int) -> None:
         """Data, or None for a hole."""
         while length > 0:
@@ -485,7 +490,6 @@ class Digest:                                           # of a file, by regions
                 self.digests.append(self.region.digest())
                 self.region, self.filled = blake3(key=self.region_key), 0
             data, length = None if data is None else data[part:], length - part
-
     def digest(self) -> bytes:
         digests = self.digests + ([self.region.digest()] if self.filled or not self.digests else [])
         return digests[0] if len(digests) == 1 else blake3(b"".join(digests), key=self.file_key).digest()
@@ -496,7 +500,6 @@ class Restore:
         self.users = {user.pw_name: user.pw_uid for user in pwd.getpwall()}
         self.groups = {group.gr_name: group.gr_gid for group in grp.getgrall()}
         self.made: dict[tuple[int, int, int, Content], bytes] = {}      # the first name of each hard-linked file
-
     def restore(self, snapshot: Snapshot, target: bytes) -> None:
         directories = list[tuple[bytes, str, Entry]]()
         waiting = [(target, b"/", snapshot.height, snapshot.root)]      # not recursive: a tree may be deep
@@ -519,7 +522,6 @@ class Restore:
                 self.metadata(path, place, entry)
             except (OSError, OverflowError) as error:
                 problem(place, error)
-
     def make(self, path: bytes, entry: Entry) -> None:
         key, n = (entry.device, entry.inode, entry.kind, entry.content), entry.content.number
         if entry.links > 1 and key in self.made:
@@ -533,7 +535,6 @@ class Restore:
             os.mknod(path, (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)[entry.kind - 3] | 0o600, device)
         if entry.links > 1:
             self.made.setdefault(key, path)
-
     def file(self, path: bytes, content: Content) -> None:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
         try:
@@ -556,7 +557,6 @@ class Restore:
         except BaseException:
             os.unlink(path)                             # nothing unproven stays behind
             raise
-
     def metadata(self, path: bytes, where: str, entry: Entry) -> None:
         if self.privileged:
             user, group, user_name, group_name = entry.owner
