@@ -433,6 +433,8 @@ fn one_damaged_copy_of_an_update_costs_nothing_and_two_stop_writers_only() {
     let outcome = back_up_with(&repository, scene.folder.path(), &options(), &SilentMonitor);
     let OpsError::Repository(error) = outcome.unwrap_err() else { panic!() };
     assert_eq!((error.kind, error.item), (Kind::Corrupt, layout::key_update(1)));
+    let pruned = prune(&repository, &tight(), &SilentMonitor);
+    assert_eq!(kind_of(pruned.unwrap_err()), Kind::Corrupt);
     let options = RekeyOptions { change: Change::NewEpoch, remove: Vec::new() };
     assert!(plan(&repository, &options, &SilentMonitor).is_err());
     assert!(repository.add_key(&quick_key(9), Some(Argon2Cost::FLOOR), "").is_err());
@@ -454,9 +456,16 @@ fn a_slot_that_cannot_get_new_keys_is_named_and_reads_what_it_could() {
     assert_same(&all_contents(&behind)[0], &scene.before, "the old keys");
     let outcome = back_up_with(&behind, scene.folder.path(), &options(), &SilentMonitor);
     assert_eq!(kind_of(outcome.unwrap_err()), Kind::WrongKey);
+    let pruned = prune(&behind, &tight(), &SilentMonitor);
+    assert_eq!(kind_of(pruned.unwrap_err()), Kind::WrongKey);
     let options = RekeyOptions { change: Change::NewEpoch, remove: Vec::new() };
     let refused = aumbry::ops::rekey::plan(&behind, &options, &SilentMonitor);
     assert_eq!(kind_of(refused.unwrap_err()), Kind::WrongKey);
+    // It may forget what it can read.
+    let id = behind.snapshots(&SilentMonitor).unwrap().all[0].0;
+    behind.forget(&[id], "").unwrap();
+    let found = open_with(&scene.store, 1).snapshots(&SilentMonitor).unwrap();
+    assert!(found.all.iter().all(|(other, _)| *other != id) && found.damaged.is_empty());
 }
 
 #[test]
