@@ -138,7 +138,7 @@ fn plan_drop(
     if old.is_empty() {
         return Ok(());
     }
-    // Only so that fewer headers have to be read.
+    // So that fewer headers have to be read, and that packs are known which a listing leaves out.
     repository.refresh_index(monitor)?;
     for (epoch, needs) in old.iter().zip(repository.epoch_uses(&old)?) {
         if needs.is_unused() {

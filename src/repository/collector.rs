@@ -71,6 +71,16 @@ impl Repository {
         }
     }
 
+    /// Puts a list of no packs where one that could not be read was: its generation is over, and whoever asks by
+    /// name whether it has begun finds it.
+    pub fn condemn_nothing(&self, generation: u32) -> Result<()> {
+        let name = layout::condemned(generation);
+        let condemned = Condemned { packs: Vec::new(), publisher: self.publisher() };
+        let object = self.seal(ObjectKind::Condemned, &name, condemned.encode())?;
+        self.store.create(&name, object)?;
+        Ok(())
+    }
+
     /// The sessions that may count on what `generation` condemns and have not decided. To be asked after the
     /// condemned list was published: whoever registers later sees it.
     pub fn holders(&self, generation: u32) -> Result<Vec<Holder>> {
@@ -95,6 +105,30 @@ impl Repository {
         Ok(holders)
     }
 
+    /// For whoever has listed `snapshots` when every session before `generation` had decided: `undecided` are those of
+    /// which the listing shows no slot. One whose slot is there all the same proves that it is not whole. `false`: there is
+    /// one that has not decided after all.
+    pub fn require_slots(&self, generation: u32, undecided: &BTreeSet<SessionId>) -> Result<bool> {
+        let mut all_decided = true;
+        for session in undecided.iter().filter(|session| session.generation < generation) {
+            let name = layout::snapshot(*session);
+            if self.store.size(&name)?.is_some() {
+                if self.generations()?.swept() >= generation {
+                    // Another collector went on, and has cleared away what told of the session.
+                    return Ok(false);
+                }
+                return Err(RepositoryError::new(
+                    Kind::Unavailable,
+                    name,
+                    "is there, and the store's listing leaves it out: what is listed is not everything, \
+                     and nothing is collected. Run `aumbry prune` again when the store's listings are whole",
+                ));
+            }
+            all_decided = false;
+        }
+        Ok(all_decided)
+    }
+
     /// Whether no session that may count on what `generation` condemns is undecided.
     pub fn is_decided(&self, generation: u32) -> Result<bool> {
         let undecided = self.undecided_sessions()?;
@@ -114,8 +148,9 @@ impl Repository {
                 Kind::Corrupt,
                 layout::snapshot(id.0),
                 format!(
-                    "{why}, so what is listed is not everything, and nothing is collected. Bring \
-                     the object back from a copy, or forget the snapshot with `aumbry forget {}`",
+                    "{why}, so what is listed is not everything, and nothing is collected. If the \
+                     store's listings may be late, try again later; else bring the object back from a \
+                     copy, or forget the snapshot with `aumbry forget {}`",
                     id.short()
                 ),
             ))
@@ -269,10 +304,16 @@ impl Repository {
         let mut cleared = Cleared::default();
         let registered = self.store.list(layout::SESSIONS)?;
         let decided = self.decided_sessions()?;
+        let aborted: HashSet<SessionId> = snapshots.aborted.iter().copied().collect();
+        // Until a sweep lists a snapshot, its registration is the one other thing that tells of it, should a listing
+        // leave it out.
+        let is_over = |session: &SessionId| {
+            decided.contains(session)
+                && (session.generation < generations.swept() || aborted.contains(session))
+        };
         for object in registered {
             // The registration before the ABORT: the other way round it would seem undecided again.
-            if layout::parse_session(&object.name).is_some_and(|session| decided.contains(&session))
-            {
+            if layout::parse_session(&object.name).is_some_and(|session| is_over(&session)) {
                 self.store.delete(&object.name)?;
                 cleared.sessions += 1;
             }
@@ -293,18 +334,23 @@ impl Repository {
             cleared.snapshots += 1;
         }
         // The tomb after the snapshot; also where the snapshot went in an attempt that was interrupted.
+        let removed: HashSet<SnapshotId> = snapshots.swept.iter().copied().collect();
         for id in snapshots.tombs.iter().filter(|id| !generations.lets_live(id.0)) {
-            self.store.delete(&layout::tomb(id.0))?;
+            // Not while the snapshot is there: should the sweep be lost, nothing else says that it was forgotten.
+            if removed.contains(id) || self.store.size(&layout::snapshot(id.0))?.is_none() {
+                self.store.delete(&layout::tomb(id.0))?;
+            }
         }
         self.clear_health()?;
         self.clear_late_packs(last)?;
-        for generation in generations.condemned.range(..last.generation) {
-            self.store.delete(&layout::condemned(*generation))?;
-        }
         // The packs of older sweeps are gone: no generation begins before those of the last one are.
-        let old = generations.sweeps.len().saturating_sub(KEPT_SWEEPS);
-        for generation in generations.sweeps.iter().take(old) {
+        let kept = last.generation.saturating_sub(KEPT_SWEEPS as u32 - 1);
+        for generation in generations.sweeps.range(..kept) {
             self.store.delete(&layout::sweep(*generation))?;
+        }
+        // No sooner than its sweep: it is asked for by name.
+        for generation in generations.condemned.range(..kept) {
+            self.store.delete(&layout::condemned(*generation))?;
         }
         Ok(cleared)
     }

@@ -94,21 +94,47 @@ impl Numbers {
 }
 
 impl Repository {
+    /// What a listing shows, and what is there beyond: to miss a generation that has begun would cost data, and
+    /// listings of some stores are not whole. Numbers follow one another, so what comes next can be asked for by name.
     fn list_generations(&self) -> Result<Numbers> {
         let mut numbers = Numbers::default();
         for object in self.store.list(layout::GC)? {
             numbers.condemned.extend(layout::parse_condemned(&object.name));
             numbers.sweeps.extend(layout::parse_sweep(&object.name));
         }
-        Ok(numbers)
+        let known = self.cache.followed()?.map_or(0, |followed| followed.to);
+        if known > numbers.newest() && self.is_there(&layout::sweep(known))? {
+            numbers.sweeps.insert(known);
+        }
+        loop {
+            let newest = numbers.newest();
+            if newest > 0 && !numbers.sweeps.contains(&newest) {
+                // It began when the one before was swept.
+                numbers.sweeps.extend((newest > 1).then(|| newest - 1));
+                if self.is_there(&layout::sweep(newest))? {
+                    numbers.sweeps.insert(newest);
+                }
+            }
+            let Some(next) = newest.checked_add(1) else { return Ok(numbers) };
+            // It stays as long as its sweep.
+            if !self.is_there(&layout::condemned(next))? {
+                return Ok(numbers);
+            }
+            numbers.condemned.insert(next);
+        }
     }
 
-    /// The newest generation of collection that has begun; 0 before the first. One listing.
+    fn is_there(&self, name: &str) -> Result<bool> {
+        Ok(self.store.size(name)?.is_some())
+    }
+
+    /// The newest generation of collection that has begun; 0 before the first. One listing, one question by name.
     pub(super) fn newest_generation(&self) -> Result<u32> {
         Ok(self.list_generations()?.newest())
     }
 
-    /// Reads what collectors published. One listing, and one read of what is new to this client.
+    /// Reads what collectors published. One listing, one question by name or two, and one read of what is new to this
+    /// client.
     pub fn generations(&self) -> Result<Generations> {
         for _ in 0..LISTINGS {
             if let Some(generations) = self.try_generations()? {
@@ -118,7 +144,8 @@ impl Repository {
         Err(RepositoryError::new(
             Kind::Unavailable,
             layout::GC,
-            "changes faster than it can be read; run the command again",
+            "changes faster than it can be read, or lists what is gone; run the command again, or, where \
+             the store's listings are late, when they are up to date",
         ))
     }
 
@@ -160,6 +187,18 @@ impl Repository {
         let payload = self.sealer.unseal(kind, name, object.clone())?;
         self.cache.keep_generation(name, &object)?;
         Ok((payload, hash))
+    }
+
+    /// Puts back a sweep that could not be read and was taken away, as this client has read it, so that who follows the
+    /// sweeps finds no gap. To be called when a later generation has ended.
+    pub fn put_back_sweep(&self, generation: u32) -> Result<()> {
+        let name = layout::sweep(generation);
+        if let Some(object) = self.cache.generation(&name)?
+            && self.sealer.unseal(ObjectKind::Sweep, &name, object.clone()).is_ok()
+        {
+            self.store.create(&name, object)?;
+        }
+        Ok(())
     }
 
     /// Reads what a generation condemns.

@@ -406,8 +406,10 @@ impl Repository {
         }
         let known: std::collections::HashMap<PackId, u32> =
             self.cache.packs()?.into_iter().map(|(_, pack)| (pack.id, pack.header.epoch)).collect();
+        let mut listed = HashSet::new();
         for object in self.store.list(layout::PACKS)? {
             let Some(id) = layout::parse_pack(&object.name) else { continue };
+            listed.insert(id);
             let epoch = match known.get(&id) {
                 Some(epoch) => Some(*epoch),
                 None => match self.epoch_of(&object.name) {
@@ -418,6 +420,15 @@ impl Repository {
             count(&object.name, epoch, &|found| {
                 found.packs += 1;
                 found.pack_bytes += object.size;
+            });
+        }
+        // A listing may leave out what is there, and a key that is dropped is gone.
+        for (id, epoch) in known.iter().filter(|(id, _)| !listed.contains(id)) {
+            let name = layout::pack(*id);
+            let Some(size) = self.store.size(&name)? else { continue };
+            count(&name, Some(*epoch), &|found| {
+                found.packs += 1;
+                found.pack_bytes += size;
             });
         }
         Ok(uses)

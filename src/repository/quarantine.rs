@@ -57,6 +57,15 @@ impl Repository {
                 0 => format!("{}{name}", layout::QUARANTINE),
                 _ => format!("{}{name}.{number}", layout::QUARANTINE),
             };
+            // Where a store would write over another copy.
+            let is_taken = || match self.store.get(&copy) {
+                Ok(bytes) => Ok(bytes != object),
+                Err(error) if error.kind == crate::store::Kind::NotFound => Ok(false),
+                Err(error) => Err(error),
+            };
+            if !self.store.is_conditional() && is_taken()? {
+                continue;
+            }
             // The same bytes are there already when an earlier run was stopped here.
             if self.store.create(&copy, object.clone())? == Created::New {
                 self.store.delete(name)?;

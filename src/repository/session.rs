@@ -155,13 +155,16 @@ impl Repository {
 
     /// The sessions that are registered and whose slots are not decided.
     pub fn undecided_sessions(&self) -> Result<Vec<SessionId>> {
-        let sessions = self.store.list(layout::SESSIONS)?;
+        let mut sessions = self.registered_sessions()?;
         let decided = self.decided_sessions()?;
-        Ok(sessions
-            .iter()
-            .filter_map(|object| layout::parse_session(&object.name))
-            .filter(|session| !decided.contains(session))
-            .collect())
+        sessions.retain(|session| !decided.contains(session));
+        Ok(sessions)
+    }
+
+    /// The sessions that are registered, decided or not.
+    pub fn registered_sessions(&self) -> Result<Vec<SessionId>> {
+        let sessions = self.store.list(layout::SESSIONS)?;
+        Ok(sessions.iter().filter_map(|object| layout::parse_session(&object.name)).collect())
     }
 
     /// The sessions that are decided, registered still or not.

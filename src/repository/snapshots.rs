@@ -49,6 +49,16 @@ pub struct Snapshots {
     pub tombs: BTreeSet<SnapshotId>,
 }
 
+impl Snapshots {
+    /// The sessions that this listing shows to have decided.
+    pub fn decided(&self) -> HashSet<SessionId> {
+        let all = self.all.iter().map(|(id, _)| id.0);
+        let damaged = self.damaged.iter().map(|(id, _)| id.0);
+        let hidden = self.swept.iter().chain(&self.tombs).map(|id| id.0);
+        all.chain(damaged).chain(hidden).chain(self.aborted.iter().copied()).collect()
+    }
+}
+
 /// A snapshot that was forgotten and can come back.
 #[derive(Debug)]
 pub struct Forgotten {

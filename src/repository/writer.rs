@@ -468,7 +468,8 @@ impl<'a> Writer<'a> {
             Some(id) => Err(RepositoryError::new(
                 Kind::Unavailable,
                 layout::pack(id),
-                "was uploaded and is not in the store's listing; nothing was committed",
+                "was uploaded and is not in the store's listing; nothing was committed. Run the backup again \
+                 when the store's listings are up to date: what was uploaded is found again",
             )),
         }
     }

@@ -609,6 +609,8 @@ fn a_condemned_list_that_cannot_be_read_ends_with_nothing_dropped_and_needs_no_c
     assert!(plan.blocked && plan.needs_consent.is_none() && plan.ended == Some(open));
     let done = repair_generations(&repository, &repair, &SilentMonitor).unwrap();
     assert_eq!((done.ended, done.fenced, done.quarantined.len()), (Some(open), 0, 1));
+    // Who asks by name whether the generation has begun finds so.
+    repository.prove_sealed(ObjectKind::Condemned, &layout::condemned(open)).unwrap();
     assert!(repository.abort(holder).unwrap(), "who came after the list is not in the way");
 
     assert_eq!(store.list(layout::PACKS).unwrap().len(), packs);
@@ -667,7 +669,30 @@ fn with_the_sweep_in_its_cache_a_client_needs_no_consent() {
     let cautious = RepairOptions { no_collector_runs: false, ..options() };
     let done = repair_generations(&repository, &cautious, &SilentMonitor).unwrap();
     assert_eq!(done.ended, Some(swept + 1));
+    // It is put back, so that nobody finds a gap.
+    open_quick(store.clone(), None).prove_sealed(ObjectKind::Sweep, &layout::sweep(swept)).unwrap();
     assert_eq!(checked(&open_quick(store, None)).damage, []);
+}
+
+#[test]
+fn a_tomb_stays_while_the_sweep_that_let_its_snapshot_go_cannot_be_read() {
+    let store = three_snapshots();
+    let collector = open_quick(store.clone(), None);
+    let id = snapshots(&collector)[0].0;
+    collector.forget(&[id], "").unwrap();
+    let before = collector.generations().unwrap();
+    let generation = collector.condemn(&before, Vec::new()).unwrap().unwrap();
+    let live = snapshots(&collector).into_iter().map(|(id, _)| (id, None)).collect();
+    collector.sweep(generation, before.last.as_ref(), Vec::new(), live).unwrap();
+    let generations = collector.generations().unwrap();
+    assert!(!generations.lets_live(id.0));
+    flip(&store, &layout::sweep(generation));
+    // Slow: it has read the sweep, and lists the snapshots only now that this cannot be read any more.
+    let client = open_quick(store.clone(), None);
+    let listed = client.snapshots(&SilentMonitor).unwrap();
+    client.clear_away(&generations, &listed).unwrap();
+    assert!(store.size(&layout::snapshot(id.0)).unwrap().is_some());
+    assert!(client.snapshots(&SilentMonitor).unwrap().tombs.contains(&id));
 }
 
 #[test]

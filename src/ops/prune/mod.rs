@@ -342,9 +342,13 @@ impl<'a> Collection<'_, 'a> {
         self.monitor.phase(Phase::Mark);
         let generations = self.repository.generations()?;
         self.swept = generations.swept();
-        let undecided = self.repository.undecided_sessions()?.into_iter().collect();
+        let registered = self.repository.registered_sessions()?;
         let snapshots = self.repository.snapshots(self.monitor)?;
         self.repository.require_checkpoint(&generations, &snapshots)?;
+        // By the very listing that is followed.
+        let decided = snapshots.decided();
+        let undecided =
+            registered.into_iter().filter(|session| !decided.contains(session)).collect();
         let index = self.repository.refresh_index(self.monitor)?;
         index.generations.require_readable()?;
         self.repository.adopt_all_packs()?;
@@ -428,6 +432,9 @@ impl<'a> Collection<'_, 'a> {
             Some((open, _)) if *open == generation => {}
             // Somebody else ended it.
             _ => return Ok(Ended::Overtaken),
+        }
+        if !self.repository.require_slots(generation, &marked.undecided)? {
+            return Ok(Ended::Overtaken);
         }
         let damaged = self.repository.damaged_packs()?;
         let rescue = Usage::rescue(self.repository, &self.walk, &condemned.packs, damaged)?;
@@ -523,8 +530,9 @@ fn require_all(lost_blobs: u64, example: Option<BlobId>) -> Result<(), OpsError>
             format!("blob {}", example.short()),
             format!(
                 "is needed, and in no pack that the repository has ({lost_blobs} such blobs); nothing is \
-                 collected. `aumbry check` names the files, a backup of their source stores them \
-                 again, `aumbry repair snapshots` makes snapshots without them"
+                 collected. If the store's listings may be late, try again later. `aumbry check` names the \
+                 files, a backup of their source stores them again, `aumbry repair snapshots` makes \
+                 snapshots without them"
             ),
         ))),
     }

@@ -90,6 +90,16 @@ pub fn repair_generations(
             end(repository, &generations, generation, monitor, &mut repair)?;
         }
         repair.quarantined = examined.quarantine(repository)?;
+        for generation in &generations.condemned {
+            if is_damaged(names::condemned(*generation)) {
+                repository.condemn_nothing(*generation)?;
+            }
+        }
+        for generation in &generations.sweeps {
+            if is_damaged(names::sweep(*generation)) {
+                repository.put_back_sweep(*generation)?;
+            }
+        }
     }
     repair.damaged = examined.damaged;
     repair.left = examined.left;
@@ -141,6 +151,9 @@ fn live(
     let is_known = generations.last.is_some() || generations.swept() == 0;
     let forgotten = snapshots.tombs.iter().copied();
     let ids = ids.chain(forgotten.filter(|id| is_known && generations.lets_live(id.0)));
+    // What was let live, and is not listed now, may be so for the moment only.
+    let before = generations.last.iter().flat_map(|last| &last.sweep.live);
+    let ids = ids.chain(before.map(|(id, _)| *id));
     let mut live: Vec<_> = ids
         .filter(|id| id.0.generation < generation)
         .map(|id| (id, snapshots.observed.get(&id).copied()))

@@ -264,7 +264,12 @@ fn mend_as(
 ) -> Result<bool, OpsError> {
     let repository = writer.repository();
     let writer = writer.excluding(&repository.missing_packs()?)?;
-    let known = repository.snapshots(monitor)?.all;
+    let listed = repository.snapshots(monitor)?;
+    if listed.tombs.contains(&id) || !repository.generations()?.lets_live(id.0) {
+        // Forgotten, or let go by a collector, since it was found damaged.
+        return Ok(repository.end(writer.session())?);
+    }
+    let known = listed.all;
     let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
     let mut rewriter = Rewriter::new(&reader, &writer, monitor)?;
     let rewritten = rewriter.rewrite(DirectoryRoot::of_snapshot(snapshot))?;

@@ -221,7 +221,8 @@ impl Writing<'_> {
                 return Err(RepositoryError::new(
                     Kind::Unavailable,
                     layout::index(id),
-                    "was uploaded and is not in the store's listing; nothing was taken away",
+                    "was uploaded and is not in the store's listing; nothing was taken away. Run the command \
+                     again when the store's listings are up to date",
                 ));
             }
         }

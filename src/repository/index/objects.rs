@@ -116,7 +116,8 @@ impl Repository {
         Err(RepositoryError::new(
             Kind::Unavailable,
             layout::INDEX,
-            "changes faster than it can be read; run the command again",
+            "changes faster than it can be read, or lists what is gone; run the command again, or, where \
+             the store's listings are late, when they are up to date",
         ))
     }
 
@@ -219,7 +220,7 @@ impl Repository {
 
     /// The packs that the index lists and that are missing in the store or have another length there: a writer
     /// must not refer to them, and stores what they held again. Costs one listing of all packs, so it is for
-    /// stores where that is cheap.
+    /// stores where that is cheap, and a question by name for each that it does not show.
     pub fn missing_packs(&self) -> Result<Vec<PackId>> {
         // Known first, listed then: what another thread uploads between the two is not taken for missing.
         let known = self.cache.packs()?;
@@ -229,11 +230,32 @@ impl Repository {
             .iter()
             .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
             .collect();
-        Ok(known
-            .into_iter()
-            .filter(|(_, pack)| listed.get(&pack.id) != Some(&pack.object_length))
-            .map(|(_, pack)| pack.id)
-            .collect())
+        let mut missing = Vec::new();
+        let mut unlisted = Vec::new();
+        for (_, pack) in known {
+            match listed.get(&pack.id) {
+                Some(length) if *length == pack.object_length => {}
+                Some(_) => missing.push(pack.id),
+                None => unlisted.push((pack.id, pack.object_length)),
+            }
+        }
+        // A listing may leave out what is there.
+        let asked = self.in_parts(&unlisted, |part| -> Result<Vec<PackId>> {
+            let mut missing = Vec::new();
+            for (id, length) in part {
+                if self.store.size(&layout::pack(*id))? != Some(*length) {
+                    missing.push(*id);
+                }
+            }
+            Ok(missing)
+        });
+        for asked in asked {
+            let asked = asked.map_err(|_| {
+                RepositoryError::new(Kind::Unavailable, layout::PACKS, "a thread failed")
+            })?;
+            missing.extend(asked?);
+        }
+        Ok(missing)
     }
 
     /// Reads one index object.
