@@ -12,16 +12,22 @@ use aumbry::ops::OpsError;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
 use aumbry::ops::prune::plan::{PlanLimits, UnusedLimit};
 use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
-use aumbry::ops::repair::{RepairOptions, repair_index, repair_packs, repair_snapshots};
+use aumbry::ops::rekey::{Change, RekeyOptions, plan, rekey};
+use aumbry::ops::repair::{
+    GenerationsRepair, RepairOptions, repair_config, repair_generations, repair_index,
+    repair_packs, repair_snapshots,
+};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::error::{Kind, RepositoryError};
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::snapshots::Undeleted;
 use aumbry::repository::{Environment, Repository};
+use aumbry::store::{Store, layout};
 use aumbry::tree::entry::Node;
 use aumbry::view::{DirectoryRoot, Entries, read_file};
 
 use super::dice::{Dice, Odds};
+use super::run::{credential, repair_options};
 use super::source::{Folder, FolderSource, content};
 use super::world::World;
 
@@ -53,8 +59,7 @@ pub struct Client {
     dice: Dice,
     seed: u64,
     starts: u64,
-    /// Opens repositories; its own cache is never used.
-    template: Arc<Repository>,
+    store: Store,
     /// The repository with the cache that the client has.
     pub repository: Option<Repository>,
     /// The repository with a cache that the client had some time ago.
@@ -64,13 +69,7 @@ pub struct Client {
 
 impl Client {
     /// A machine that has never seen the repository.
-    pub fn new(
-        number: usize,
-        seed: u64,
-        world: Arc<World>,
-        odds: Odds,
-        template: Arc<Repository>,
-    ) -> Self {
+    pub fn new(number: usize, seed: u64, world: Arc<World>, odds: Odds, store: Store) -> Self {
         let dice = Dice::new(seed, 100 + number as u64);
         Client {
             number,
@@ -79,7 +78,7 @@ impl Client {
             dice,
             seed,
             starts: 0,
-            template,
+            store,
             repository: None,
             old: None,
             folder: Folder::new(),
@@ -88,14 +87,75 @@ impl Client {
 
     fn open(&mut self) -> Result<Repository, RepositoryError> {
         self.starts += 1;
+        let opened = Repository::open(self.store.clone(), &credential(), self.environment());
+        match opened {
+            Err(error) if error.item == layout::CONFIG && self.dice.hits(500_000) => {
+                self.open_without_config()
+            }
+            opened => opened,
+        }
+    }
+
+    fn environment(&self) -> Environment {
         let chance = Dice::new(self.seed, 1000 * (1 + self.number as u64) + self.starts).next();
-        self.template.reopen(Environment {
+        Environment {
             clock: self.world.clock(self.number),
             chance: Chance::seeded(chance),
             cache_folder: None,
             host: format!("host-{}", self.number),
             user: "tester".into(),
-        })
+        }
+    }
+
+    /// Makes the config again.
+    fn open_without_config(&mut self) -> Result<Repository, RepositoryError> {
+        let environment = self.environment();
+        let repository =
+            Repository::open_without_config(self.store.clone(), &credential(), environment)?;
+        match repair_config(&repository, &self.repair_options()) {
+            Ok(repair) if repair.made => self.world.state().counts.add("configs made again", 1),
+            Ok(_) => {}
+            Err(OpsError::Repository(error)) => return Err(error),
+            Err(error) => self.world.state().tell(|| format!("{error}")),
+        }
+        Ok(repository)
+    }
+
+    fn repair_options(&mut self) -> RepairOptions {
+        RepairOptions { read_data: self.dice.hits(500_000), ..repair_options() }
+    }
+
+    /// Whether there are newer keys than this client's.
+    fn has_old_keys(&self) -> bool {
+        let own = self.repository.as_ref().map(|repository| repository.sealer().keyring().revision);
+        own.is_some_and(|own| own < self.world.state().revision)
+    }
+
+    /// After the faults: repairs what they damaged, and takes up the newest keys.
+    pub fn make_fit(&mut self) -> Result<(), OpsError> {
+        let Some(repository) = self.repository.take() else { return Ok(()) };
+        let state = self.world.state();
+        let gc_is_rotten = state.rotten.iter().any(|name| name.starts_with(layout::GC));
+        // A repair that was stopped may have taken it away.
+        let config_is_rotten =
+            state.rotten.contains(layout::CONFIG) || !state.objects().contains_key(layout::CONFIG);
+        drop(state);
+        let collects = self.odds.is_conditional || self.number == 0;
+        let mut options = self.repair_options();
+        if config_is_rotten {
+            repair_config(&repository, &options)?;
+        }
+        self.repository = Some(repository);
+        if self.has_old_keys() {
+            self.start();
+        }
+        let Some(repository) = &self.repository else { return Ok(()) };
+        if gc_is_rotten && collects {
+            options.no_collector_runs = true;
+            let repaired = repair_generations(repository, &options, &SilentMonitor)?;
+            self.world.state().count_repair(&repaired);
+        }
+        Ok(())
     }
 
     /// Opens the repository with an empty cache, however often it takes.
@@ -109,6 +169,12 @@ impl Client {
             state.restart(self.number);
             match opened {
                 Ok(repository) => {
+                    state.learn_keys(repository.sealer());
+                    let maintainer = self.repository.as_ref().map(|old| old.cache().maintainer());
+                    if let Some(Ok(Some(maintainer))) = maintainer {
+                        let kept = repository.cache().keep_maintainer(maintainer);
+                        kept.expect("it is in memory");
+                    }
                     self.repository = Some(repository);
                     return;
                 }
@@ -129,8 +195,12 @@ impl Client {
             }
             let result = catch_unwind(AssertUnwindSafe(|| self.verb(&repository)));
             self.repository = Some(repository);
+            let has_old_keys = self.has_old_keys();
+            let has_failed = !matches!(result, Ok((_, Ok(()))));
             let mut state = self.world.state();
+            let is_rotten = !state.rotten.is_empty();
             let (is_stopped, faults) = state.restart(self.number);
+            let faults = faults + u64::from(is_rotten || has_old_keys);
             match result {
                 Err(_) => state.violate(format!("client {} panicked", self.number)),
                 Ok((verb, Err(error))) if !is_stopped && faults == 0 && !state.is_over() => {
@@ -142,14 +212,21 @@ impl Client {
                 Ok((verb, result)) => {
                     let number = self.number;
                     state.tell(|| format!("{number}: {verb} ended: {result:?}"));
-                    if result.is_ok() {
-                        state.counts.add(verb, 1);
+                    match &result {
+                        Ok(()) => state.counts.add(verb, 1),
+                        Err(error) if error.to_string().contains("leaves it out") => {
+                            state.counts.add("short listings noticed", 1);
+                        }
+                        Err(_) => {}
                     }
                 }
             }
             drop(state);
             if is_stopped {
                 self.restart();
+            } else if has_old_keys && (has_failed || self.dice.hits(500_000)) {
+                // A program that runs does not take up new keys; the next one does.
+                self.start();
             }
         }
     }
@@ -177,7 +254,11 @@ impl Client {
             9..13 => ("forget", self.forget(repository)),
             13 => ("undelete", self.undelete(repository)),
             14..16 => ("merge", self.merge(repository)),
-            16 => ("repair", self.repair(repository)),
+            16 if self.world.state().rotten.is_empty() => ("repair", self.repair(repository)),
+            16 => ("repair generations", self.repair_generations(repository)),
+            17 if self.odds.rekeys && (self.odds.is_conditional || self.number == 0) => {
+                ("rekey", self.rekey(repository))
+            }
             _ => ("restore", self.restore(repository)),
         }
     }
@@ -270,14 +351,8 @@ impl Client {
 
     /// Lists what no index object lists, puts parts of uploads aside, and stores again what is good in damaged packs.
     pub fn repair(&mut self, repository: &Repository) -> Result<(), OpsError> {
-        let options = RepairOptions {
-            dry_run: self.dice.hits(100_000),
-            read_data: self.dice.hits(500_000),
-            forget_originals: false,
-            no_collector_runs: false,
-            program: "simulation".into(),
-            memory_budget: MEMORY,
-        };
+        let options = RepairOptions { dry_run: self.dice.hits(100_000), ..self.repair_options() };
+        let has_old_keys = repository.sealer().keyring().revision < self.world.state().revision;
         let index = repair_index(repository, &options, &SilentMonitor)?;
         let packs = repair_packs(repository, &options, &SilentMonitor)?;
         let snapshots = repair_snapshots(repository, &options, &SilentMonitor)?;
@@ -285,8 +360,56 @@ impl Client {
         let mut state = self.world.state();
         state.tell(|| format!("{number}: {index:?} {packs:?} {snapshots:?}"));
         state.counts.add("objects put aside", index.quarantined.len() as u64);
-        if !snapshots.made.is_empty() {
+        // A pack that neither the index nor the store lists seems to be lost.
+        if !snapshots.made.is_empty() && state.unwhole_listings(number) == 0 && !has_old_keys {
             state.violate(format!("client {number} repaired snapshots that lack nothing"));
+        }
+        Ok(())
+    }
+
+    /// Ends a generation of which something cannot be read. Where that takes somebody's word that no collector runs, it
+    /// is given when it is true, and kept.
+    fn repair_generations(&mut self, repository: &Repository) -> Result<(), OpsError> {
+        let number = self.number;
+        let mut options = self.repair_options();
+        let is_sure = {
+            let mut state = self.world.state();
+            let is_sure = !state.somebody_collects(number) && !state.nobody_collects;
+            state.nobody_collects |= is_sure;
+            is_sure
+        };
+        options.no_collector_runs = is_sure;
+        let repaired = repair_generations(repository, &options, &SilentMonitor);
+        let mut state = self.world.state();
+        if is_sure {
+            state.nobody_collects = false;
+        }
+        state.tell(|| format!("{number}: {repaired:?}"));
+        state.count_repair(&repaired?);
+        Ok(())
+    }
+
+    /// Adds an epoch, or drops what old epochs' keys nothing needs.
+    fn rekey(&mut self, repository: &Repository) -> Result<(), OpsError> {
+        let number = self.number;
+        let change = match self.dice.hits(500_000) {
+            true => Change::NewEpoch,
+            false => Change::DropOld,
+        };
+        self.world.state().set_careful(number, change == Change::DropOld);
+        let options = RekeyOptions { change, remove: Vec::new() };
+        let changed =
+            plan(repository, &options, &SilentMonitor).and_then(|plan| match plan.is_empty() {
+                true => Ok(None),
+                false => rekey(repository, &plan).map(Some),
+            });
+        let mut state = self.world.state();
+        state.set_careful(number, false);
+        state.tell(|| format!("{number}: {change:?}: {changed:?}"));
+        match changed? {
+            Some(_) if change == Change::DropOld => state.counts.add("old keys dropped", 1),
+            Some(_) => state.counts.add("epochs added", 1),
+            None => {}
         }
         Ok(())
     }
@@ -318,9 +441,18 @@ impl Client {
             ..thorough()
         };
         let number = self.number;
-        self.world.state().tell(|| format!("{number}: prunes with {options:?}"));
-        let summary = prune(repository, &options, &SilentMonitor)?;
+        {
+            let mut state = self.world.state();
+            if state.nobody_collects {
+                return Ok(());
+            }
+            state.tell(|| format!("{number}: prunes with {options:?}"));
+            state.set_collects(number, true);
+        }
+        let pruned = prune(repository, &options, &SilentMonitor);
         let mut state = self.world.state();
+        state.set_collects(number, false);
+        let summary = pruned?;
         state.tell(|| format!("{number}: {summary:?}"));
         state.count_prune(&summary);
         Ok(())
@@ -390,6 +522,12 @@ pub fn read(repository: &Repository, snapshot: &Snapshot) -> Result<Restored, Re
 }
 
 impl super::world::State {
+    /// Counts what a repair of generations did.
+    pub fn count_repair(&mut self, repair: &GenerationsRepair) {
+        self.counts.add("generations repaired", u64::from(repair.ended.is_some()));
+        self.lost_sweep |= repair.needs_consent.is_some();
+    }
+
     /// Counts what a prune did.
     pub fn count_prune(&mut self, summary: &PruneSummary) {
         self.counts.add("generations ended", summary.generations.len() as u64);

@@ -73,6 +73,16 @@ pub struct Odds {
     pub refuse: u64,
     /// An upload fails and leaves a part of the object.
     pub tear: u64,
+    /// A listing leaves out a page.
+    pub short: u64,
+    /// A listing is one of some time ago.
+    pub stale: u64,
+    /// An object of collection, or the config, is damaged.
+    pub rot: u64,
+    /// Whether clients rekey.
+    pub rekeys: bool,
+    /// A folder whose listings may leave something out although the engine does not get along with that.
+    pub beyond: &'static str,
     /// How many contents there are that files may have.
     pub contents: u64,
     /// Verbs that a client runs.
@@ -89,7 +99,18 @@ impl Odds {
         let rates = [0, 0, 2_000, 6_000, 20_000];
         let base = if dice.hits(250_000) { 0 } else { 1 };
         let rate = |dice: &mut Dice| dice.choose(&rates) * base;
+        let lists_loosely = dice.hits(300_000);
+        let loose = |dice: &mut Dice| match lists_loosely {
+            true => dice.choose(&[0, 10_000, 40_000, 120_000]),
+            false => 0,
+        };
+        let (short, stale) = (loose(dice), loose(dice));
         Odds {
+            rot: dice.choose(&[0, 0, 0, 1_000, 4_000]) * base,
+            rekeys: dice.hits(250_000),
+            short,
+            stale,
+            beyond: "",
             clients: dice.between(2, 4) as usize,
             lists_cheaply: dice.hits(500_000),
             is_conditional: dice.hits(750_000),

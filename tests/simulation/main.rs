@@ -8,6 +8,7 @@
 
 mod client;
 mod dice;
+mod listings;
 mod promises;
 mod run;
 mod service;
@@ -22,17 +23,24 @@ use run::{Manner, Outcome, Stage, run};
 use world::Counts;
 
 /// What must have happened in two thousand seeds, or the simulation has lost its teeth.
-const EVERYTHING: [&str; 23] = [
+const EVERYTHING: [&str; 31] = [
     "backup",
     "brought back",
     "bytes repacked",
     "clients stopped",
     "clock jumps",
+    "configs made again",
+    "epochs added",
     "failed after the effect",
     "failed before the effect",
     "forget",
     "generations ended",
+    "generations repaired",
     "index objects merged",
+    "listings short",
+    "listings stale",
+    "objects damaged",
+    "old keys dropped",
     "packs deleted",
     "packs spared",
     "refused",
@@ -40,6 +48,7 @@ const EVERYTHING: [&str; 23] = [
     "replies lost",
     "restore",
     "sessions fenced",
+    "short listings noticed",
     "sleeps",
     "snapshots cleared away",
     "took effect late",
@@ -172,11 +181,24 @@ fn many_seeds() {
     }
 }
 
+/// What `docs/design/collection.md` says is not covered: listings that leave out registered sessions.
+#[test]
+#[ignore = "it shows a limit"]
+fn listings_that_leave_out_sessions_lose_something() {
+    let manner = Manner { beyond: aumbry::store::layout::SESSIONS, ..Manner::default() };
+    let (first, count) =
+        (number("AUMBRY_SEED").unwrap_or(0), number("AUMBRY_SEEDS").unwrap_or(20_000));
+    let (_, failed) = run_all(first, count, manner, |violation| violation.contains("was reported"));
+    let Some((seed, outcome)) = failed else { panic!("{count} seeds lose nothing") };
+    println!("seed {seed}: {}", outcome.violation.unwrap());
+}
+
 #[test]
 #[ignore = "AUMBRY_SEED says which"]
 fn one_seed() {
     let seed = number("AUMBRY_SEED").unwrap();
-    let outcome = run(&Stage::new(), seed, Manner { is_told: true, ..Manner::default() });
+    let manner = Manner { is_told: true, ..Manner::default() };
+    let outcome = run(&Stage::new(), seed, manner);
     println!("{}\n{:#?}", outcome.log, outcome.counts);
     assert_eq!(outcome.violation, None);
 }

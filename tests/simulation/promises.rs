@@ -40,9 +40,19 @@ pub struct Promises {
 }
 
 impl Promises {
-    /// With the keys, so that objects can be understood.
-    pub fn set_sealer(&mut self, sealer: Sealer) {
-        self.sealer = Some(Arc::new(sealer));
+    /// The keys, so that objects can be understood. Of newer ones, only what they open counts from now on.
+    pub fn learn_keys(&mut self, sealer: &Sealer, objects: &BTreeMap<String, Object>) {
+        let revision = sealer.keyring().revision;
+        if self.sealer.as_ref().is_some_and(|known| known.keyring().revision >= revision) {
+            return;
+        }
+        self.sealer = Some(Arc::new(Sealer::new(sealer.repository(), sealer.keyring().clone())));
+        let copies = objects.iter().flat_map(|(name, object)| self.blobs(name, &object.bytes));
+        let copies: Vec<BlobId> = copies.collect();
+        self.copies.clear();
+        for blob in copies {
+            *self.copies.entry(blob).or_default() += 1;
+        }
     }
 
     /// An object is made. An error: under a name that has had another content.
@@ -62,7 +72,8 @@ impl Promises {
         // A slot that was ABORT may become a snapshot that nobody reported when its session wakes after everything; a
         // collector that slept may publish what was cleared away; a snapshot may be forgotten twice. `hold` sees
         // that nothing comes of it.
-        // Marks say nothing but their names, and damage records what anybody may find again.
+        // Marks say nothing but their names, damage records what anybody may find again, and the config is made again
+        // when it was damaged.
         let varies = [
             layout::SNAPSHOTS,
             layout::GC,
@@ -71,15 +82,16 @@ impl Promises {
             layout::CONFIRMED,
             layout::MAINTAINER,
             layout::DAMAGED,
+            layout::CONFIG,
         ];
         if first != hash && !varies.iter().any(|folder| name.starts_with(folder)) {
             return Err(format!("{name} had another content"));
         }
-        if first != hash
-            && layout::parse_sweep(name).or(layout::parse_condemned(name)).is_some_and(|number| {
-                self.sweep.as_ref().is_none_or(|(newest, _)| *newest <= number)
-            })
-        {
+        let newest = self.sweep.as_ref().map_or(0, |(newest, _)| *newest);
+        // What a generation condemned that is over, a repair may say anew.
+        let counts = layout::parse_sweep(name).is_some_and(|number| newest <= number)
+            || layout::parse_condemned(name).is_some_and(|number| newest < number);
+        if first != hash && counts {
             return Err(format!("{name} had another content, and counts"));
         }
         Ok(())

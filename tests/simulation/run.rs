@@ -7,13 +7,17 @@ use std::thread::JoinHandle;
 
 use aumbry::codec::kdf::Argon2Cost;
 use aumbry::format::config::Settings;
+use aumbry::id::SnapshotId;
 use aumbry::monitor::SilentMonitor;
+use aumbry::ops::OpsError;
 use aumbry::ops::check::{CheckOptions, DataSelection, check};
 use aumbry::ops::prune::{PruneOptions, prune};
+use aumbry::ops::rekey::{Change, RekeyOptions, plan, rekey};
+use aumbry::ops::repair::{RepairOptions, repair_index};
 use aumbry::repository::chance::Chance;
+use aumbry::repository::key_updates::EpochUse;
 use aumbry::repository::keys::Credential;
 use aumbry::repository::planted::Step;
-use aumbry::repository::seal::Sealer;
 use aumbry::repository::{CreateOptions, Environment, Repository};
 use aumbry::store::{Store, layout};
 
@@ -83,6 +87,8 @@ pub struct Manner {
     pub is_told: bool,
     /// A step of the protocol that everybody leaves out.
     pub left_out: Option<Step>,
+    /// A folder whose listings are worse than the engine gets along with; empty: none.
+    pub beyond: &'static str,
 }
 
 fn environment(world: &Arc<World>, seed: u64) -> Environment {
@@ -95,7 +101,8 @@ fn environment(world: &Arc<World>, seed: u64) -> Environment {
     }
 }
 
-fn create(world: &Arc<World>, odds: &Odds, seed: u64) -> Repository {
+/// Makes the repository of a world that has no faults yet.
+pub fn create(world: &Arc<World>, odds: &Odds, seed: u64) -> Repository {
     let operator = SimulatedService::operator(world.clone());
     let store = Store::direct(operator, "simulated", odds.lists_cheaply);
     let store = if odds.is_conditional { store } else { store.without_conditions() };
@@ -108,7 +115,7 @@ fn create(world: &Arc<World>, odds: &Odds, seed: u64) -> Repository {
         ..Settings::DEFAULT
     };
     let options = CreateOptions { settings, cost: Some(Argon2Cost::FLOOR), label: String::new() };
-    let credential = Credential::Recovery([1; 32].into());
+    let credential = credential();
     let environment = environment(world, Dice::new(seed, 1).next());
     Repository::create(store, &options, &credential, environment).expect("there are no faults yet")
 }
@@ -126,18 +133,17 @@ fn leave_out(step: Option<Step>) {
 /// Runs a seed.
 pub fn run(stage: &Stage, seed: u64, manner: Manner) -> Outcome {
     let mut dice = Dice::new(seed, 0);
-    let odds = Odds::draw(&mut dice);
+    let odds = Odds { beyond: manner.beyond, ..Odds::draw(&mut dice) };
     let world = Arc::new(World::new(dice, odds.clone(), manner.is_told));
     world.state().tell(|| format!("{odds:?}"));
     let clients = as_onlooker(stage, {
         let (world, odds) = (world.clone(), odds.clone());
         move || {
-            let template = Arc::new(create(&world, &odds, seed));
-            let sealer = template.sealer();
-            let sealer = Sealer::new(sealer.repository(), sealer.keyring().clone());
-            world.state().promises.set_sealer(sealer);
+            let repository = create(&world, &odds, seed);
+            world.state().learn_keys(repository.sealer());
+            let store = repository.store();
             let client =
-                |number| Client::new(number, seed, world.clone(), odds.clone(), template.clone());
+                |number| Client::new(number, seed, world.clone(), odds.clone(), store.clone());
             (0..odds.clients).map(client).collect::<Vec<_>>()
         }
     });
@@ -192,10 +198,64 @@ fn as_onlooker<T: Send + 'static>(stage: &Stage, work: impl FnOnce() -> T + Send
     stage.perform(vec![Box::new(work)]).pop().expect("one piece of work has one result")
 }
 
+/// After collections, nothing needs the data keys of old epochs, but what an upload left half done, and sessions that
+/// nobody had a reason to give up.
+fn drop_old_keys(world: &Arc<World>, repository: &Repository) -> Result<(), String> {
+    let options = RekeyOptions { change: Change::DropOld, remove: Vec::new() };
+    let plan = plan(repository, &options, &SilentMonitor).map_err(|error| error.to_string())?;
+    let is_torn = world.state().torn.iter().any(|name| name.starts_with(layout::PACKS));
+    let is_needed = |needs: &EpochUse| needs.packs > 0 || !needs.unreadable.is_empty();
+    if !is_torn && let Some((epoch, needs)) = plan.needed.iter().find(|(_, needs)| is_needed(needs))
+    {
+        return Err(format!("after three collections epoch {epoch} is needed: {needs:?}"));
+    }
+    if !plan.is_empty() {
+        rekey(repository, &plan).map_err(|error| error.to_string())?;
+        world.state().counts.add("old keys dropped", 1);
+    }
+    Ok(())
+}
+
+/// Forgets a snapshot that a lost sweep let go, and that the collector therefore misses, as its error says.
+fn forget_as_told(world: &World, repository: &Repository, error: &OpsError) -> bool {
+    let OpsError::Repository(error) = error else { return false };
+    let Some(id) = layout::parse_snapshot(&error.item).map(SnapshotId) else { return false };
+    let state = world.state();
+    let is_kept = state.promises.reported.get(&id).is_some_and(|promise| promise.is_kept);
+    if !state.lost_sweep || is_kept || !error.message.contains("aumbry forget") {
+        return false;
+    }
+    drop(state);
+    world.state().counts.add("forgotten as told", 1);
+    repository.forget(&[id], "as told").is_ok()
+}
+
+/// To repair everything that needs nobody's word.
+pub fn repair_options() -> RepairOptions {
+    RepairOptions {
+        dry_run: false,
+        read_data: false,
+        forget_originals: false,
+        no_collector_runs: false,
+        program: "simulation".into(),
+        memory_budget: 64 << 20,
+    }
+}
+
+/// What opens every repository here.
+pub fn credential() -> Credential {
+    Credential::Recovery([1; 32].into())
+}
+
 /// After the faults end: writers commit, garbage goes to zero within three runs of collection, and everything restores.
 fn end_in_peace(world: &Arc<World>, mut clients: Vec<Client>) -> Result<(), String> {
     world.calm_down();
     world.state().look_at_all();
+    for client in &mut clients {
+        client
+            .make_fit()
+            .map_err(|error| format!("what is damaged cannot be repaired: {error}"))?;
+    }
     for client in &mut clients {
         let Some(repository) = client.repository.take() else { continue };
         let backed_up = client.back_up(&repository);
@@ -208,8 +268,15 @@ fn end_in_peace(world: &Arc<World>, mut clients: Vec<Client>) -> Result<(), Stri
     let mut collectors = collectors.filter_map(|client| client.repository.as_ref()).cycle();
     let mut prune_once = |options: &PruneOptions| {
         let repository = collectors.next().ok_or("nobody is there")?;
-        let summary = prune(repository, options, &SilentMonitor)
-            .map_err(|error| format!("a collector cannot collect: {error}"))?;
+        let summary = loop {
+            let error = match prune(repository, options, &SilentMonitor) {
+                Ok(summary) => break summary,
+                Err(error) => error,
+            };
+            if !forget_as_told(world, repository, &error) {
+                return Err(format!("a collector cannot collect: {error}"));
+            }
+        };
         world.state().tell(|| format!("{summary:?}"));
         Ok::<_, String>(summary)
     };
@@ -230,7 +297,16 @@ fn end_in_peace(world: &Arc<World>, mut clients: Vec<Client>) -> Result<(), Stri
     drop(state);
 
     let first = clients.iter().find_map(|client| client.repository.as_ref()).ok_or("nobody")?;
-    let fresh = first.reopen(environment(world, 1)).map_err(|error| error.to_string())?;
+    if world.state().lost_sweep {
+        // What it dropped may be there again, and is in no index object then.
+        let repaired = repair_index(first, &repair_options(), &SilentMonitor);
+        repaired.map_err(|error| error.to_string())?;
+    }
+    drop_old_keys(world, first)?;
+    let fresh = Repository::open(first.store().clone(), &credential(), environment(world, 1));
+    let fresh = fresh.map_err(|error| error.to_string())?;
+    world.state().learn_keys(fresh.sealer());
+    world.state().look_at_all();
     let snapshots = fresh.snapshots(&SilentMonitor).map_err(|error| error.to_string())?;
     fresh.refresh_index(&SilentMonitor).map_err(|error| error.to_string())?;
     for (id, snapshot) in &snapshots.all {

@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aumbry::clock::Clock;
+use aumbry::format::header::HEADER_LENGTH;
 use aumbry::id::{BlobId, SnapshotId};
+use aumbry::repository::seal::Sealer;
+use aumbry::store::layout;
 use aumbry::units::Timestamp;
 use opendal::{Error, ErrorKind, Result};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -52,6 +55,8 @@ pub struct Object {
     pub bytes: Arc<Vec<u8>>,
     /// When the store made it, by the store's clock, in seconds since 1970.
     pub modified: i64,
+    /// At which call.
+    made: u64,
 }
 
 /// An effect that is still to come.
@@ -67,6 +72,12 @@ struct Client {
     is_stopped: bool,
     /// Calls that did not go as they should, since somebody last asked.
     faults: u64,
+    /// Listings among them.
+    unwhole_listings: u64,
+    /// It was told to wait until listings are whole, and did.
+    is_careful: bool,
+    /// It runs a collection.
+    collects: bool,
     skew: i64,
     /// Its last call listed the generations, the snapshots or the sessions.
     looked: bool,
@@ -97,12 +108,24 @@ pub struct State {
     step: u64,
     now: i64,
     objects: BTreeMap<String, Object>,
+    /// Objects that were removed, and at which call.
+    removed: Vec<(String, Object, u64)>,
     later: Vec<(u64, Effect)>,
     clients: Vec<Client>,
     turn: Option<usize>,
     is_calm: bool,
     trace: blake3::Hasher,
     log: Option<String>,
+    /// What listings leave out, for everybody: names that begin so.
+    hidden: Option<String>,
+    /// Names of objects that were damaged, and have not been replaced or taken away.
+    pub rotten: BTreeSet<String>,
+    /// Revision of the newest keyring that was published.
+    pub revision: u32,
+    /// A sweep was lost: what it let go may be shown, or missed, until somebody says so.
+    pub lost_sweep: bool,
+    /// Somebody has said that no collector runs, and so none shall.
+    pub nobody_collects: bool,
     /// Names of objects of which a part was stored.
     pub torn: BTreeSet<String>,
     /// What was promised, and what the store needs to keep it.
@@ -130,6 +153,15 @@ enum Fate {
     Torn,
     LostReply,
     Refused,
+    Short,
+    Stale,
+}
+
+/// Whether the engine gets along with listings of this object's folder that leave it out.
+fn may_be_left_out(name: &str, beyond: &str) -> bool {
+    // Whom a collector waits for, it knows from listings alone.
+    let relied_on = [layout::SESSIONS, layout::KEYS, layout::DAMAGED];
+    !relied_on.iter().any(|folder| name.starts_with(folder) && *folder != beyond)
 }
 
 impl World {
@@ -144,6 +176,12 @@ impl World {
             step: 0,
             now: BEGINNING,
             objects: BTreeMap::new(),
+            removed: Vec::new(),
+            hidden: None,
+            rotten: BTreeSet::new(),
+            revision: 0,
+            lost_sweep: false,
+            nobody_collects: false,
             later: Vec::new(),
             clients,
             turn: Some(first),
@@ -180,6 +218,11 @@ impl World {
         if let Some(next) = next {
             self.turns[next].notify_one();
         }
+    }
+
+    /// From now on listings leave out every object whose name begins so, and no other.
+    pub fn hide(&self, names: &str) {
+        self.state().hidden = Some(names.to_string());
     }
 
     /// No faults any more, and what was to come later comes now.
@@ -234,15 +277,14 @@ impl World {
         state.objects.get(name).cloned().ok_or_else(not_found)
     }
 
-    /// Every object whose name begins so.
+    /// Every object whose name begins so, or what a listing that is not whole makes of them.
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, Object)>> {
-        let (state, fate) = self.enter("list", prefix)?;
-        if fate != Fate::Pass {
-            return Err(failure());
+        let (mut state, fate) = self.enter("list", prefix)?;
+        match fate {
+            Fate::Pass => Ok(state.listed(prefix)),
+            Fate::Short | Fate::Stale => Ok(state.list_loosely(prefix, fate)),
+            _ => Err(failure()),
         }
-        let from = state.objects.range(prefix.to_string()..);
-        let listed = from.take_while(|(name, _)| name.starts_with(prefix));
-        Ok(listed.map(|(name, object)| (name.clone(), object.clone())).collect())
     }
 
     /// Whether objects are made only if they are absent.
@@ -343,7 +385,61 @@ impl State {
     /// not go as they should.
     pub fn restart(&mut self, client: usize) -> (bool, u64) {
         let client = &mut self.clients[client];
+        client.unwhole_listings = 0;
         (std::mem::take(&mut client.is_stopped), std::mem::take(&mut client.faults))
+    }
+
+    fn listed(&self, prefix: &str) -> Vec<(String, Object)> {
+        let from = self.objects.range(prefix.to_string()..);
+        let listed = from.take_while(|(name, _)| name.starts_with(prefix));
+        let is_hidden =
+            |name: &str| self.hidden.as_ref().is_some_and(|hidden| name.starts_with(hidden));
+        let shown = listed.filter(|(name, _)| !is_hidden(name));
+        shown.map(|(name, object)| (name.clone(), object.clone())).collect()
+    }
+
+    /// A listing without a page, or one of some time ago.
+    fn list_loosely(&mut self, prefix: &str, fate: Fate) -> Vec<(String, Object)> {
+        let whole = self.listed(prefix);
+        let mut shown = whole.clone();
+        let beyond = self.odds.beyond;
+        if fate == Fate::Short {
+            let length = whole.len() as u64;
+            let first = self.dice.below(length);
+            let lost = first..first + self.dice.between(1, length.max(1));
+            let mut number = 0..;
+            shown.retain(|(name, _)| {
+                let is_lost = number.next().is_some_and(|number| lost.contains(&number));
+                !(is_lost && may_be_left_out(name, beyond))
+            });
+        } else {
+            let most = self.dice.choose(&[5, 50, 500, 5000]);
+            let then = self.step.saturating_sub(self.dice.between(1, most));
+            shown.retain(|(name, object)| object.made <= then || !may_be_left_out(name, beyond));
+            let removed = self.removed.iter().filter(|(name, object, removed)| {
+                name.starts_with(prefix) && object.made <= then && *removed > then
+            });
+            shown.extend(removed.map(|(name, object, _)| (name.clone(), object.clone())));
+            shown.sort_by(|(one, _), (other, _)| one.cmp(other));
+            shown.dedup_by(|(one, _), (other, _)| one == other);
+        }
+        let is_whole = shown.iter().map(|(name, _)| name).eq(whole.iter().map(|(name, _)| name));
+        if !is_whole {
+            let what = if fate == Fate::Short { "listings short" } else { "listings stale" };
+            self.counts.add(what, 1);
+            let (all, shown) = (whole.len(), shown.len());
+            self.tell(|| format!("  it shows {shown} names, and there are {all}"));
+            if let Actor::Client(client) = ACTOR.get() {
+                self.clients[client].faults += 1;
+                self.clients[client].unwhole_listings += 1;
+            }
+        }
+        shown
+    }
+
+    /// How many listings were not whole since the client's verb began.
+    pub fn unwhole_listings(&self, client: usize) -> u64 {
+        self.clients[client].unwhole_listings
     }
 
     fn note(&mut self, client: usize, call: &'static str, name: &str, fate: Fate) {
@@ -374,6 +470,9 @@ impl State {
                 self.happen(effect);
             }
         }
+        if self.odds.rot > 0 && self.dice.hits(self.odds.rot) {
+            self.let_rot();
+        }
         let day = 86_400;
         if self.dice.hits(self.odds.jump) {
             self.counts.add("clock jumps", 1);
@@ -386,6 +485,51 @@ impl State {
                 self.clients[client].skew = sign * distance;
             }
         }
+    }
+
+    /// Damages the config, or the newest object of collection, as it stands.
+    fn let_rot(&mut self) {
+        let name = match self.dice.hits(300_000) {
+            true => Some(layout::CONFIG.to_string()),
+            false => {
+                let listed = self.objects.range(layout::GC.to_string()..);
+                let names = listed.map(|(name, _)| name);
+                let in_gc = names.take_while(|name| name.starts_with(layout::GC));
+                in_gc.filter(|name| *name != layout::MAINTAINER).last().cloned()
+            }
+        };
+        let Some(object) = name.as_ref().and_then(|name| self.objects.get_mut(name)) else {
+            return;
+        };
+        let mut bytes = object.bytes.to_vec();
+        // The header of an object says whether it may be a newer version's, which nobody repairs.
+        let sealed = (bytes.len() - HEADER_LENGTH) as u64;
+        bytes[HEADER_LENGTH + self.dice.below(sealed) as usize] ^= 1;
+        object.bytes = Arc::new(bytes);
+        self.counts.add("objects damaged", 1);
+        self.tell(|| format!("damaged: {name:?}"));
+        self.rotten.extend(name);
+        for client in &mut self.clients {
+            client.faults += 1;
+        }
+    }
+
+    /// Whether anybody but this client runs a collection, or something that a collector ordered is still to come.
+    pub fn somebody_collects(&self, client: usize) -> bool {
+        let mut others = self.clients.iter().enumerate();
+        let deletes = |effect: &Effect| matches!(effect, Effect::Delete(name) if name.starts_with(layout::PACKS));
+        others.any(|(other, state)| other != client && state.collects)
+            || self.later.iter().any(|(_, effect)| deletes(effect))
+    }
+
+    /// A client begins or ends a collection.
+    pub fn set_collects(&mut self, client: usize, collects: bool) {
+        self.clients[client].collects = collects;
+    }
+
+    /// A client waits until listings are whole before it goes on, or does so no more.
+    pub fn set_careful(&mut self, client: usize, is_careful: bool) {
+        self.clients[client].is_careful = is_careful;
     }
 
     /// Who makes the next call; `None`: nobody is left.
@@ -441,7 +585,7 @@ impl State {
         // on its way when the next is given decides nothing about the protocol.
         let is_over_when_told = name.starts_with("tombs/")
             // Nor does the second form survive a list of a generation that is written over by an older one.
-            || !odds.is_conditional && name.starts_with("gc/");
+            || !odds.is_conditional && (name.starts_with("gc/") || name.starts_with("keys/"));
         if matches!(call, "create" | "delete") && !is_over_when_told {
             draw(&mut self.dice, odds.late, Fate::Late);
             draw(&mut self.dice, odds.twice, Fate::Twice);
@@ -454,16 +598,22 @@ impl State {
             let tears = name.starts_with("packs/") || name.starts_with("index/");
             draw(&mut self.dice, if tears { odds.tear } else { 0 }, Fate::Torn);
         }
+        let is_careful = self.clients[client].is_careful;
+        if call == "list" && odds.short + odds.stale > 0 && !is_careful {
+            draw(&mut self.dice, odds.short, Fate::Short);
+            draw(&mut self.dice, odds.stale, Fate::Stale);
+        }
         if self.dice.hits(odds.kill) {
             self.counts.add("clients stopped", 1);
             self.clients[client].is_stopped = true;
             fate = self.dice.choose(&[Fate::FailBefore, Fate::FailAfter]);
         }
-        if fate != Fate::Pass {
+        // What a listing leaves out is counted when that is known.
+        if !matches!(fate, Fate::Pass | Fate::Short | Fate::Stale) {
             self.clients[client].faults += 1;
             self.counts.add(
                 match fate {
-                    Fate::Pass => "passed",
+                    Fate::Pass | Fate::Short | Fate::Stale => "passed",
                     Fate::FailBefore => "failed before the effect",
                     Fate::FailAfter => "failed after the effect",
                     Fate::Late => "took effect late",
@@ -488,17 +638,26 @@ impl State {
                 if let Some(replaced) = self.objects.get(&name) {
                     self.promises.deleted(&name, &replaced.bytes);
                 }
-                let object = Object { bytes: Arc::new(bytes), modified: self.now };
+                let object = Object { bytes: Arc::new(bytes), modified: self.now, made: self.step };
                 if let Err(violation) = self.promises.created(&name, &object.bytes) {
                     self.violate(violation);
                 }
                 self.objects.insert(name.clone(), object);
+                self.rotten.remove(&name);
+                self.revision = self.revision.max(layout::parse_key_update(&name).unwrap_or(0));
                 self.look(&name);
                 true
             }
             Effect::Delete(name) => {
                 let Some(object) = self.objects.remove(&name) else { return false };
                 self.promises.deleted(&name, &object.bytes);
+                if self.rotten.remove(&name) && layout::parse_sweep(&name).is_some() {
+                    // Who meets the gap asks a listing which packs there are, and has to be told the truth.
+                    self.removed.retain(|(name, _, _)| !name.starts_with(layout::PACKS));
+                }
+                if self.odds.stale > 0 {
+                    self.removed.push((name.clone(), object, self.step));
+                }
                 self.look(&name);
                 true
             }
@@ -534,6 +693,11 @@ impl State {
     pub fn with_promise(&mut self, id: SnapshotId, change: impl FnOnce(&mut Promise)) {
         let promise = self.promises.reported.get_mut(&id);
         change(promise.expect("only what was reported is forgotten or brought back"));
+    }
+
+    /// A client has opened the repository with these keys.
+    pub fn learn_keys(&mut self, sealer: &Sealer) {
+        self.promises.learn_keys(sealer, &self.objects);
     }
 
     /// The objects.
