@@ -172,15 +172,15 @@ impl fmt::Display for SnapshotId {
     }
 }
 
-/// An id of something that a session wrote as its number `n`.
+/// An id of something that belongs to a session as its number `n`.
 macro_rules! numbered_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub struct $name {
-            /// Who wrote it.
+            /// The session that wrote it, or that it is about.
             pub session: SessionId,
-            /// Which of that session's, from 0.
+            /// Which of that session's.
             pub number: u32,
         }
 
@@ -214,6 +214,10 @@ numbered_id!(
 numbered_id!(
     /// One index object.
     IndexId
+);
+numbered_id!(
+    /// One order to forget the snapshot in a session's slot. Numbers begin at 1.
+    TombId
 );
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use aumbry::format::session::Purpose;
 use aumbry::format::slot::{SlotHeader, Way};
 use aumbry::format::snapshot::{Decision, Snapshot};
 use aumbry::format::tomb::Tomb;
-use aumbry::id::{BlobId, KeySlotId, PackId, RepositoryId, SessionId, SnapshotId};
+use aumbry::id::{BlobId, KeySlotId, PackId, RepositoryId, SessionId, SnapshotId, TombId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
 use aumbry::ops::prune::plan::UnusedLimit;
@@ -379,6 +379,13 @@ fn write_collected(folder: &Path, tree: &Path) {
     fs::write(tree.join("last"), text(100, 12)).unwrap();
     back_up(&repository, tree);
     repository.forget(&ids[6..7], "has a tomb").unwrap();
+    // Two that were brought back: one of them, whose tomb then came once more, for good.
+    repository.forget(&ids[7..9], "by mistake").unwrap();
+    let late = layout::tomb(TombId { session: ids[7].0, number: 1 });
+    let tomb = repository.store().get(&late).unwrap();
+    repository.undelete(&ids[7..9]).unwrap();
+    repository.store().create(&late, tomb).unwrap();
+    repository.forget(&ids[8..9], "on second thoughts").unwrap();
     let reader = repository.register(Purpose::Read).unwrap();
     let waiting = PruneOptions::default();
     assert_eq!(prune(&repository, &waiting, &SilentMonitor).unwrap().held_by.len(), 1);

@@ -34,7 +34,7 @@ FRAME, TAG, HEADER, REGION = 1 << 16, 16, 128, 1 << 24
 LIMIT, WINDOW = 1 << 26, 1 << 27        # of a segment's or prefix's plaintext; of zstd
 PACK_NAME = re.compile(r"packs/([0-9a-f]{2})/[0-9a-f]{8}-\1[0-9a-f]{30}-[0-9a-f]{8}")
 INDEX_NAME, SWEEP_NAME = map(re.compile, (r"index/[0-9a-f]{8}-[0-9a-f]{32}-[0-9a-f]{8}", r"gc/([0-9a-f]{8})\.sweep"))
-SLOT_NAME = re.compile(r"(snapshots|tombs)/([0-9a-f]{8}-[0-9a-f]{32})")
+SLOT_NAME = re.compile(r"(?:(snapshots)|tombs)/([0-9a-f]{8}-[0-9a-f]{32})(?(1)|-[0-9a-f]{8})")
 KEY_NAME, UPDATE_NAME = re.compile(r"keys/([0-9a-f]{32})"), re.compile(r"keys/([0-9a-f]{8})\.(update|copy)")
 ZEROS, NAMES = bytes(REGION), {DATA: "data", TREE: "tree"}
 problems: list[str] = []
@@ -371,14 +371,14 @@ class Repository:
         return "", set()
     def snapshots(self) -> list[Snapshot]:
         found, forgotten, (swept, live) = list[Snapshot](), set[str](), self.checkpoint()
-        for folder, session in [match.groups() for f in ("tombs", "snapshots") for match in self.names(f, SLOT_NAME)]:
-            name = f"{folder}/{session}"
+        for match in [match for f in ("tombs", "snapshots") for match in self.names(f, SLOT_NAME)]:
+            name, is_tomb, session, undone = match[0], not match[1], match[2], self.root / f"{match[0]}.undone"
             try:
-                if session in forgotten or session[:8] < swept and session not in live:
+                if session in forgotten or session[:8] < swept and session not in live or undone.exists():
                     continue
-                payload = self.open(name, TOMB if folder == "tombs" else SNAPSHOT).payload()
-                forgotten.update({session} if folder == "tombs" else ())
-                if folder == "tombs" or payload[:1] == b"\2":           # ABORT
+                payload = self.open(name, TOMB if is_tomb else SNAPSHOT).payload()
+                forgotten.update({session} if is_tomb else ())
+                if is_tomb or payload[:1] == b"\2":           # ABORT
                     continue
                 newer_if(payload[:1] not in (b"", b"\1"), f"a slot that begins with {payload[:1]!r}")
                 values = fields(payload[1:])

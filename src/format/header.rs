@@ -66,7 +66,7 @@ pub enum ObjectKind {
     Damage = 11,
     /// When packs were last proven.
     Ledger = 12,
-    /// What stands for a slot's decision where a store cannot create if absent: an abort, or a confirmation.
+    /// What says all by its name: that a tomb is undone; an abort or a confirmation, where a store cannot create if absent.
     Mark = 13,
     /// Who collects where a store cannot create if absent.
     Maintainer = 14,

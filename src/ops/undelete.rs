@@ -4,7 +4,7 @@ use crate::id::SnapshotId;
 use crate::monitor::Monitor;
 use crate::ops::OpsError;
 use crate::repository::Repository;
-use crate::repository::snapshots::Undeleted;
+use crate::repository::tombs::Undeleted;
 
 /// What an undelete did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

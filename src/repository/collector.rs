@@ -297,7 +297,7 @@ impl Repository {
         Ok(())
     }
 
-    /// Removes what a finished collection has made meaningless: registrations of sessions that have decided,
+    /// Removes what has become meaningless: registrations of sessions that have decided, tombs that were undone,
     /// ABORTs and forgotten snapshots from before the last sweep, condemned lists and sweeps that are
     /// long done. `snapshots` was listed after `generations`.
     pub fn clear_away(&self, generations: &Generations, snapshots: &Snapshots) -> Result<Cleared> {
@@ -318,6 +318,16 @@ impl Repository {
                 cleared.sessions += 1;
             }
         }
+        // A tomb that is undone: its undelete was stopped, or it came late. The mark stays, and tells that its number was
+        // used.
+        let below_tombs: BTreeSet<&str> =
+            snapshots.tomb_objects.iter().map(|(_, name)| name.as_str()).collect();
+        for tomb in below_tombs.iter().filter_map(|name| layout::parse_undone(name)) {
+            let name = layout::tomb(tomb);
+            if below_tombs.contains(name.as_str()) {
+                self.store.delete(&name)?;
+            }
+        }
         let Some(last) = &generations.last else { return Ok(cleared) };
         for session in &snapshots.aborted {
             if session.generation < last.generation {
@@ -333,12 +343,14 @@ impl Repository {
             }
             cleared.snapshots += 1;
         }
-        // The tomb after the snapshot; also where the snapshot went in an attempt that was interrupted.
+        // Tombs, and marks of those that were undone, after the snapshot; also where the snapshot went in an attempt
+        // that was interrupted, or a tomb came late.
         let removed: HashSet<SnapshotId> = snapshots.swept.iter().copied().collect();
-        for id in snapshots.tombs.iter().filter(|id| !generations.lets_live(id.0)) {
+        let over = snapshots.tomb_objects.iter().filter(|(id, _)| !generations.lets_live(id.0));
+        for (id, name) in over {
             // Not while the snapshot is there: should the sweep be lost, nothing else says that it was forgotten.
             if removed.contains(id) || self.store.size(&layout::snapshot(id.0))?.is_none() {
-                self.store.delete(&layout::tomb(id.0))?;
+                self.store.delete(name)?;
             }
         }
         self.clear_health()?;

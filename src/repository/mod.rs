@@ -19,6 +19,7 @@ pub mod reader;
 pub mod seal;
 pub mod session;
 pub mod snapshots;
+pub mod tombs;
 pub mod verify;
 pub mod writer;
 

@@ -68,6 +68,10 @@ impl Repository {
             }
             // The same bytes are there already when an earlier run was stopped here.
             if self.store.create(&copy, object.clone())? == Created::New {
+                if let Some(tomb) = layout::parse_tomb(name) {
+                    // Its number is not used again, and a late delivery of it forgets nothing.
+                    self.undo_tomb(tomb)?;
+                }
                 self.store.delete(name)?;
                 return Ok(Some(copy));
             }

@@ -1,4 +1,4 @@
-//! Lists, reads, forgets and brings back snapshots, and notices when one that was seen is gone.
+//! Lists and reads snapshots, and notices when one that was seen is gone.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -7,9 +7,7 @@ use super::error::{Kind, Named, RepositoryError, Result};
 use super::generations::Generations;
 use super::verify::is_damage;
 use crate::format::header::ObjectKind;
-use crate::format::session::Purpose;
 use crate::format::snapshot::{Decision, Snapshot};
-use crate::format::tomb::Tomb;
 use crate::id::{SessionId, SnapshotId};
 use crate::monitor::Monitor;
 use crate::store::{Created, ObjectInfo, layout};
@@ -45,8 +43,10 @@ pub struct Snapshots {
     /// Those of a store without create-if-absent that no writer has reported: it was stopped just then, or committed
     /// again under another name. They restore like all others, and are collected when they are forgotten.
     pub unconfirmed: HashSet<SnapshotId>,
-    /// Every snapshot that was forgotten and has a tomb that opens, still listed or not.
+    /// Every snapshot that is forgotten: it has a tomb that opens and that was not undone. Still listed or not.
     pub tombs: BTreeSet<SnapshotId>,
+    /// Every object below `tombs/`, with the snapshot that it is about.
+    pub tomb_objects: Vec<(SnapshotId, String)>,
 }
 
 impl Snapshots {
@@ -59,27 +59,6 @@ impl Snapshots {
     }
 }
 
-/// A snapshot that was forgotten and can come back.
-#[derive(Debug)]
-pub struct Forgotten {
-    /// Its name.
-    pub id: SnapshotId,
-    /// What it is; an error where its slot cannot be read.
-    pub snapshot: Result<Snapshot>,
-    /// Who forgot it, when and why; `None` where the tomb does not say so in words that are understood.
-    pub tomb: Option<Tomb>,
-}
-
-/// Whether a forgotten snapshot is back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Undeleted {
-    /// It is.
-    Back,
-    /// It is shown again, and an unfinished collection may have looked before that was so: certain when that has
-    /// ended.
-    Pending,
-}
-
 impl Repository {
     /// All snapshots. Costs two listings, and one read for each snapshot that was not seen before.
     pub fn snapshots(&self, monitor: &dyn Monitor) -> Result<Snapshots> {
@@ -87,7 +66,8 @@ impl Repository {
         if let Some(error) = &generations.trouble {
             monitor.note(&format!("{error}; snapshots that were collected may be shown"));
         }
-        let tombs = self.tombs(monitor)?;
+        let numbers = self.tomb_numbers()?;
+        let tombs = self.tombs(&numbers, monitor)?;
         let known = self.cache.slots()?;
         let mut seen = Vec::new();
         let mut listed = HashMap::new();
@@ -146,6 +126,8 @@ impl Repository {
             self.cache.update_slots(&seen, &collected)?;
         }
         snapshots.tombs = tombs.into_keys().collect();
+        snapshots.tomb_objects =
+            numbers.iter().flat_map(|(id, numbers)| numbers.names(*id)).collect();
         snapshots.all.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
         self.observe(&listed, &generations, &mut snapshots)?;
         Ok(snapshots)
@@ -173,7 +155,7 @@ impl Repository {
 
     /// What a listed slot holds: from the cache, if it knows an object of this name and size, else from the
     /// store, and then it is added to `seen`.
-    fn read_listed_slot(
+    pub(super) fn read_listed_slot(
         &self,
         id: SnapshotId,
         object: &ObjectInfo,
@@ -239,116 +221,6 @@ impl Repository {
             self.cache.remember_observed(&news)?;
         }
         Ok(())
-    }
-
-    /// The payloads of all tombs. A tomb counts only when it opens: the store, which has no key, could else
-    /// hide a snapshot.
-    fn tombs(&self, monitor: &dyn Monitor) -> Result<HashMap<SnapshotId, Vec<u8>>> {
-        let mut tombs = HashMap::new();
-        for object in self.store.list(layout::TOMBS)? {
-            let Some(session) = layout::parse_tomb(&object.name) else { continue };
-            let opened = self
-                .store
-                .get(&object.name)
-                .map_err(RepositoryError::from)
-                .and_then(|bytes| self.sealer.unseal(ObjectKind::Tomb, &object.name, bytes));
-            match opened {
-                Ok(payload) => {
-                    tombs.insert(SnapshotId(session), payload);
-                }
-                // Taken away since it was listed.
-                Err(error) if error.kind == Kind::NotFound => {}
-                Err(error) if is_damage(&error) => {
-                    monitor.note(&format!("{error}; the snapshot counts as not forgotten"))
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(tombs)
-    }
-
-    /// Forgets these snapshots: a tomb for each, which hides it from every reader until it is taken away again
-    /// ([`Repository::undelete`]) or space is reclaimed. One that is forgotten already stays so. When this
-    /// fails, those before the one that the error names are forgotten.
-    pub fn forget(&self, ids: &[SnapshotId], why: &str) -> Result<()> {
-        let tomb = Tomb {
-            time: self.environment.clock.now(),
-            host: self.environment.host.clone(),
-            user: self.environment.user.clone(),
-            why: why.to_string(),
-        };
-        for id in ids {
-            let name = layout::tomb(id.0);
-            let object = self.seal(ObjectKind::Tomb, &name, tomb.encode())?;
-            self.store.create(&name, object)?;
-        }
-        Ok(())
-    }
-
-    /// The snapshots that were forgotten and can come back, oldest first by claimed time, those that cannot be
-    /// read at the end.
-    pub fn forgotten(&self, monitor: &dyn Monitor) -> Result<Vec<Forgotten>> {
-        let generations = self.generations()?;
-        let tombs = self.tombs(monitor)?;
-        let known = self.cache.slots()?;
-        let mut forgotten = Vec::new();
-        for object in self.store.list(layout::SNAPSHOTS)? {
-            let Some(session) = layout::parse_snapshot(&object.name) else { continue };
-            let id = SnapshotId(session);
-            let Some(payload) = tombs.get(&id).filter(|_| generations.lets_live(session)) else {
-                continue;
-            };
-            let snapshot = match self.read_listed_slot(id, &object, &known, &mut Vec::new()) {
-                Ok(Decision::Snapshot(snapshot)) => Ok(*snapshot),
-                Ok(Decision::Abort) => continue,
-                // Cleared away since it was listed.
-                Err(error) if error.kind == Kind::NotFound => continue,
-                Err(error) => Err(error),
-            };
-            forgotten.push(Forgotten { id, snapshot, tomb: Tomb::decode(payload).ok() });
-        }
-        forgotten.sort_by_key(|forgotten| {
-            let time = forgotten.snapshot.as_ref().ok().map(|snapshot| snapshot.time);
-            (time.is_none(), time, forgotten.id)
-        });
-        Ok(forgotten)
-    }
-
-    /// Takes away the tombs of these snapshots, so that they are there again. That one has no tomb is fine.
-    ///
-    /// It is done as a session: a generation that begins later waits for it, and looks again at what is needed
-    /// before it sweeps. One that was open may have looked already; then it is certain when it has ended.
-    pub fn undelete(&self, ids: &[SnapshotId]) -> Result<Undeleted> {
-        let session = self.register(Purpose::Write)?;
-        let done = self.take_tombs(ids);
-        let in_time = self.end(session);
-        done?;
-        let in_time = in_time?;
-        let generations = self.generations()?;
-        self.require_living(&generations, ids)?;
-        match &generations.open {
-            // A generation after this session has waited for it, unless it gave it up.
-            Some((open, _)) if *open <= session.generation || !in_time => Ok(Undeleted::Pending),
-            _ => Ok(Undeleted::Back),
-        }
-    }
-
-    fn take_tombs(&self, ids: &[SnapshotId]) -> Result<()> {
-        let generations = self.generations()?;
-        generations.require_readable()?;
-        self.require_living(&generations, ids)?;
-        ids.iter().try_for_each(|id| Ok(self.store.delete(&layout::tomb(id.0))?))
-    }
-
-    fn require_living(&self, generations: &Generations, ids: &[SnapshotId]) -> Result<()> {
-        match ids.iter().find(|id| !generations.lets_live(id.0)) {
-            None => Ok(()),
-            Some(gone) => Err(RepositoryError::new(
-                Kind::NotFound,
-                layout::snapshot(gone.0),
-                "was forgotten, and the space of what only it needed has been given back since",
-            )),
-        }
     }
 
     /// A snapshot as this client has seen it, whatever the store shows of it now.

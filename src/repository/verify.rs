@@ -21,7 +21,7 @@ use crate::format::index::PackRecord;
 use crate::format::pack::{
     Encoding, PACK_TRAILER_LENGTH, PackDirectory, SegmentRecord, locate_directory,
 };
-use crate::id::{BlobId, IndexId, KeySlotId, PackId, SessionId};
+use crate::id::{BlobId, IndexId, KeySlotId, PackId, SessionId, TombId};
 use crate::store::layout;
 
 /// No pack is longer: 1 GiB of stored bytes, a segment and a directory. An index that says more lies.
@@ -42,8 +42,8 @@ pub struct Inventory {
     pub sessions: Vec<SessionId>,
     /// Sessions whose slots are decided.
     pub slots: Vec<SessionId>,
-    /// Sessions whose snapshots are forgotten.
-    pub tombs: Vec<SessionId>,
+    /// Tombs of forgotten snapshots, and those that were undone and not taken away yet.
+    pub tombs: Vec<TombId>,
     /// Key slots.
     pub keys: Vec<KeySlotId>,
     /// Key updates and their copies, by name.
@@ -54,7 +54,8 @@ pub struct Inventory {
     pub damaged: Vec<PackId>,
     /// Sessions that have shared when packs were proven.
     pub ledgers: Vec<SessionId>,
-    /// Marks of decisions, and who collects, by name, where the store cannot create if absent.
+    /// Marks of tombs that were undone, by name; where the store cannot create if absent also marks of other decisions,
+    /// and who collects.
     pub marks: Vec<(ObjectKind, String)>,
     /// What repairs took out of the way, with lengths in bytes.
     pub quarantined: Vec<(String, u64)>,
@@ -118,7 +119,9 @@ impl Repository {
                 inventory.damaged.push(id);
             } else if let Some(id) = layout::parse_ledger(&name) {
                 inventory.ledgers.push(id);
-            } else if layout::parse_abort(&name).or(layout::parse_confirmed(&name)).is_some() {
+            } else if layout::parse_abort(&name).or(layout::parse_confirmed(&name)).is_some()
+                || layout::parse_undone(&name).is_some()
+            {
                 inventory.marks.push((ObjectKind::Mark, name));
             } else if name == layout::MAINTAINER {
                 inventory.marks.push((ObjectKind::Maintainer, name));
@@ -166,8 +169,8 @@ impl Repository {
     }
 
     /// Unseals the object that says that a session's snapshot is forgotten.
-    pub fn prove_tomb(&self, session: SessionId) -> Result<()> {
-        self.prove_sealed(ObjectKind::Tomb, &layout::tomb(session))
+    pub fn prove_tomb(&self, tomb: TombId) -> Result<()> {
+        self.prove_sealed(ObjectKind::Tomb, &layout::tomb(tomb))
     }
 
     /// What an index object says of a pack.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::id::{IndexId, KeySlotId, PackId, SessionId};
+use crate::id::{IndexId, KeySlotId, PackId, SessionId, TombId};
 
 /// The object that says what the repository is.
 pub const CONFIG: &str = "config";
@@ -39,6 +39,7 @@ const UPDATE: &str = ".update";
 const COPY: &str = ".copy";
 const CONDEMNED: &str = ".condemned";
 const SWEEP: &str = ".sweep";
+const UNDONE: &str = ".undone";
 
 /// A key slot's name.
 pub fn key(slot: KeySlotId) -> String {
@@ -81,8 +82,13 @@ pub fn snapshot(session: SessionId) -> String {
 }
 
 /// The name that says that a session's snapshot is forgotten.
-pub fn tomb(session: SessionId) -> String {
-    format!("{TOMBS}{session}")
+pub fn tomb(tomb: TombId) -> String {
+    format!("{TOMBS}{tomb}")
+}
+
+/// The name that says that this tomb does not count: the snapshot was brought back.
+pub fn undone(tomb: TombId) -> String {
+    format!("{TOMBS}{tomb}{UNDONE}")
 }
 
 /// The name that says that a session was given up, where the store cannot create if absent.
@@ -146,9 +152,14 @@ pub fn parse_snapshot(name: &str) -> Option<SessionId> {
     parse(name, SNAPSHOTS, snapshot)
 }
 
-/// The session whose snapshot is forgotten by this name.
-pub fn parse_tomb(name: &str) -> Option<SessionId> {
+/// The tomb with this name.
+pub fn parse_tomb(name: &str) -> Option<TombId> {
     parse(name, TOMBS, tomb)
+}
+
+/// The tomb that this name says does not count.
+pub fn parse_undone(name: &str) -> Option<TombId> {
+    parse_tomb(name.strip_suffix(UNDONE)?)
 }
 
 /// The session that this name says was given up.
@@ -236,6 +247,8 @@ mod tests {
         assert_eq!(key(KeySlotId([0xe7; 16])), format!("keys/{}", "e7".repeat(16)));
         assert_eq!(condemned(0x1f), "gc/0000001f.condemned");
         assert_eq!(sweep(0x1f), "gc/0000001f.sweep");
+        let tomb_id = TombId { session: example(), number: 0x1f };
+        assert_eq!(undone(tomb_id), format!("tombs/{digits}-0000001f.undone"));
         assert_eq!(key_update(0x1f), "keys/0000001f.update");
         assert!(pack(id).starts_with(&session_packs(example())));
     }
@@ -250,7 +263,9 @@ mod tests {
         assert_eq!(parse_key(&key(slot)), Some(slot));
         assert_eq!(parse_session(&session(example())), Some(example()));
         assert_eq!(parse_snapshot(&snapshot(example())), Some(example()));
-        assert_eq!(parse_tomb(&tomb(example())), Some(example()));
+        let tomb_id = TombId { session: example(), number: 1 };
+        assert_eq!(parse_tomb(&tomb(tomb_id)), Some(tomb_id));
+        assert_eq!(parse_undone(&undone(tomb_id)), Some(tomb_id));
         assert_eq!(parse_condemned(&condemned(u32::MAX)), Some(u32::MAX));
         assert_eq!(parse_sweep(&sweep(0)), Some(0));
         assert_eq!(parse_damaged(&damaged(pack_id)), Some(pack_id));
@@ -280,5 +295,8 @@ mod tests {
         assert_eq!(parse_key_update("keys/1.update"), None);
         assert_eq!(parse_session(&snapshot(example())), None);
         assert_eq!(parse_sweep(&condemned(3)), None);
+        let tomb_id = TombId { session: example(), number: 1 };
+        assert_eq!(parse_tomb(&undone(tomb_id)), None);
+        assert_eq!(parse_undone(&tomb(tomb_id)), None);
     }
 }

@@ -11,7 +11,7 @@ use aumbry::format::ledger::Ledger;
 use aumbry::format::pack::{BlobRecord, Encoding};
 use aumbry::format::session::Purpose;
 use aumbry::format::snapshot::{Decision, Snapshot};
-use aumbry::id::{BlobId, IndexId, PackId, SessionId, SnapshotId};
+use aumbry::id::{BlobId, IndexId, PackId, SessionId, SnapshotId, TombId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::check::{
     CHECK_NAMED_FILES, CheckOptions, CheckSummary, Damage, DataSelection, check,
@@ -167,7 +167,8 @@ fn left_overs(repository: &Repository) {
     let pack = PackId { session: stopped, number: 0 };
     put_pack(repository, ObjectKind::DataPack, pack, &[segment]);
     for (kind, name) in [
-        (ObjectKind::Tomb, layout::tomb(aborted)),
+        (ObjectKind::Tomb, layout::tomb(TombId { session: aborted, number: 1 })),
+        (ObjectKind::Mark, layout::undone(TombId { session: aborted, number: 2 })),
         (ObjectKind::Condemned, layout::condemned(1)),
         (ObjectKind::Sweep, layout::sweep(1)),
     ] {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use aumbry::id::SnapshotId;
+use aumbry::id::{SnapshotId, TombId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::BackupOptions;
 use aumbry::ops::forget::policy::{Every, Policy, Reach, Rule};
@@ -154,6 +154,127 @@ fn a_forgotten_snapshot_is_gone_and_comes_back() {
     repository.undelete(&[one]).unwrap();
     assert_eq!(list(&repository).all.len(), 2);
     assert!(repository.forgotten(&SilentMonitor).unwrap().is_empty());
+}
+
+/// A store that holds one snapshot, in both forms.
+fn stores_of_one_snapshot() -> [(Store, SnapshotId); 2] {
+    [true, false].map(|is_conditional| {
+        let store = match is_conditional {
+            true => Store::memory(),
+            false => Store::memory().without_conditions(),
+        };
+        let repository = create(store.clone(), small_settings(), None);
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), "content").unwrap();
+        let summary = back_up_with(&repository, folder.path(), &options(), &SilentMonitor).unwrap();
+        (store, summary.snapshot.unwrap())
+    })
+}
+
+fn tomb(id: SnapshotId, number: u32) -> TombId {
+    TombId { session: id.0, number }
+}
+
+fn is_there(store: &Store, id: SnapshotId) -> bool {
+    list(&open(store.clone(), None)).all.iter().any(|(other, _)| *other == id)
+}
+
+#[test]
+fn a_tomb_that_is_delivered_again_forgets_nothing_that_was_brought_back() {
+    for (store, id) in stores_of_one_snapshot() {
+        let repository = open(store.clone(), None);
+        repository.forget(&[id], "").unwrap();
+        let name = layout::tomb(tomb(id, 1));
+        let late = store.get(&name).unwrap();
+        repository.undelete(&[id]).unwrap();
+        store.create(&name, late).unwrap();
+        assert!(is_there(&store, id));
+        assert!(repository.forgotten(&SilentMonitor).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_tomb_that_comes_after_nobody_saw_it_forgets_nothing_that_was_brought_back() {
+    for (store, id) in stores_of_one_snapshot() {
+        let repository = open(store.clone(), None);
+        // Once when nothing was ever forgotten, and once when something was brought back before.
+        for number in [1, 3] {
+            repository.forget(&[id], "").unwrap();
+            let name = layout::tomb(tomb(id, number));
+            let late = store.get(&name).unwrap();
+            store.delete(&name).unwrap();
+            repository.undelete(&[id]).unwrap();
+            store.create(&name, late).unwrap();
+            assert!(is_there(&store, id), "{number}");
+            repository.undelete(&[id]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_an_undelete_orders_and_comes_late_undoes_no_later_forget() {
+    for (store, id) in stores_of_one_snapshot() {
+        let repository = open(store.clone(), None);
+        repository.forget(&[id], "").unwrap();
+        repository.undelete(&[id]).unwrap();
+        let marks = store.list(layout::TOMBS).unwrap();
+        assert_eq!(marks.len(), 2, "of the tomb, and of one that might have been on its way");
+        repository.forget(&[id], "").unwrap();
+        for mark in &marks {
+            let late = store.get(&mark.name).unwrap();
+            store.create(&mark.name, late).unwrap();
+            store.delete(&layout::tomb(layout::parse_undone(&mark.name).unwrap())).unwrap();
+        }
+        assert!(!is_there(&store, id));
+        assert_eq!(store.list(layout::TOMBS).unwrap().len(), 3);
+    }
+}
+
+#[test]
+fn a_mark_that_is_damaged_or_planted_keeps_a_snapshot_and_it_can_be_forgotten_again() {
+    for (store, id) in stores_of_one_snapshot() {
+        let repository = open(store.clone(), None);
+        repository.forget(&[id], "").unwrap();
+        assert!(!is_there(&store, id));
+        for number in [1, 2, u32::MAX] {
+            store.create(&layout::undone(tomb(id, number)), b"anything".to_vec()).unwrap();
+        }
+        assert!(is_there(&store, id));
+        repository.forget(&[id], "").unwrap();
+        assert!(!is_there(&store, id));
+        assert!(store.size(&layout::tomb(tomb(id, 3))).unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_mark_that_is_lost_forgets_nothing() {
+    for (store, id) in stores_of_one_snapshot() {
+        let repository = open(store.clone(), None);
+        repository.forget(&[id], "").unwrap();
+        repository.undelete(&[id]).unwrap();
+        for mark in store.list(layout::TOMBS).unwrap() {
+            store.delete(&mark.name).unwrap();
+        }
+        assert!(is_there(&store, id));
+    }
+}
+
+#[test]
+fn tombs_and_marks_go_with_their_snapshot_though_one_came_late() {
+    for (store, id) in stores_of_one_snapshot() {
+        let repository = open(store.clone(), None);
+        repository.forget(&[id], "").unwrap();
+        let name = layout::tomb(tomb(id, 1));
+        let late = store.get(&name).unwrap();
+        repository.undelete(&[id]).unwrap();
+        repository.forget(&[id], "").unwrap();
+        let options = PruneOptions { patience: Duration::ZERO, ..PruneOptions::default() };
+        prune(&repository, &options, &SilentMonitor).unwrap();
+        assert!(store.list(layout::TOMBS).unwrap().is_empty());
+        store.create(&name, late).unwrap();
+        prune(&repository, &options, &SilentMonitor).unwrap();
+        assert!(store.list(layout::TOMBS).unwrap().is_empty());
+    }
 }
 
 #[test]

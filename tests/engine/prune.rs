@@ -9,14 +9,14 @@ use std::time::Duration;
 use aumbry::clock::{Clock, FakeClock};
 use aumbry::format::header::ObjectKind;
 use aumbry::format::session::Purpose;
-use aumbry::id::SnapshotId;
+use aumbry::id::{SnapshotId, TombId};
 use aumbry::monitor::{Monitor, SilentMonitor};
 use aumbry::ops::backup::backup;
 use aumbry::ops::check::{CheckOptions, DataSelection, check};
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
 use aumbry::repository::session::Committed;
-use aumbry::repository::snapshots::Undeleted;
+use aumbry::repository::tombs::Undeleted;
 use aumbry::repository::writer::Writer;
 use aumbry::repository::{Environment, Repository};
 use aumbry::source::files::{Files, FilesOptions};
@@ -604,7 +604,11 @@ fn without_conditions_a_commit_and_an_abort_at_once_are_taken_for_both() {
     // It goes when it is forgotten.
     repository.forget(&[SnapshotId(session)], "").unwrap();
     pruned(&repository, &tight());
-    for name in [layout::snapshot(session), layout::abort(session), layout::tomb(session)] {
+    for name in [
+        layout::snapshot(session),
+        layout::abort(session),
+        layout::tomb(TombId { session, number: 1 }),
+    ] {
         assert_eq!(store.size(&name).unwrap(), None, "{name}");
     }
     assert_whole(&store);

@@ -9,7 +9,7 @@ use aumbry::format::config::Settings;
 use aumbry::format::header::{HEADER_LENGTH, Header, ObjectKind};
 use aumbry::format::session::Purpose;
 use aumbry::format::snapshot::Snapshot;
-use aumbry::id::SnapshotId;
+use aumbry::id::{SnapshotId, TombId};
 use aumbry::monitor::{Monitor, Progress, RecordingMonitor, SilentMonitor};
 use aumbry::ops::OpsError;
 use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
@@ -714,18 +714,34 @@ fn a_late_sweep_of_a_generation_that_a_repair_ended_drops_nothing() {
 }
 
 #[test]
-fn a_damaged_tomb_is_out_of_the_way_so_that_the_snapshot_can_be_forgotten() {
+fn a_damaged_tomb_forgets_nothing_and_a_repair_sees_that_it_never_does() {
     let store = three_snapshots();
     let repository = open_quick(store.clone(), None);
     let id = snapshots(&repository)[0].0;
     repository.forget(&[id], "").unwrap();
-    flip(&store, &layout::tomb(id.0));
-    repository.forget(&[id], "").unwrap();
-    assert_eq!(snapshots(&repository).len(), 2, "a tomb that cannot be read forgets nothing");
+    let name = layout::tomb(TombId { session: id.0, number: 1 });
+    let whole = store.get(&name).unwrap();
+    flip(&store, &name);
+    assert_eq!(snapshots(&repository).len(), 2);
     let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
     assert_eq!((done.tombs.len(), done.quarantined.len()), (1, 1));
+    store.create(&name, whole).unwrap();
+    assert_eq!(snapshots(&repository).len(), 2, "a repair decided so, and it came late");
     repository.forget(&[id], "").unwrap();
     assert_eq!(snapshots(&repository).len(), 1);
+}
+
+#[test]
+fn a_damaged_tomb_is_not_in_the_way_of_another_one() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    let id = snapshots(&repository)[0].0;
+    repository.forget(&[id], "").unwrap();
+    flip(&store, &layout::tomb(TombId { session: id.0, number: 1 }));
+    repository.forget(&[id], "").unwrap();
+    assert_eq!(snapshots(&repository).len(), 1);
+    repository.undelete(&[id]).unwrap();
+    assert_eq!(snapshots(&repository).len(), 2);
 }
 
 /// A small repository to which everything has happened that repair can do something about. Two snapshots.

@@ -319,7 +319,7 @@ impl Protocol {
         let is_incomplete = state.sessions.iter().any(|session| {
             newest > 0
                 && session.live.has(newest)
-                && !session.is_tombed
+                && !session.is_tombed()
                 && !session.marks[number].has(mark::SEEN)
         });
         if is_incomplete && !self.breaks(Broken::CheckpointNotChecked) {
@@ -327,7 +327,7 @@ impl Protocol {
         }
         let mut needed = Bits::default();
         for session in &mut state.sessions {
-            if session.is_tombed {
+            if session.is_tombed() {
                 session.marks[number].set(mark::SEEN, false);
             }
             if session.marks[number].has(mark::SEEN) {
@@ -426,10 +426,10 @@ impl Protocol {
         state.sessions[place].is_aborted = false;
     }
 
-    /// Whether the slot, the tomb and the session of a forgotten snapshot may go.
+    /// Whether the slot, the tombs and the session of a forgotten snapshot may go.
     pub fn can_remove_forgotten(&self, state: &State, place: usize) -> bool {
         let session = &state.sessions[place];
-        session.is_tombed
+        session.is_tombed()
             && session.generation < state.swept()
             && !session.live.has(state.swept())
             && !session.snapshot.is_empty()
@@ -439,7 +439,8 @@ impl Protocol {
         let session = &mut state.sessions[place];
         session.is_registered = false;
         session.snapshot = Bits::default();
-        session.is_tombed = false;
+        session.tombs = Bits::default();
+        session.undone = Bits::default();
         session.claim = Claim::Forgotten;
     }
 

@@ -8,6 +8,7 @@ use super::rules::{Class, Protocol};
 use super::state::{
     Bits, Claim, CollectorStep, Left, Pack, Session, State, UndeleteStep, Writer, WriterStep,
 };
+use super::undelete::Delivery;
 use super::writer::{has_learnt, is_counted_on};
 
 /// What may happen next. `choice` numbers the ways in which it can turn out.
@@ -17,10 +18,10 @@ pub enum Action {
     Collect { collector: usize, choice: usize },
     Fence { session: usize },
     Restart { collector: usize },
-    Forget { session: usize, is_late: bool },
+    Forget { session: usize, delivery: Delivery },
     Undelete { choice: usize },
     DeliverCommit { session: usize },
-    DeliverTomb { session: usize },
+    DeliverTomb { session: usize, number: u8 },
     RemoveSession { session: usize },
     RemoveForgotten { session: usize },
     RemoveGeneration { generation: u8 },
@@ -36,7 +37,7 @@ impl Protocol {
             Action::Undelete { choice } => return self.undelete_step(state, choice),
             Action::Fence { session } => Self::fence(state, session),
             Action::Restart { collector } => self.restart(state, collector),
-            Action::Forget { session, is_late } => self.forget(state, session, is_late),
+            Action::Forget { session, delivery } => self.forget(state, session, delivery),
             Action::DeliverCommit { session } => {
                 let session = &mut state.sessions[session];
                 let is_free = session.snapshot.is_empty() && !session.is_aborted;
@@ -45,9 +46,9 @@ impl Protocol {
                 }
                 session.late_commit = Bits::default();
             }
-            Action::DeliverTomb { session } => {
-                state.sessions[session].is_tombed = true;
-                state.sessions[session].late_tomb = false;
+            Action::DeliverTomb { session, number } => {
+                state.sessions[session].tombs.set(number, true);
+                state.sessions[session].late_tombs.set(number, false);
             }
             Action::RemoveSession { session } => Self::remove_session(state, session),
             Action::RemoveForgotten { session } => Self::remove_forgotten(state, session),
@@ -67,12 +68,15 @@ impl Protocol {
             (0..self.bounds.collectors.len()).any(|number| self.can_fence(state, number, place));
         push(can_fence, Action::Fence { session: place });
         let can_forget = state.left.forgets > 0 && self.is_live(state, session);
-        push(can_forget, Action::Forget { session: place, is_late: false });
+        push(can_forget, Action::Forget { session: place, delivery: Delivery::Now });
         let is_late = can_forget && self.bounds.undeletes && state.left.late_deliveries > 0;
-        push(is_late, Action::Forget { session: place, is_late: true });
+        push(is_late, Action::Forget { session: place, delivery: Delivery::Twice });
+        push(is_late, Action::Forget { session: place, delivery: Delivery::Late });
         let is_late = !session.late_commit.is_empty();
         push(is_late, Action::DeliverCommit { session: place });
-        push(session.late_tomb, Action::DeliverTomb { session: place });
+        for number in (0..8).filter(|number| session.late_tombs.has(*number)) {
+            push(true, Action::DeliverTomb { session: place, number });
+        }
         if self.bounds.removes_sessions {
             let can_remove = self.can_remove_session(state, place);
             push(can_remove, Action::RemoveSession { session: place });
@@ -174,6 +178,12 @@ impl Model for Protocol {
                     session.claim != Claim::Saved || protocol.is_live(state, session)
                 })
             }),
+            Property::always(GONE, |protocol: &Protocol, state: &State| {
+                let mut sessions = state.sessions.iter();
+                sessions.all(|session| {
+                    session.claim != Claim::Forgotten || !protocol.is_live(state, session)
+                })
+            }),
             Property::always(HELD, |protocol: &Protocol, state: &State| {
                 (0..protocol.bounds.writers.len())
                     .all(|number| !is_holding(state, number) || is_held(state, number))
@@ -229,6 +239,8 @@ impl Model for Protocol {
 pub const RESTORABLE: &str = "a live snapshot can be restored";
 /// What was reported stays live until it is forgotten.
 pub const STAYS: &str = "a reported snapshot stays";
+/// What was reported as forgotten stays so until somebody brings it back.
+pub const GONE: &str = "a forgotten snapshot is gone";
 /// What an open session counts on stays until the session is decided. Readers live by this.
 pub const HELD: &str = "an open session's packs stay";
 

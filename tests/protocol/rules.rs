@@ -39,6 +39,9 @@ pub enum Broken {
     UndeleteReportedWhenFenced,
     UndeleteWhileOpen,
     UndeleteNotChecked,
+    TombsNotMarked,
+    NextTombNotMarked,
+    TombNumberUsedAgain,
     AbortNotRead,
     FencedSnapshotsNotMarked,
 }
@@ -69,7 +72,7 @@ pub struct Bounds {
     pub removes_generations: bool,
     pub forgets: u8,
     pub undeletes: bool,
-    /// Commits that are delivered a second time.
+    /// Commits that are delivered a second time, and tombs that are delivered late or a second time.
     pub late_deliveries: u8,
     /// The maintainer starts again and remembers nothing.
     pub restarts: u8,
@@ -128,7 +131,7 @@ impl Protocol {
     }
 
     pub fn is_live(&self, state: &State, session: &Session) -> bool {
-        self.stands(state, session) && !session.is_tombed
+        self.stands(state, session) && !session.is_tombed()
     }
 
     /// Which listed things a listing in two pages shows: what was there throughout, and any of what came or

@@ -99,7 +99,9 @@ pub enum Claim {
     /// Reported as saved, or as brought back.
     Saved,
     Forgotten,
-    /// Its tomb was removed, and nothing was reported yet.
+    /// Somebody gave the order to forget it, and did not hear that it was carried out.
+    Ordered,
+    /// Its tomb is being undone, and nothing was reported yet.
     Returning,
 }
 
@@ -118,7 +120,10 @@ pub struct Session {
     pub is_aborted: bool,
     /// Without create-if-absent: the confirmation is there.
     pub is_confirmed: bool,
-    pub is_tombed: bool,
+    /// Bit n: tomb n is there.
+    pub tombs: Bits,
+    /// Bit n: the mark that undoes tomb n is there.
+    pub undone: Bits,
     /// Bit k: `gc/k.sweep` lists its snapshot.
     pub live: Bits,
     pub marks: [Bits; COLLECTORS],
@@ -127,8 +132,15 @@ pub struct Session {
     pub is_wanted: bool,
     /// A second delivery of the commit is under way.
     pub late_commit: Bits,
-    /// A second delivery of the tomb is under way.
-    pub late_tomb: bool,
+    /// Bit n: tomb n is under way, for the first or the second time.
+    pub late_tombs: Bits,
+}
+
+impl Session {
+    /// Whether it has a tomb that is not undone.
+    pub fn is_tombed(&self) -> bool {
+        !self.tombs.without(self.undone).is_empty()
+    }
 }
 
 /// The two objects of a generation.
@@ -229,7 +241,10 @@ pub enum UndeleteStep {
     ReadGeneration,
     Register,
     ReadGenerationsAgain,
-    RemoveTomb,
+    ListTombs,
+    MarkNext,
+    MarkTombs,
+    RemoveTombs,
     AbortOwn,
     CheckSweep,
     Done,
@@ -240,6 +255,10 @@ pub enum UndeleteStep {
 pub struct Undelete {
     pub step: UndeleteStep,
     pub generation: u8,
+    /// The tombs that it has seen.
+    pub tombs: Bits,
+    /// The first number that it has not seen used.
+    pub next: u8,
 }
 
 /// What may still happen; counts down from the bounds.
@@ -344,9 +363,8 @@ impl State {
                 || session.owner.is_some()
                 || !session.snapshot.or(session.live).or(session.late_commit).is_empty()
                 || session.is_aborted
-                || session.is_tombed
+                || !session.tombs.or(session.undone).or(session.late_tombs).is_empty()
                 || session.is_wanted
-                || session.late_tomb
                 || session.marks.iter().any(|marks| !marks.is_empty())
                 || session.claim == Claim::Saved;
             if !is_mentioned {

@@ -1,22 +1,49 @@
 //! Forgetting a snapshot, and bringing it back.
 
 use super::rules::{Broken, Protocol};
-use super::state::{Claim, State, UNDELETER, UndeleteStep};
+use super::state::{Bits, Claim, Session, State, UNDELETER, UndeleteStep};
+
+/// When the store carries out the order to create a tomb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Delivery {
+    Now,
+    /// Now, and once more at any time.
+    Twice,
+    /// At any time, and whoever gave the order does not hear of it.
+    Late,
+}
+
+/// The first number of a tomb that nobody has used, as a listing shows it.
+fn next(session: &Session) -> u8 {
+    let used = session.tombs.or(session.undone);
+    (1..8).find(|number| !used.has(*number)).expect("the bounds leave room for every tomb")
+}
 
 impl Protocol {
-    /// Creates the tomb; `is_late`: and a second delivery of it is under way.
-    pub fn forget(&self, state: &mut State, place: usize, is_late: bool) {
+    /// Creates a tomb, or sends it on its way.
+    pub fn forget(&self, state: &mut State, place: usize, delivery: Delivery) {
         let session = &mut state.sessions[place];
-        session.claim = Claim::Forgotten;
+        session.claim = match delivery {
+            Delivery::Late => Claim::Ordered,
+            Delivery::Now | Delivery::Twice => Claim::Forgotten,
+        };
         if self.breaks(Broken::ForgetDeletesSnapshot) {
             session.snapshot = Default::default();
             session.is_registered = false;
         } else {
-            session.is_tombed = true;
-            session.late_tomb = is_late;
+            let number = match self.breaks(Broken::TombNumberUsedAgain) {
+                true => 1,
+                false => next(session),
+            };
+            if delivery != Delivery::Late {
+                session.tombs.set(number, true);
+            }
+            if delivery != Delivery::Now {
+                session.late_tombs.set(number, true);
+            }
         }
         state.left.forgets -= 1;
-        if is_late {
+        if delivery != Delivery::Now {
             state.left.late_deliveries -= 1;
         }
     }
@@ -24,8 +51,7 @@ impl Protocol {
     /// Whether a generation is open or has excluded the snapshot: then it cannot come back.
     fn is_refused(&self, state: &State) -> bool {
         let wanted = state.sessions.iter().find(|session| session.is_wanted);
-        let is_excluded =
-            wanted.is_none_or(|wanted| !self.stands(state, wanted) || !wanted.is_tombed);
+        let is_excluded = wanted.is_none_or(|wanted| !self.stands(state, wanted));
         is_excluded || (state.open().is_some() && !self.breaks(Broken::UndeleteWhileOpen))
     }
 
@@ -35,7 +61,8 @@ impl Protocol {
         let next = match state.undelete.step {
             UndeleteStep::ReadGeneration => {
                 let wanted = &mut state.sessions[choice];
-                if !wanted.is_tombed || wanted.snapshot.is_empty() {
+                let is_forgotten = wanted.is_tombed() || wanted.claim == Claim::Ordered;
+                if !is_forgotten || wanted.snapshot.is_empty() {
                     return None;
                 }
                 wanted.is_wanted = true;
@@ -53,16 +80,38 @@ impl Protocol {
                 let has_changed = state.newest() != state.undelete.generation;
                 match has_changed || self.is_refused(state) {
                     true => self.end_undelete(state, UndeleteStep::Refused),
-                    false => UndeleteStep::RemoveTomb,
+                    false => UndeleteStep::ListTombs,
                 }
             }
-            UndeleteStep::RemoveTomb => {
-                let wanted = state.sessions.iter_mut().find(|session| session.is_wanted);
-                if let Some(wanted) = wanted
-                    && wanted.is_tombed
-                {
-                    wanted.is_tombed = false;
-                    wanted.claim = Claim::Returning;
+            UndeleteStep::ListTombs => {
+                if let Some(wanted) = state.sessions.iter().find(|session| session.is_wanted) {
+                    state.undelete.tombs = wanted.tombs;
+                    state.undelete.next = next(wanted);
+                }
+                match self.breaks(Broken::TombsNotMarked) {
+                    true => UndeleteStep::RemoveTombs,
+                    false if self.breaks(Broken::NextTombNotMarked) => UndeleteStep::MarkTombs,
+                    false => UndeleteStep::MarkNext,
+                }
+            }
+            UndeleteStep::MarkNext => {
+                let mut next = Bits::default();
+                next.set(state.undelete.next, true);
+                Self::undo(state, next);
+                UndeleteStep::MarkTombs
+            }
+            UndeleteStep::MarkTombs => {
+                let tombs = state.undelete.tombs;
+                Self::undo(state, tombs);
+                UndeleteStep::RemoveTombs
+            }
+            UndeleteStep::RemoveTombs => {
+                let tombs = state.undelete.tombs;
+                if let Some(wanted) = Self::wanted(state) {
+                    wanted.tombs = wanted.tombs.without(tombs);
+                    if self.breaks(Broken::TombsNotMarked) {
+                        Self::let_return(wanted);
+                    }
                 }
                 match is_alone {
                     true => self.end_undelete(state, UndeleteStep::Done),
@@ -95,16 +144,40 @@ impl Protocol {
         Some(())
     }
 
+    fn wanted(state: &mut State) -> Option<&mut Session> {
+        state.sessions.iter_mut().find(|session| session.is_wanted)
+    }
+
+    /// Creates the marks of these tombs.
+    fn undo(state: &mut State, tombs: Bits) {
+        if let Some(wanted) = Self::wanted(state) {
+            // Cleared away meanwhile: the marks mean nothing, and a later run clears them away.
+            if !wanted.snapshot.is_empty() && !tombs.is_empty() {
+                wanted.undone = wanted.undone.or(tombs);
+                Self::let_return(wanted);
+            }
+        }
+    }
+
+    fn let_return(wanted: &mut Session) {
+        let is_forgotten = matches!(wanted.claim, Claim::Forgotten | Claim::Ordered);
+        if is_forgotten && !wanted.is_tombed() {
+            wanted.claim = Claim::Returning;
+        }
+    }
+
     fn end_undelete(&self, state: &mut State, end: UndeleteStep) -> UndeleteStep {
         state.let_session_go(UNDELETER);
         for session in &mut state.sessions {
             if session.is_wanted && session.claim == Claim::Returning {
                 let is_done = end == UndeleteStep::Done;
-                session.claim = if is_done { Claim::Saved } else { Claim::Forgotten };
+                session.claim = if is_done { Claim::Saved } else { Claim::Nothing };
             }
             session.is_wanted = false;
         }
         state.undelete.generation = 0;
+        state.undelete.tombs = Bits::default();
+        state.undelete.next = 0;
         end
     }
 }

@@ -165,7 +165,7 @@ impl Protocol {
                 let skips = self.breaks(Broken::SweepNotCheckedAfterCommit);
                 let session = state.session_of(process);
                 let is_excluded = session.generation < newest && !session.live.has(newest);
-                if is_excluded && !session.is_tombed && !skips {
+                if is_excluded && !session.is_tombed() && !skips {
                     start_over(self, state, number, &mut writer)
                 } else {
                     if session.claim == Claim::Nothing {

@@ -20,7 +20,7 @@ use aumbry::ops::repair::{
 use aumbry::repository::chance::Chance;
 use aumbry::repository::error::{Kind, RepositoryError};
 use aumbry::repository::reader::BlobReader;
-use aumbry::repository::snapshots::Undeleted;
+use aumbry::repository::tombs::Undeleted;
 use aumbry::repository::{Environment, Repository};
 use aumbry::store::{Store, layout};
 use aumbry::tree::entry::Node;

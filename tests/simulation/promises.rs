@@ -70,8 +70,8 @@ impl Promises {
         let hash = blake3::hash(bytes);
         let first = *self.contents.entry(name.to_string()).or_insert(hash);
         // A slot that was ABORT may become a snapshot that nobody reported when its session wakes after everything; a
-        // collector that slept may publish what was cleared away; a snapshot may be forgotten twice. `hold` sees
-        // that nothing comes of it.
+        // collector that slept may publish what was cleared away; two may forget a snapshot at once, and one of the tombs
+        // come when the other was undone and taken away. `hold` sees that nothing comes of it.
         // Marks say nothing but their names, damage records what anybody may find again, and the config is made again
         // when it was damaged.
         let varies = [
@@ -173,8 +173,18 @@ impl Promises {
             if slot.is_none_or(|slot| blake3::hash(&slot.bytes) != promise.slot) {
                 return Err(format!("snapshot {id} was reported, and its slot is gone or another"));
             }
-            if objects.contains_key(&layout::tomb(id.0)) {
-                return Err(format!("snapshot {id} is forgotten, and nobody ordered it"));
+            let tombs = objects
+                .range(format!("{}{}-", layout::TOMBS, id.0)..)
+                .map_while(|(name, _)| layout::parse_tomb(name).or(layout::parse_undone(name)))
+                .take_while(|tomb| tomb.session == id.0);
+            if let Some(tomb) = tombs.into_iter().find(|tomb| {
+                objects.contains_key(&layout::tomb(*tomb))
+                    && !objects.contains_key(&layout::undone(*tomb))
+            }) {
+                let number = tomb.number;
+                return Err(format!(
+                    "snapshot {id} is forgotten by {number}, and nobody ordered it"
+                ));
             }
             if let Some((generation, sweep)) = &self.sweep
                 && id.0.generation < *generation

@@ -581,11 +581,9 @@ impl State {
         };
         draw(&mut self.dice, odds.fail_before, Fate::FailBefore);
         draw(&mut self.dice, odds.fail_after, Fate::FailAfter);
-        // A tomb's name is used again when a snapshot is brought back and forgotten once more: an order that is still
-        // on its way when the next is given decides nothing about the protocol.
-        let is_over_when_told = name.starts_with("tombs/")
-            // Nor does the second form survive a list of a generation that is written over by an older one.
-            || !odds.is_conditional && (name.starts_with("gc/") || name.starts_with("keys/"));
+        // The second form does not survive a list of a generation that is written over by an older one.
+        let is_over_when_told =
+            !odds.is_conditional && (name.starts_with("gc/") || name.starts_with("keys/"));
         if matches!(call, "create" | "delete") && !is_over_when_told {
             draw(&mut self.dice, odds.late, Fate::Late);
             draw(&mut self.dice, odds.twice, Fate::Twice);

@@ -21,6 +21,7 @@
 //! | session | never: a collector removes old ones. Undecided, its backup fails when it commits |
 //! | ABORT in a slot | never: the session is undecided again, and a collector aborts it once more |
 //! | tomb | never: what was forgotten is back. Swept meanwhile, its absent packs are found |
+//! | mark of a tomb that was undone | never: the tomb is gone, too, unless the undelete was stopped between the two |
 //! | pack that no index object lists | never, unless a snapshot refers to it: it was left by a stopped backup |
 //!
 //! | damage record | never: writers count on the pack again until a check reads it |
@@ -323,7 +324,7 @@ fn tell_proofs(
 fn committed(snapshots: &Snapshots, inventory: &Inventory) -> HashSet<SessionId> {
     let all = snapshots.all.iter().map(|(id, _)| id.0);
     all.chain(snapshots.vanished.iter().map(|id| id.0))
-        .chain(inventory.tombs.iter().copied())
+        .chain(inventory.tombs.iter().map(|tomb| tomb.session))
         .collect()
 }
 

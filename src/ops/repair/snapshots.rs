@@ -129,8 +129,8 @@ fn find(
     let snapshots = &found.snapshots;
     repair.snapshots = snapshots.all.len() as u64;
     let mut examined = Examined::default();
-    for session in repository.inventory()?.tombs {
-        examined.look(repository, &names::tomb(session))?;
+    for tomb in repository.inventory()?.tombs {
+        examined.look(repository, &names::tomb(tomb))?;
     }
     repair.tombs = examined.damaged;
     let standing = |id: SnapshotId| {

@@ -3,7 +3,7 @@
 use aumbry::format::snapshot::BackupCounts;
 use aumbry::id::SnapshotId;
 use aumbry::ops::select::SnapshotFilter;
-use aumbry::repository::snapshots::Forgotten;
+use aumbry::repository::tombs::Forgotten;
 use aumbry::units::bytes::format_bytes;
 use clap::Args;
 use serde_json::Map;

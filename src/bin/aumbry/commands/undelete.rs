@@ -1,7 +1,7 @@
 //! `aumbry undelete`: forgotten snapshots are back.
 
 use aumbry::ops::undelete::undelete;
-use aumbry::repository::snapshots::Forgotten;
+use aumbry::repository::tombs::Forgotten;
 use clap::Args;
 use serde_json::json;
 
