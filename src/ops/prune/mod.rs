@@ -433,7 +433,8 @@ impl<'a> Collection<'_, 'a> {
             // Somebody else ended it.
             _ => return Ok(Ended::Overtaken),
         }
-        if !self.repository.require_slots(generation, &marked.undecided)? {
+        let waits = !is_left_out(Step::WaitForSessions);
+        if waits && !self.repository.require_slots(generation, &marked.undecided)? {
             return Ok(Ended::Overtaken);
         }
         let damaged = self.repository.damaged_packs()?;
