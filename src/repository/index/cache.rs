@@ -3,7 +3,8 @@
 //! from the store.
 //!
 //! A run's file is complete and durable before redb lists it, and goes after redb has ceased to; what redb does
-//! not list is a left-over and is removed when the cache is opened.
+//! not list is a left-over and is removed when the cache is opened. A run that turns out to be damaged takes the
+//! cache with it when it is closed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -1031,6 +1032,16 @@ impl IndexCache {
         }
         drop(table);
         transaction.commit().map_err(cache_error)
+    }
+}
+
+impl Drop for IndexCache {
+    fn drop(&mut self) {
+        if let Place::Folder(folder) = &self.place
+            && self.view.read().runs.iter().any(|(_, run)| run.is_broken())
+        {
+            let _ = remove(&folder.with_extension("redb"));
+        }
     }
 }
 

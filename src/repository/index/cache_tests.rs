@@ -134,6 +134,31 @@ fn a_run_that_is_gone_or_cut_costs_the_cache_and_left_overs_go() {
 }
 
 #[test]
+fn a_run_that_is_garbled_is_an_error_once_and_costs_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.redb");
+    let runs = path.with_extension("runs");
+    let repository = RepositoryId([5; 16]);
+    let cache = IndexCache::open(Some(&path), repository).unwrap();
+    cache.add(&[index(1)], &[pack(0, 0..500)]).unwrap();
+    drop(cache);
+    let file = fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[4096..8192].fill(0x55);
+    fs::write(&file, bytes).unwrap();
+    let cache = IndexCache::open(Some(&path), repository).unwrap();
+    let found: Vec<_> = (0..500).map(|number| cache.lookup(&id(number))).collect();
+    let errors: Vec<_> = found.iter().filter_map(|found| found.as_ref().err()).collect();
+    assert!((1..500).contains(&errors.len()) && errors[0].item == "local cache");
+    // Never "it is not there".
+    assert!(found.iter().flatten().all(Option::is_some));
+    drop(cache);
+    let cache = IndexCache::open(Some(&path), repository).unwrap();
+    assert_eq!(cache.blob_count(), 0);
+    assert!(cache.indexes().unwrap().is_empty());
+}
+
+#[test]
 fn a_second_process_has_a_cache_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.redb");

@@ -5,8 +5,6 @@
 //! recognised and costs a look-up in the run's file (Putze, Sanders, Singler, "Cache-, Hash- and
 //! Space-Efficient Bloom Filters", WEA 2007).
 
-use std::io::{self, Write};
-
 use crate::id::BlobId;
 
 /// Bits for every id.
@@ -37,12 +35,9 @@ impl Filter {
         Some(Filter { words: bytes.chunks_exact(8).map(word).collect::<Option<_>>()? })
     }
 
-    /// Writes the filter's bytes, and returns how many they are.
-    pub fn write(&self, output: &mut impl Write) -> io::Result<u64> {
-        for word in &self.words {
-            output.write_all(&word.to_le_bytes())?;
-        }
-        Ok(self.words.len() as u64 * 8)
+    /// The filter's bytes, eight at a time.
+    pub fn bytes(&self) -> impl ExactSizeIterator<Item = [u8; 8]> + '_ {
+        self.words.iter().map(|word| word.to_le_bytes())
     }
 
     /// First word of the id's block, and 63 bits that choose seven of its 512 bits. The block follows from the id's
@@ -87,8 +82,7 @@ mod tests {
     fn what_is_in_is_found_and_little_else_is() {
         let mut filter = Filter::with_capacity(20_000);
         (0..20_000).for_each(|number| filter.insert(&id(number)));
-        let mut bytes = Vec::new();
-        assert_eq!(filter.write(&mut bytes).unwrap(), bytes.len() as u64);
+        let bytes: Vec<u8> = filter.bytes().flatten().collect();
         let filter = Filter::from_bytes(&bytes).unwrap();
         assert!((0..20_000).all(|number| filter.may_contain(&id(number))));
         let wrong = (20_000..120_000).filter(|number| filter.may_contain(&id(*number))).count();

@@ -2,10 +2,14 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | blocks | 4096 bytes each: 85 entries of 48 bytes (id, pack, segment, offset, length), 16 zeros |
+//! | blocks | 4096 bytes each: 85 entries of 48 bytes (id, pack, segment, offset, length), a checksum of 16 |
 //! | fences | for every block 8 bytes: the beginning of its first id, as a number, little endian |
 //! | filter | see `filter` |
+//! | checksum | 16 bytes, over fences, filter and number of entries |
 //! | footer | 8 bytes magic, 8 each: number of entries, length of the filter |
+//!
+//! A block is held against its checksum whenever it is read: an entry that a disk has garbled would make a blob
+//! seem to be lost.
 //!
 //! Looking up reads one page of the file: which one follows from the fences, which stay in memory together
 //! with the filter (8 bytes for 85 entries; 16 bits an entry). It is a file of its own and not rows in redb,
@@ -30,8 +34,9 @@ const BLOCK_LENGTH: usize = 4096;
 /// Entries in every block but the last.
 const BLOCK_ENTRIES: usize = BLOCK_LENGTH / ENTRY_LENGTH;
 /// Changes whenever the layout does.
-const MAGIC: [u8; 8] = *b"aumrun01";
+const MAGIC: [u8; 8] = *b"aumrun02";
 const FOOTER_LENGTH: usize = 24;
+const CHECKSUM_LENGTH: usize = 16;
 /// Blocks that a reader of the whole run takes at a time.
 const BLOCKS_AT_A_TIME: usize = 32;
 
@@ -59,6 +64,35 @@ fn read_entry(bytes: &[u8]) -> IndexEntry {
     (id, Location { pack: number(0), segment: number(1), offset: number(2), length: number(3) })
 }
 
+/// Adler's sums, over words of 64 bits: for what a disk does, not for what a person does. It has to cost little, as every
+/// look-up asks for one.
+#[derive(Clone, Copy)]
+struct Checksum(u64, u64);
+
+impl Checksum {
+    /// Of nothing; not zero, so that a block of zeros is no block.
+    const START: Checksum = Checksum(1, 0);
+
+    /// With so many more bytes; a last word that is cut is filled with zeros.
+    fn with(self, bytes: &[u8]) -> Self {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let last = (!rest.is_empty()).then_some(&last);
+        words.iter().chain(last).fold(self, |Checksum(sum, sums), word| {
+            let sum = sum.wrapping_add(u64::from_le_bytes(*word));
+            Checksum(sum, sums.wrapping_add(sum))
+        })
+    }
+
+    fn bytes(self) -> [u8; CHECKSUM_LENGTH] {
+        let mut bytes = [0; CHECKSUM_LENGTH];
+        bytes[..8].copy_from_slice(&self.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.1.to_le_bytes());
+        bytes
+    }
+}
+
 /// Where a run's bytes are.
 enum Bytes {
     File(File),
@@ -82,6 +116,7 @@ impl Bytes {
 pub struct Run {
     bytes: Bytes,
     synced: AtomicBool,
+    is_broken: AtomicBool,
     entries: u64,
     fences: Vec<u64>,
     filter: Filter,
@@ -92,6 +127,7 @@ impl Run {
     pub fn open(file: File) -> io::Result<Option<Run>> {
         let length = file.metadata()?.len();
         let Some(tail) = length.checked_sub(FOOTER_LENGTH as u64) else { return Ok(None) };
+        let Some(tables_end) = tail.checked_sub(CHECKSUM_LENGTH as u64) else { return Ok(None) };
         let mut footer = [0; FOOTER_LENGTH];
         file.read_exact_at(&mut footer, tail)?;
         let number = |at: usize| {
@@ -102,20 +138,48 @@ impl Run {
         let expected = blocks
             .checked_mul(BLOCK_LENGTH as u64 + 8)
             .and_then(|length| length.checked_add(filter_length));
-        if footer[..8] != MAGIC || expected != Some(tail) {
+        if footer[..8] != MAGIC || expected != Some(tables_end) {
             return Ok(None);
         }
         let mut bytes = vec![0; blocks as usize * 8];
         file.read_exact_at(&mut bytes, blocks * BLOCK_LENGTH as u64)?;
+        let checksum = Checksum::START.with(&bytes);
         let fences = bytes
             .chunks_exact(8)
             .map(|chunk| u64::from_le_bytes(chunk.try_into().expect("a chunk of eight bytes")))
             .collect();
         bytes.resize(filter_length as usize, 0);
-        file.read_exact_at(&mut bytes, tail - filter_length)?;
+        file.read_exact_at(&mut bytes, tables_end - filter_length)?;
+        let mut stored = [0; CHECKSUM_LENGTH];
+        file.read_exact_at(&mut stored, tables_end)?;
+        if checksum.with(&bytes).with(&entries.to_le_bytes()).bytes() != stored {
+            return Ok(None);
+        }
         let Some(filter) = Filter::from_bytes(&bytes) else { return Ok(None) };
-        let synced = AtomicBool::new(true);
-        Ok(Some(Run { bytes: Bytes::File(file), synced, entries, fences, filter }))
+        let (synced, is_broken) = (AtomicBool::new(true), AtomicBool::new(false));
+        Ok(Some(Run { bytes: Bytes::File(file), synced, is_broken, entries, fences, filter }))
+    }
+
+    /// Whether a block was met that is not what was written.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
+    /// Reads whole blocks, and holds them against their checksums.
+    fn read_blocks(&self, buffer: &mut [u8], first: usize) -> io::Result<()> {
+        self.bytes.read_at(buffer, (first * BLOCK_LENGTH) as u64)?;
+        if let Bytes::Memory(_) = self.bytes {
+            return Ok(());
+        }
+        let is_whole = |block: &[u8]| {
+            let (entries, stored) = block.split_at(BLOCK_LENGTH - CHECKSUM_LENGTH);
+            Checksum::START.with(entries).bytes() == stored
+        };
+        if buffer.chunks_exact(BLOCK_LENGTH).all(is_whole) {
+            return Ok(());
+        }
+        self.is_broken.store(true, Ordering::Relaxed);
+        Err(io::Error::new(io::ErrorKind::InvalidData, "an index file is damaged"))
     }
 
     /// Makes the file durable, unless it is.
@@ -152,7 +216,7 @@ impl Run {
             if block > first && self.fences[block] > wanted {
                 break;
             }
-            self.bytes.read_at(&mut buffer, (block * BLOCK_LENGTH) as u64)?;
+            self.read_blocks(&mut buffer, block)?;
             let (entries, _) =
                 buffer[..self.entries_in(block) * ENTRY_LENGTH].as_chunks::<ENTRY_LENGTH>();
             let start = entries.partition_point(|entry| entry[..BlobId::LENGTH] < id.0[..]);
@@ -187,7 +251,7 @@ impl Rows {
     fn fill(&mut self) -> io::Result<()> {
         let blocks = (self.run.fences.len() - self.next_block).min(BLOCKS_AT_A_TIME);
         self.buffer.resize(blocks * BLOCK_LENGTH, 0);
-        self.run.bytes.read_at(&mut self.buffer, (self.next_block * BLOCK_LENGTH) as u64)?;
+        self.run.read_blocks(&mut self.buffer, self.next_block)?;
         // Close the gaps between the blocks, so that entries follow one another.
         let mut length = 0;
         for block in 0..blocks {
@@ -303,7 +367,9 @@ impl RunWriter {
     }
 
     fn end_block(&mut self) -> io::Result<()> {
-        self.block.resize(BLOCK_LENGTH, 0);
+        self.block.resize(BLOCK_LENGTH - CHECKSUM_LENGTH, 0);
+        let checksum = Checksum::START.with(&self.block);
+        self.block.extend_from_slice(&checksum.bytes());
         Self::write(&mut self.sink, &self.block)?;
         self.block.clear();
         Ok(())
@@ -331,18 +397,23 @@ impl RunWriter {
         let bytes = match self.sink {
             Sink::Memory(memory) => Bytes::Memory(memory),
             Sink::File(mut file) => {
-                for fence in &self.fences {
-                    file.write_all(&fence.to_le_bytes())?;
+                let mut checksum = Checksum::START;
+                let fences = self.fences.iter().map(|fence| fence.to_le_bytes());
+                for bytes in fences.chain(self.filter.bytes()) {
+                    checksum = checksum.with(&bytes);
+                    file.write_all(&bytes)?;
                 }
-                let filter_length = self.filter.write(&mut file)?;
+                let filter_length = self.filter.bytes().len() as u64 * 8;
+                file.write_all(&checksum.with(&self.entries.to_le_bytes()).bytes())?;
                 file.write_all(&MAGIC)?;
                 file.write_all(&self.entries.to_le_bytes())?;
                 file.write_all(&filter_length.to_le_bytes())?;
                 Bytes::File(file.into_inner().map_err(io::IntoInnerError::into_error)?)
             }
         };
-        let synced = AtomicBool::new(false);
-        Ok(Run { bytes, synced, entries: self.entries, fences: self.fences, filter: self.filter })
+        let (synced, is_broken) = (AtomicBool::new(false), AtomicBool::new(false));
+        let RunWriter { entries, fences, filter, .. } = self;
+        Ok(Run { bytes, synced, is_broken, entries, fences, filter })
     }
 }
 
@@ -418,6 +489,36 @@ mod tests {
         entries.sort();
         let merged: Result<Vec<_>, _> = MergedRows::new(&runs).unwrap().collect();
         assert_eq!(merged.unwrap(), entries);
+    }
+
+    #[test]
+    fn no_byte_can_change_unnoticed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut entries: Vec<_> = (0..300).map(|number| entry(number, 1)).collect();
+        entries.sort();
+        write(Some(file.reopen().unwrap()), &entries);
+        let whole = std::fs::read(file.path()).unwrap();
+        let changed = |at: usize, change: &dyn Fn(&mut [u8])| {
+            let mut bytes = whole.clone();
+            change(&mut bytes[at..]);
+            if bytes == whole {
+                return;
+            }
+            std::fs::write(file.path(), bytes).unwrap();
+            if let Some(run) = Run::open(file.reopen().unwrap()).unwrap() {
+                let run = Arc::new(run);
+                let rows: Result<Vec<_>, _> = run.rows().collect();
+                assert!(rows.is_err() && run.is_broken(), "byte {at}");
+                let hurt = entries.iter().filter(|(id, _)| run.search(id, &mut |_| true).is_err());
+                assert!(hurt.count() > 0, "byte {at}");
+            }
+        };
+        for at in (0..whole.len()).step_by(97) {
+            changed(at, &|bytes| bytes[0] ^= 0x10);
+        }
+        for at in (0..whole.len() - BLOCK_LENGTH).step_by(BLOCK_LENGTH) {
+            changed(at, &|bytes| bytes[..BLOCK_LENGTH].fill(0));
+        }
     }
 
     #[test]
