@@ -8,6 +8,7 @@ pub mod error;
 pub mod generations;
 pub mod health;
 pub mod index;
+pub mod journals;
 pub mod key_updates;
 pub mod keys;
 mod maintainer;

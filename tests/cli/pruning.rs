@@ -1,6 +1,8 @@
 //! Space comes back, as a person sees it.
 
 use std::fs;
+use std::io::Write;
+use std::process::Stdio;
 
 use crate::support::Scene;
 use crate::support::assert_seen;
@@ -77,4 +79,33 @@ fn forget_with_prune_does_both() {
     let again = again.last().unwrap();
     assert_eq!(again["unused_bytes_before"], 0);
     assert_eq!(again["generations"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn after_a_backup_was_killed_the_next_prune_of_this_machine_waits_for_nobody() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "--quiet", "Documents"]).ok();
+    let before = repository_bytes(&scene);
+    let mut child =
+        scene.command(&["backup", "--quiet", "--stdin"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Bytes that do not shrink, until there are packs of them.
+    let mut state = 1_u64;
+    while repository_bytes(&scene) < before + (16 << 20) {
+        let mut noise = Vec::with_capacity(1 << 20);
+        while noise.len() < 1 << 20 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            noise.extend_from_slice(&state.to_le_bytes());
+        }
+        stdin.write_all(&noise).unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let pruned = scene.run(&["prune"]).ok();
+    assert!(pruned.stderr.contains("was a backup of this machine"), "{}", pruned.stderr);
+    assert!(!pruned.text().contains("waits"), "{}", pruned.text());
+    assert!(repository_bytes(&scene) < before + (1 << 20), "{}", pruned.text());
+    scene.run(&["check", "--read-data"]).ok();
 }

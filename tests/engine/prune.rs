@@ -21,11 +21,11 @@ use aumbry::repository::writer::Writer;
 use aumbry::repository::{Environment, Repository};
 use aumbry::source::files::{Files, FilesOptions};
 use aumbry::source::{Source, SourceError, Step};
-use aumbry::store::{FaultControl, Store, layout};
+use aumbry::store::{Effect, FaultControl, Store, layout};
 use aumbry::units::Timestamp;
 
 use crate::model::{assert_same, create_quick, folder_contents, open_quick};
-use crate::support::{back_up, contents, environment, noise, options, snapshots};
+use crate::support::{back_up, back_up_with, contents, environment, noise, options, snapshots};
 
 /// Options that wait for nobody.
 pub fn impatient() -> PruneOptions {
@@ -191,6 +191,84 @@ fn what_a_dead_writer_left_goes_although_nothing_else_is_to_be_collected() {
     pruned(&repository, &tight());
     assert_eq!(pack_bytes(&store), before);
     assert_whole(&store);
+}
+
+#[test]
+fn what_a_dead_backup_of_this_machine_left_goes_at_once() {
+    for store in both_forms() {
+        let cache = tempfile::tempdir().unwrap();
+        let repository = create_quick(store.clone(), Some(cache.path()));
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..10, 1);
+        back_up(&repository, folder.path());
+        pruned(&repository, &PruneOptions::default());
+        drop(repository);
+        let before = pack_bytes(&store);
+        write_files(folder.path(), 0..10, 2);
+        // It is stopped at one of its last calls, when its packs are there.
+        let calls = {
+            let (copy, cache) = (crate::model::copy_of(&store), tempfile::tempdir().unwrap());
+            let control = FaultControl::new();
+            let copy = if store.is_conditional() { copy } else { copy.without_conditions() };
+            let client = open_quick(copy.with_faults(control.clone()), Some(cache.path()));
+            back_up(&client, folder.path());
+            control.calls()
+        };
+        let control = FaultControl::new();
+        let client = open_quick(store.clone().with_faults(control.clone()), Some(cache.path()));
+        control.stop_at(calls * 3 / 4, Effect::Before);
+        let killed = back_up_with(&client, folder.path(), &options(), &SilentMonitor);
+        assert!(killed.is_err() && pack_bytes(&store) > before);
+        drop(client);
+
+        let noted = Notes::default();
+        let own = open_quick(store.clone(), Some(cache.path()));
+        let dry = PruneOptions { dry_run: true, ..PruneOptions::default() };
+        assert_eq!(prune(&own, &dry, &noted).unwrap().fenced, 0);
+        assert_eq!(own.undecided_sessions().unwrap().len(), 1, "a dry run ends nothing");
+        let summary = prune(&own, &PruneOptions::default(), &noted).unwrap();
+        assert_eq!((summary.fenced, summary.held_by.len()), (1, 0));
+        assert_eq!(pack_bytes(&store), before);
+        let noted = noted.0.into_inner();
+        assert!(noted.iter().any(|text| text.contains("backup of this machine")), "{noted:?}");
+        // Its journal is still there, and believed as far as it holds.
+        back_up(&own, folder.path());
+        assert_same(
+            &contents(&own, &snapshots(&own)[1].1),
+            &folder_contents(folder.path()),
+            "the next backup",
+        );
+        assert_whole(&store);
+    }
+}
+
+#[test]
+fn a_backup_that_runs_on_this_machine_is_waited_for() {
+    let store = Store::memory();
+    let cache = tempfile::tempdir().unwrap();
+    create_quick(store.clone(), None);
+    let client = open_quick(store.clone(), Some(cache.path()));
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..10, 1);
+    let event = || {
+        let other = open_quick(store.clone(), Some(cache.path()));
+        assert_eq!(pruned(&other, &PruneOptions::default()).fenced, 0);
+        assert_eq!(other.undecided_sessions().unwrap().len(), 1);
+    };
+    let mut source = Eventful { inner: files(folder.path()), event: Some(Box::new(event)) };
+    let noted = Notes::default();
+    backup(&client, &mut source, &options(), &noted).unwrap();
+    assert_eq!(noted.0.into_inner(), [""; 0]);
+}
+
+/// What was noted.
+#[derive(Default)]
+struct Notes(parking_lot::Mutex<Vec<String>>);
+
+impl Monitor for Notes {
+    fn note(&self, text: &str) {
+        self.0.lock().push(text.to_string());
+    }
 }
 
 #[test]

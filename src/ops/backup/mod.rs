@@ -34,7 +34,7 @@ use crate::view::{DirectoryRoot, find_below};
 use assemble::Assembler;
 use complete::is_complete;
 use content::Cutting;
-use journal::{Journal, Resumed, journal_folder};
+use journal::{Journal, Resumed};
 use parent::ParentWalk;
 use pipeline::Pipeline;
 
@@ -196,7 +196,7 @@ fn run(
     let paths = source.paths();
     let parent = choose_parent(&known, options, &paths)?;
     let reader = BlobReader::new(repository, (options.memory_budget / 8).max(8 << 20));
-    let journals = repository.cache_folder().map(|folder| journal_folder(folder, &paths));
+    let journals = repository.journal_folder(&paths);
     let resumed = Resumed::load(journals.as_deref());
     let journal = journals
         .filter(|_| !options.dry_run)

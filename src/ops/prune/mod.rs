@@ -103,7 +103,7 @@ pub struct PruneSummary {
     pub requests: [u64; 3],
     /// Generations that this run ended.
     pub generations: Vec<u32>,
-    /// Sessions that it gave up.
+    /// Sessions that it gave up, those of this machine's dead backups among them.
     pub fenced: u64,
     /// Sessions that it waits for: what is condemned is deleted by a later run.
     pub held_by: Vec<HeldBy>,
@@ -215,6 +215,14 @@ impl<'a> Collection<'_, 'a> {
     fn attempt(&mut self) -> Result<Attempt, OpsError> {
         if !self.options.dry_run {
             self.repository.require_maintainer(self.options.become_maintainer)?;
+            let left = self.repository.abort_left_sessions()?;
+            for session in &left {
+                self.monitor.note(&format!(
+                    "session {} was a backup of this machine that did not come to its end; nothing waits for it",
+                    session
+                ));
+            }
+            self.summary.fenced += left.len() as u64;
         }
         // Registered, no generation begins and ends unnoticed while this one looks at what is needed.
         let session = match self.options.dry_run {
