@@ -256,10 +256,13 @@ impl Scene {
     fn collect(&self, collector: u64, mut choices: Choices) {
         let cache = if collector == 0 { "" } else { "collector" };
         while !self.is_over() {
-            for id in self.begin_to_forget(&mut choices) {
-                let run = self.disturb(&mut choices, cache, &["forget", "--yes", &id]);
+            let ids = self.begin_to_forget(&mut choices);
+            if !ids.is_empty() {
+                let forget: Vec<_> =
+                    ["forget", "--yes"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+                let run = self.disturb(&mut choices, cache, &forget);
                 self.expect_done("forget", &run);
-                self.figures.lock().unwrap().forgets += 1;
+                self.figures.lock().unwrap().forgets += ids.len() as u64;
             }
             let arguments = ["prune", "--patience", "0s", "--max-unused", "0%"];
             let run = self.disturb(&mut choices, cache, &arguments);
@@ -287,7 +290,7 @@ impl Scene {
             if *newer >= KEPT
                 && !reported.is_forgotten
                 && !stays
-                && chosen.len() < 4
+                && chosen.len() < 32
                 && choices.below(2) == 0
             {
                 reported.is_forgotten = true;
@@ -449,11 +452,10 @@ fn processes_that_are_killed_and_put_to_sleep_lose_nothing_that_was_reported() {
     let restored = scene.verify();
     println!("{seconds} s, seed {seed}: {:?}", scene.figures.lock().unwrap());
     println!("{generation} generations, {restored} restores of what was not forgotten at the end");
-    // A command that reads what a collector has just removed may fail and say so, which costs another run and no data;
-    // it has to be rare. What these were is printed.
+    // Who is woken or comes while others collect goes on, whatever they removed meanwhile.
     let failures = scene.failures.lock().unwrap();
     println!("{} failures:\n{}", failures.len(), failures.join("\n"));
     let figures = scene.figures.lock().unwrap();
     assert!(figures.backups > 0 && figures.kills > 0, "nothing happened: {figures:?}");
-    assert!(failures.len() as u64 <= 2 + figures.backups / 20, "too many failures: {figures:?}");
+    assert!(failures.is_empty(), "commands failed: {figures:?}");
 }

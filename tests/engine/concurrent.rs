@@ -1,16 +1,22 @@
-//! Two writers at once on one repository: both snapshots are whole.
+//! Two writers at once on one repository: both snapshots are whole. A check beside collectors that wait for nobody: no
+//! damage.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Barrier;
 
+use aumbry::id::SnapshotId;
+use aumbry::monitor::{Monitor, Phase, Progress};
+use aumbry::ops::check::{CheckOptions, DataSelection, check};
 use aumbry::repository::Repository;
 use aumbry::store::{LocalMode, Store};
 
 use crate::model::{
     assert_nothing_stored_twice, assert_same, create_quick, folder_contents, open_quick,
 };
+use crate::prune::{pruned, tight, write_files};
 use crate::support::{back_up, contents, noise, snapshots};
+use parking_lot::Mutex;
 
 /// Folders that have half of their content in common.
 fn make_overlapping(folder: &Path, writer: u64, round: u64) {
@@ -99,4 +105,80 @@ fn one_after_the_other_stores_nothing_twice() {
     back_up(&first, folders[0].path());
     back_up(&second, folders[1].path());
     assert_nothing_stored_twice(&first, "two writers in turn");
+}
+
+/// Forgets a snapshot and collects without waiting, once, when a check begins something or has read so many packs.
+struct Hasty<'h> {
+    collector: &'h Repository,
+    forgotten: SnapshotId,
+    at: Moment,
+    is_due: Mutex<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Begin(Phase),
+    /// After so many packs of the data.
+    Read(u64),
+}
+
+impl Hasty<'_> {
+    fn collect(&self) {
+        self.collector.forget(&[self.forgotten], "").unwrap();
+        for _ in 0..2 {
+            pruned(self.collector, &tight());
+        }
+    }
+}
+
+impl Monitor for Hasty<'_> {
+    fn phase(&self, phase: Phase) {
+        if self.at == Moment::Begin(phase) && std::mem::take(&mut *self.is_due.lock()) > 0 {
+            self.collect();
+        }
+    }
+
+    fn advance(&self, _: Progress) {
+        let Moment::Read(packs) = self.at else { return };
+        let mut read = self.is_due.lock();
+        *read += 1;
+        if *read == packs + 1 {
+            self.collect();
+        }
+    }
+}
+
+#[test]
+fn a_check_finds_no_damage_where_a_collector_that_waits_for_nobody_has_been() {
+    let mut notes = Vec::new();
+    let moments = [Phase::LoadIndex, Phase::CheckStructure, Phase::CheckData].map(Moment::Begin);
+    for at in moments.into_iter().chain([1, 3, 6].map(Moment::Read)) {
+        for cached in [false, true] {
+            let store = Store::memory();
+            let cache = cached.then(|| tempfile::tempdir().unwrap());
+            let collector = create_quick(store.clone(), None);
+            let folder = tempfile::tempdir().unwrap();
+            let mut versions = Vec::new();
+            for version in 0..10 {
+                // Each needs some of the packs of all before it.
+                write_files(folder.path(), version..12, version);
+                versions.push(back_up(&collector, folder.path()).snapshot.unwrap());
+            }
+            let checker = open_quick(store.clone(), cache.as_ref().map(tempfile::TempDir::path));
+            let hasty =
+                Hasty { collector: &collector, forgotten: versions[2], at, is_due: Mutex::new(1) };
+            let options = CheckOptions {
+                data: DataSelection::All,
+                restore_sample: 0,
+                share_ledger: false,
+                memory_budget: 64 << 20,
+            };
+            let packs = store.list("packs/").unwrap().len();
+            let summary = check(&checker, &options, &hasty).unwrap();
+            assert!(store.list("packs/").unwrap().len() < packs, "{at:?}: nothing was collected");
+            assert_eq!(summary.damage, [], "{at:?}");
+            notes.extend(summary.notes);
+        }
+    }
+    assert!(notes.iter().any(|note| note.contains("went while this check ran")), "{notes:#?}");
 }

@@ -47,12 +47,14 @@ pub mod sample;
 
 use std::collections::HashSet;
 
+use parking_lot::Mutex;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
+use crate::format::snapshot::Snapshot;
 use crate::id::PackId;
 use crate::id::SessionId;
 use crate::id::SnapshotId;
-use crate::monitor::{Monitor, Phase};
+use crate::monitor::{Monitor, Phase, SilentMonitor};
 use crate::ops::OpsError;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
@@ -276,17 +278,46 @@ fn run(
         }
     }
     let mut findings = findings.finish();
-    let is_complete = names::name_hits(&reader, &snapshots.all, &mut findings, monitor)?;
+    let followed = match findings.is_empty() {
+        true => Vec::new(),
+        false => still_kept(repository, &snapshots, monitor)?,
+    };
+    let is_complete = names::name_hits(&reader, &followed, &mut findings, monitor)?;
+    let was_forgotten = followed.len() < snapshots.all.len();
     for mut finding in findings {
         let nothing_lost = finding.hit_count == 0 && (is_complete || finding.blobs.is_empty());
         match finding.note.take() {
             Some(note) if nothing_lost => summary.notes.push(note),
+            None if nothing_lost && finding.of_blobs && was_forgotten => {
+                summary.notes.push(format!(
+                    "{}: {}; only what was forgotten while this check ran needed it",
+                    finding.item, finding.message
+                ));
+            }
             _ => summary.damage.push(Damage::from(finding)),
         }
     }
     let unknown = inventory.unknown.iter();
     summary.notes.extend(unknown.map(|name| format!("{name} is no object of this program")));
     Ok(summary)
+}
+
+/// The snapshots that nobody has forgotten while the check ran: what only others need may be collected meanwhile, from
+/// a reader that is registered when a collector gives it up.
+fn still_kept(
+    repository: &Repository,
+    snapshots: &Snapshots,
+    monitor: &dyn Monitor,
+) -> Result<Vec<(SnapshotId, Snapshot)>, OpsError> {
+    let now = repository.snapshots(monitor)?;
+    let listed = now.all.iter().map(|(id, _)| id);
+    // What vanished without having been forgotten is lost, and so may be what it needs.
+    let kept: HashSet<_> = listed.chain(&now.vanished).chain(damaged_ids(&now)).collect();
+    Ok(snapshots.all.iter().filter(|(id, _)| kept.contains(id)).cloned().collect())
+}
+
+fn damaged_ids(snapshots: &Snapshots) -> impl Iterator<Item = &SnapshotId> {
+    snapshots.damaged.iter().map(|(id, _)| id)
 }
 
 /// Keeps when packs were proven, tells of it, and shares it if that is wanted.
@@ -370,11 +401,17 @@ fn prove_small_objects(
         .try_for_each(|(kind, name)| repository.prove_sealed(*kind, name).or_else(passing))?;
 
     let followed: HashSet<_> = snapshots.all.iter().map(|(id, _)| *id).collect();
+    let gone = Mutex::new(Vec::new());
     inventory.slots.par_iter().try_for_each(|session| {
         let id = SnapshotId(*session);
         match repository.read_slot(id) {
             Ok(_) => Ok(()),
-            Err(error) if error.kind == Kind::NotFound && !followed.contains(&id) => Ok(()),
+            Err(error) if error.kind == Kind::NotFound => {
+                if followed.contains(&id) {
+                    gone.lock().push((id, error));
+                }
+                Ok(())
+            }
             Err(error) if is_damage(&error) => {
                 findings.add(Finding::of_snapshot(id, error.item, error.message));
                 Ok(())
@@ -382,6 +419,16 @@ fn prove_small_objects(
             Err(error) => Err(OpsError::from(error)),
         }
     })?;
+    let gone = gone.into_inner();
+    if !gone.is_empty() {
+        let kept: HashSet<_> = still_kept(repository, snapshots, &SilentMonitor)?
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect();
+        for (id, error) in gone.into_iter().filter(|(id, _)| kept.contains(id)) {
+            findings.add(Finding::of_snapshot(id, error.item, error.message));
+        }
+    }
     prove_predecessors(repository, inventory, snapshots, findings)?;
     for id in &snapshots.vanished {
         let message = "was seen by this client and is gone, and nobody has forgotten it: the store \

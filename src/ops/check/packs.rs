@@ -17,7 +17,7 @@ use crate::ops::findings::{Finding, Findings};
 use crate::ops::references::{BlobKey, References};
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
-use crate::repository::error::Kind;
+use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::verify::{Inventory, ListedPack, is_damage, names};
 
 /// Index objects decoded at a time (half a million blobs each at most: 40 MB).
@@ -78,24 +78,46 @@ pub fn take_stock(
         missing: Vec::new(),
     };
     let mut damaged_indexes = 0;
-    for batch in indexes.chunks(INDEXES_AT_ONCE) {
-        let read: Vec<_> = batch.par_iter().map(|id| (*id, repository.read_index(*id))).collect();
-        for (id, index) in read {
-            match index {
-                Ok(index) => {
-                    for record in &index.packs {
-                        packs.take(id, record, known, walk, findings, summary);
+    let mut pending = indexes.to_vec();
+    let mut gone: HashMap<IndexId, RepositoryError> = HashMap::new();
+    let mut seen = HashSet::new();
+    while !pending.is_empty() {
+        seen.extend(pending.iter().copied());
+        let gone_before = gone.len();
+        for batch in pending.chunks(INDEXES_AT_ONCE) {
+            let read: Vec<_> =
+                batch.par_iter().map(|id| (*id, repository.read_index(*id))).collect();
+            for (id, index) in read {
+                match index {
+                    Ok(index) => {
+                        for record in &index.packs {
+                            packs.take(id, record, known, walk, findings, summary);
+                        }
                     }
+                    Err(error) if error.kind == Kind::NotFound => drop(gone.insert(id, error)),
+                    Err(error) if is_damage(&error) => {
+                        damaged_indexes += 1;
+                        findings.add(Finding::of_object(error.item, error.message, Vec::new()));
+                    }
+                    Err(error) => return Err(error.into()),
                 }
-                // A collector has put it together with others.
-                Err(error) if error.kind == Kind::NotFound && !inventory.indexes.contains(&id) => {}
-                Err(error) if is_damage(&error) => {
-                    damaged_indexes += 1;
-                    findings.add(Finding::of_object(error.item, error.message, Vec::new()));
-                }
-                Err(error) => return Err(error.into()),
             }
         }
+        if gone.len() == gone_before {
+            break;
+        }
+        // Somebody has put them together with others, and what took their place is listed by now.
+        pending = repository.listed_indexes()?;
+        gone.retain(|id, error| {
+            let is_listed = pending.contains(id);
+            if is_listed {
+                damaged_indexes += 1;
+                let (item, message) = (error.item.clone(), error.message.clone());
+                findings.add(Finding::of_object(item, message, Vec::new()));
+            }
+            !is_listed
+        });
+        pending.retain(|id| !seen.contains(id));
     }
     summary.packs = packs.listed.len() as u64;
     packs.take_unlisted(repository, walk, sessions, damaged_indexes, findings, summary)?;

@@ -15,12 +15,13 @@ use super::sample::Confidence;
 use super::{CheckOptions, CheckSummary, DataSelection, SampleResult};
 use crate::codec::digest::derive_key;
 use crate::id::{BlobId, PackId};
-use crate::monitor::{Monitor, Progress};
+use crate::monitor::{Monitor, Progress, SilentMonitor};
 use crate::ops::OpsError;
 use crate::ops::findings::{Finding, Findings};
 use crate::ops::references::BlobKey;
 use crate::repository::Repository;
 use crate::repository::error::RepositoryError;
+use crate::repository::index::PackInfo;
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::{PackProof, PackVerifier, WHOLE_WHEN_READ_AGAIN, names};
 use crate::units::Timestamp;
@@ -157,7 +158,7 @@ pub fn prove(
         ));
     }
     if let Some(sample) = &mut summary.sample {
-        sample.bad = results.damaged.len() as u64;
+        sample.bad = results.damaged.values().filter(|proof| !proof.is_gone).count() as u64;
     }
     let read: HashSet<PackId> = selected.into_iter().map(|(id, _)| id).collect();
     settle(packs, known, repository, &results.damaged, &read, findings)?;
@@ -299,10 +300,23 @@ fn settle(
         Some(lost) => lost.contains(&BlobKey::new(blob)),
         None => !read.contains(pack) && known.says_lost(pack, blob),
     };
+    // Collectors that gave this check up may have copied what is needed, and dropped what it was copied from.
+    let is_gone = damaged.values().any(|proof| proof.is_gone) || !packs.missing.is_empty();
+    let now = match is_gone {
+        true => {
+            repository.refresh_index(&SilentMonitor)?;
+            repository.inventory()?.packs
+        }
+        false => Vec::new(),
+    };
+    let is_there = |pack: &PackInfo| {
+        packs.has(pack.id, pack.object_length)
+            || now.binary_search(&(pack.id, pack.object_length)).is_ok()
+    };
     let stands_elsewhere = |blob: &BlobId| -> Result<bool, RepositoryError> {
         for location in repository.cache().copies(blob)? {
             let pack = repository.cache().pack(location.pack)?;
-            if packs.has(pack.id, pack.object_length) && !is_lost_in(&pack.id, blob) {
+            if is_there(&pack) && !is_lost_in(&pack.id, blob) {
                 return Ok(true);
             }
         }
@@ -336,7 +350,13 @@ fn settle(
     for (id, proof) in damaged.iter().filter(|(id, _)| !packs.unreadable.contains(id)) {
         let mut finding =
             Finding::of_object(names::pack(*id), describe(*id, proof), nowhere_else(&proof.lost)?);
-        finding.note = note(id);
+        finding.note = match proof.is_gone {
+            true => Some(format!(
+                "{} went while this check ran, and no snapshot needs it: it was collected",
+                names::pack(*id)
+            )),
+            false => note(id),
+        };
         findings.add(finding);
     }
     for (id, suspect) in packs.suspects.iter().filter(|(id, _)| !read.contains(id)) {
