@@ -1,6 +1,8 @@
-//! Whatever gives space back is stopped at every call to the store, before and after its effect; then somebody goes
-//! on: a client that knows nothing, or the same one with its cache as it was when it was stopped, as it was before,
-//! cut short or overwritten in parts. Nothing reported is lost, nothing is stuck, and all garbage goes.
+//! Whatever gives space back, repairs or changes keys is stopped at every call to the store, before and after its
+//! effect; then somebody goes on: a client that knows nothing, or the same one with its cache as it was when it was
+//! stopped, as it was before, cut short or overwritten in parts. Nothing reported is lost, nothing is stuck, and all
+//! garbage goes. The worlds that are repaired or get other keys are in `crash_repairs`; `crash_disk` stops the same
+//! scenarios at their changes to the local disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,110 +11,136 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aumbry::clock::{Clock, FakeClock, SystemClock};
+use aumbry::format::config::Settings;
 use aumbry::format::session::Purpose;
 use aumbry::id::{SessionId, SnapshotId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::OpsError;
 use aumbry::ops::backup::backup;
-use aumbry::ops::prune::{PruneOptions, prune};
+use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
 use aumbry::repository::{Environment, Repository};
 use aumbry::store::{Effect, FaultControl, Store, layout};
 use tempfile::TempDir;
 
+use crate::crash_repairs;
+use crate::disk::{Disk, Last, State};
 use crate::model::{
-    Plain, assert_same, copy_folder, create_quick, folder_contents, open_quick, quick_key,
+    Plain, assert_same, copy_folder, create_quick_with, folder_contents, open_quick, quick_key,
 };
 use crate::prune::{Eventful, assert_whole, files, tight, write_files};
-use crate::support::{back_up, back_up_with, contents, environment, noise, options, snapshots};
+use crate::support::{
+    back_up, back_up_with, contents, environment, noise, options, small_settings, snapshots,
+};
 
 /// A repository before what is to be stopped.
-struct World {
-    store: Store,
-    cache: TempDir,
-    source: TempDir,
+pub struct World {
+    pub store: Store,
+    pub cache: TempDir,
+    pub source: TempDir,
     /// What was reported as saved, and what it holds.
-    reported: BTreeMap<SnapshotId, Plain>,
+    pub reported: BTreeMap<SnapshotId, Plain>,
     /// What somebody began to forget, or brings back: it may be there or not.
-    open: BTreeSet<SnapshotId>,
+    pub open: BTreeSet<SnapshotId>,
+    /// What lacks content for good: a repaired snapshot with the rest of it is to stand for it.
+    pub damaged: BTreeSet<SnapshotId>,
 }
 
 /// What an action has reported.
 #[derive(Debug, Default)]
-struct Reported {
+pub struct Reported {
     back: Vec<SnapshotId>,
     forgotten: Vec<SnapshotId>,
 }
 
-type Outcome = Result<Reported, OpsError>;
+pub type Outcome = Result<Reported, OpsError>;
+
+/// Everything that is to be repaired.
+pub type Repair = fn(&Repository) -> Result<(), OpsError>;
 
 /// What is stopped, and where.
-struct Scenario {
-    name: &'static str,
-    world: fn(bool) -> World,
-    action: fn(&Repository, &World) -> Outcome,
+pub struct Scenario {
+    pub name: &'static str,
+    pub world: fn(bool) -> World,
+    pub action: fn(&Repository, &World) -> Outcome,
     /// A backup by another client runs meanwhile, has read all it wants to save when this begins, and ends when it
     /// has been stopped.
-    beside_a_backup: bool,
+    pub beside_a_backup: bool,
+    /// What whoever goes on does first: without it the repository need not be whole.
+    pub first: Option<Repair>,
+    /// What is done, and is to hold, in the end.
+    pub last: fn(&Store, &str),
     /// Calls to the store that it makes at least.
-    calls: u64,
+    pub calls: u64,
 }
 
-const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "forget",
-        world: World::of_versions,
-        action: forget_open,
-        beside_a_backup: false,
-        calls: 2,
-    },
+/// What most scenarios have in common.
+pub const PLAIN: Scenario = Scenario {
+    name: "",
+    world: World::of_versions,
+    action: prune_tightly,
+    beside_a_backup: false,
+    first: None,
+    last: |_, _| {},
+    calls: 0,
+};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "forget", world: World::of_versions, action: forget_open, calls: 2, ..PLAIN },
     Scenario {
         name: "undelete",
         world: World::with_a_forgotten_one,
         action: undelete_open,
-        beside_a_backup: false,
         calls: 8,
+        ..PLAIN
     },
     Scenario {
         name: "backup",
         world: World::with_a_forgotten_one,
         action: back_up_more,
-        beside_a_backup: false,
         calls: 12,
+        ..PLAIN
+    },
+    Scenario {
+        name: "backup by a new client",
+        world: World::for_a_new_client,
+        action: back_up_more,
+        calls: 12,
+        ..PLAIN
     },
     Scenario {
         name: "prune that drops",
         world: World::of_whole_packs,
         action: prune_tightly,
-        beside_a_backup: false,
         calls: 40,
+        ..PLAIN
     },
     Scenario {
         name: "prune that copies",
         world: World::with_a_forgotten_one,
         action: prune_tightly,
-        beside_a_backup: false,
         calls: 60,
+        ..PLAIN
     },
     Scenario {
         name: "prune that takes a generation over",
         world: World::with_an_open_generation,
         action: prune_tightly,
-        beside_a_backup: false,
         calls: 40,
+        ..PLAIN
     },
     Scenario {
         name: "merging of index objects",
         world: World::of_many_backups,
         action: merge,
-        beside_a_backup: false,
         calls: 20,
+        ..PLAIN
     },
     Scenario {
         name: "prune that merges",
         world: World::of_many_backups,
         action: prune_tightly,
-        beside_a_backup: false,
         calls: 40,
+        ..PLAIN
     },
     Scenario {
         name: "prune that gives up a backup",
@@ -120,7 +148,17 @@ const SCENARIOS: &[Scenario] = &[
         action: prune_tightly,
         beside_a_backup: true,
         calls: 40,
+        ..PLAIN
     },
+    crash_repairs::INDEX,
+    crash_repairs::PACKS,
+    crash_repairs::SALVAGE,
+    crash_repairs::SNAPSHOTS,
+    crash_repairs::GENERATIONS,
+    crash_repairs::NEW_EPOCH,
+    crash_repairs::DRAIN,
+    crash_repairs::DROP_EPOCH,
+    crash_repairs::REMOVE_KEY,
 ];
 
 fn forget_open(repository: &Repository, world: &World) -> Outcome {
@@ -140,7 +178,7 @@ fn back_up_more(repository: &Repository, world: &World) -> Outcome {
     Ok(Reported { back: summary.snapshot.into_iter().collect(), ..Reported::default() })
 }
 
-fn prune_tightly(repository: &Repository, _: &World) -> Outcome {
+pub fn prune_tightly(repository: &Repository, _: &World) -> Outcome {
     prune(repository, &tight(), &SilentMonitor)?;
     Ok(Reported::default())
 }
@@ -151,12 +189,18 @@ fn merge(repository: &Repository, _: &World) -> Outcome {
 }
 
 impl World {
-    fn empty(is_conditional: bool) -> (World, Repository) {
+    fn empty(is_conditional: bool, settings: Settings) -> (World, Repository) {
         let store = form(Store::memory(), is_conditional);
         let (source, cache) = (folder(), folder());
-        let repository = create_quick(store.clone(), Some(cache.path()));
-        let world =
-            World { store, cache, source, reported: BTreeMap::new(), open: BTreeSet::new() };
+        let repository = create_quick_with(store.clone(), settings, Some(cache.path()));
+        let world = World {
+            store,
+            cache,
+            source,
+            reported: BTreeMap::new(),
+            open: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+        };
         (world, repository)
     }
 
@@ -167,8 +211,13 @@ impl World {
     }
 
     /// Three snapshots that share some files; the first two are to go. Afterwards the folder is as in the first.
-    fn of_versions(is_conditional: bool) -> World {
-        let (mut world, repository) = World::empty(is_conditional);
+    pub fn of_versions(is_conditional: bool) -> World {
+        Self::of_versions_with(is_conditional, small_settings())
+    }
+
+    /// The same with other settings.
+    pub fn of_versions_with(is_conditional: bool, settings: Settings) -> World {
+        let (mut world, repository) = World::empty(is_conditional, settings);
         write_files(world.source.path(), 0..6, 1);
         let first = world.save(&repository);
         write_files(world.source.path(), 0..3, 2);
@@ -181,15 +230,20 @@ impl World {
     }
 
     /// The same, and the first two are forgotten.
-    fn with_a_forgotten_one(is_conditional: bool) -> World {
+    pub fn with_a_forgotten_one(is_conditional: bool) -> World {
         let world = Self::of_versions(is_conditional);
         forget_open(&world.client(), &world).unwrap();
         world
     }
 
+    /// The same, and who comes knows nothing of it.
+    fn for_a_new_client(is_conditional: bool) -> World {
+        World { cache: folder(), ..Self::with_a_forgotten_one(is_conditional) }
+    }
+
     /// Two snapshots that share nothing but names, the first of them forgotten.
     fn of_whole_packs(is_conditional: bool) -> World {
-        let (mut world, repository) = World::empty(is_conditional);
+        let (mut world, repository) = World::empty(is_conditional, small_settings());
         write_files(world.source.path(), 0..4, 1);
         let first = world.save(&repository);
         write_files(world.source.path(), 0..4, 2);
@@ -212,7 +266,7 @@ impl World {
 
     /// As many snapshots as make index objects worth merging.
     fn of_many_backups(is_conditional: bool) -> World {
-        let (mut world, repository) = World::empty(is_conditional);
+        let (mut world, repository) = World::empty(is_conditional, small_settings());
         for version in 0..10 {
             let file = world.source.path().join("file");
             fs::write(file, noise(3000, version)).unwrap();
@@ -221,13 +275,13 @@ impl World {
         world
     }
 
-    fn client(&self) -> Repository {
+    pub fn client(&self) -> Repository {
         open_quick(self.store.clone(), Some(self.cache.path()))
     }
 }
 
 /// A folder in memory where there is one: caches wait for their disk, and here thousands are made.
-fn folder() -> TempDir {
+pub fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
@@ -242,7 +296,7 @@ fn copy_of(store: &Store) -> Store {
 
 /// Who goes on.
 #[derive(Debug, Clone, Copy)]
-enum Next {
+pub enum Next {
     /// A client that knows nothing.
     Stranger,
     /// The same, with its cache as it was when it was stopped.
@@ -253,6 +307,10 @@ enum Next {
     CutShort,
     /// The same, with other bytes in the middle of what its cache knows of blobs.
     Overwritten,
+    /// The same, after the power failed: nothing that was not synced had reached the disk.
+    Unsynced,
+    /// The same, and of what was not synced had reached the disk what this seed decides.
+    Torn(u64),
 }
 
 const NEXT: [Next; 5] =
@@ -260,11 +318,18 @@ const NEXT: [Next; 5] =
 
 impl Next {
     /// The cache that this client goes on with.
-    fn cache(self, before: &Path, stopped: &Path) -> Option<TempDir> {
+    fn cache(self, before: &Path, stopped: &Path, disk: &State) -> Option<TempDir> {
         let cache = folder();
         match self {
             Next::Stranger => return None,
             Next::Forgetful => copy_folder(before, cache.path()),
+            Next::Unsynced => disk.cut_power(cache.path(), &mut || false),
+            Next::Torn(seed) => {
+                let mut below = choices(seed);
+                // Of some seeds much, of others little.
+                let share = below(10);
+                disk.cut_power(cache.path(), &mut || below(10) <= share);
+            }
             Next::Same => copy_folder(stopped, cache.path()),
             Next::CutShort => {
                 copy_folder(stopped, cache.path());
@@ -301,37 +366,80 @@ fn change_files(folder: &Path, change: &dyn Fn(&mut Vec<u8>)) {
     }
 }
 
+/// Numbers below limits, which follow from a seed.
+pub fn choices(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |limit| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % limit
+    }
+}
+
+/// Where something is stopped.
+#[derive(Debug, Clone, Copy)]
+pub enum Stop {
+    /// At this call to the store.
+    Call(u64, Effect),
+    /// At this change to its local disk.
+    Change(usize, Last),
+    /// There, and only the disk fails: it goes on as well as it can.
+    BrokenDisk(usize),
+}
+
 /// What is there after one was stopped, or two one after the other.
-struct Stopped {
-    store: Store,
+pub struct Stopped {
+    pub store: Store,
     /// The cache of the one that was stopped last.
-    cache: TempDir,
-    reported: BTreeMap<SnapshotId, Plain>,
-    open: BTreeSet<SnapshotId>,
-    /// Whether a call was left to be stopped at.
-    reached: bool,
-    what: String,
+    pub cache: TempDir,
+    /// The disk that the cache was on.
+    pub disk: State,
+    pub reported: BTreeMap<SnapshotId, Plain>,
+    pub open: BTreeSet<SnapshotId>,
+    pub damaged: BTreeSet<SnapshotId>,
+    /// Whether a call or a change was left to be stopped at.
+    pub reached: bool,
+    pub what: String,
 }
 
 impl Scenario {
-    /// Runs it on a copy of `world` and stops it at a call.
-    fn stop(&self, world: &World, call: u64, effect: Effect) -> Stopped {
-        let what = format!("{} stopped {effect:?} call {call}", self.name);
+    /// Runs it on a copy of `world` and stops it.
+    pub fn stop(&self, world: &World, stop: Stop) -> Stopped {
+        let what = format!("{} stopped at {stop:?}", self.name);
         let store = copy_of(&world.store);
         let cache = folder();
         copy_folder(world.cache.path(), cache.path());
         let kept = folder();
         let control = FaultControl::new();
-        let repository = open_quick(store.clone().with_faults(control.clone()), Some(cache.path()));
+        let (change, stops): (_, Box<dyn Fn() + Send>) = match stop {
+            Stop::Call(..) => (None, Box::new(|| {})),
+            Stop::Change(number, last) => {
+                let store = control.clone();
+                let stops = move || store.stop_at(store.calls(), Effect::Before);
+                (Some((number, last)), Box::new(stops))
+            }
+            Stop::BrokenDisk(number) => (Some((number, Last::Undone)), Box::new(|| {})),
+        };
+        let watched = Disk::watch(cache.path(), change, stops);
+        let faulty = store.clone().with_faults(control.clone());
+        let opened = Repository::open(faulty, &quick_key(1), environment(Some(cache.path())));
         let mut outcome = None;
         let mut reached = false;
+        let mut disk = State::default();
         let mut run = || {
-            let at = control.calls() + call;
-            control.stop_at(at, effect);
-            outcome = Some((self.action)(&repository, world));
-            reached = control.calls() > at;
+            let mut at = u64::MAX;
+            if let Stop::Call(call, effect) = stop {
+                at = control.calls() + call;
+                control.stop_at(at, effect);
+            }
+            outcome = Some(match &opened {
+                Ok(repository) => (self.action)(repository, world),
+                Err(error) => Err(OpsError::Repository(error.clone())),
+            });
+            reached = watched.is_stopped() || control.calls() > at;
             // The process is gone: its cache is what the machine would find, nothing closed.
             copy_folder(cache.path(), kept.path());
+            disk = watched.state();
         };
         let mut beside = None;
         if self.beside_a_backup {
@@ -345,8 +453,14 @@ impl Scenario {
             run();
         }
         let outcome = outcome.unwrap();
-        assert_eq!(outcome.is_err(), reached, "{what}: {outcome:?}");
-        assert!(reached || call >= self.calls, "{what}: it makes more calls");
+        match stop {
+            Stop::Call(call, _) => {
+                assert_eq!(outcome.is_err(), reached, "{what}: {outcome:?}");
+                assert!(reached || call >= self.calls, "{what}: it makes more calls");
+            }
+            // After its last call to the store nothing that fails on the disk needs to be an error.
+            _ => assert!(reached || outcome.is_ok(), "{what}: {outcome:?}"),
+        }
         let (mut reported, mut open) = (world.reported.clone(), world.open.clone());
         let said = outcome.unwrap_or_default();
         let back = beside.and_then(|summary| summary.snapshot);
@@ -355,7 +469,8 @@ impl Scenario {
             reported.entry(id).or_insert_with(|| folder_contents(world.source.path()));
         }
         open.extend(said.forgotten);
-        Stopped { store, cache: kept, reported, open, reached, what }
+        let damaged = world.damaged.clone();
+        Stopped { store, cache: kept, disk, reported, open, damaged, reached, what }
     }
 }
 
@@ -363,6 +478,11 @@ impl Scenario {
 struct Client {
     repository: Repository,
     clock: Arc<FakeClock>,
+}
+
+/// Whether another client is the one that collects.
+fn is_for_another(error: &OpsError) -> bool {
+    error.to_string().contains("--become-maintainer")
 }
 
 impl Client {
@@ -375,15 +495,37 @@ impl Client {
 
     /// Prunes; where one client collects and this is not the one, it becomes it and waits.
     fn prune(&self, what: &str) {
-        let Err(error) = prune(&self.repository, &tight(), &SilentMonitor) else { return };
-        let is_refused = error.to_string().contains("--become-maintainer");
-        assert!(is_refused, "{what}: {error}");
+        match prune(&self.repository, &tight(), &SilentMonitor) {
+            Err(error) if is_for_another(&error) => {
+                self.take_over(what).unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+            outcome => drop(outcome.unwrap_or_else(|error| panic!("{what}: {error}"))),
+        }
+    }
+
+    /// Does what comes before everything else; becomes the one that collects, if it has to be.
+    fn begin(&self, first: Repair, what: &str) {
+        match first(&self.repository) {
+            Err(error) if is_for_another(&error) => {
+                // There is something to repair, so that nothing can be collected yet.
+                let _ = self.take_over(what);
+                first(&self.repository).unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+            outcome => outcome.unwrap_or_else(|error| panic!("{what}: {error}")),
+        }
+    }
+
+    fn take_over(&self, what: &str) -> Result<PruneSummary, OpsError> {
         let taking = PruneOptions { become_maintainer: true, ..tight() };
         let early = prune(&self.repository, &taking, &SilentMonitor).unwrap_err();
         assert!(early.to_string().contains("24 hours"), "{what}: {early}");
         self.clock.sleep(Duration::from_secs(25 * 3600));
         prune(&self.repository, &taking, &SilentMonitor)
-            .unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+
+    fn has_broken_index(&self) -> bool {
+        let entries = self.repository.cache().entries();
+        entries.is_err() || entries.is_ok_and(|mut entries| entries.any(|entry| entry.is_err()))
     }
 
     fn assert_restores(&self, wanted: &BTreeMap<SnapshotId, Plain>, what: &str) {
@@ -397,23 +539,26 @@ impl Client {
 
 impl Stopped {
     /// Somebody goes on, and everything is as it should be.
-    fn go_on(&self, next: Next, source: &Path, before: &Path, backup_first: bool) {
+    pub fn go_on(&self, scenario: &Scenario, world: &World, next: Next, backup_first: bool) {
         let order = if backup_first { "a backup" } else { "a prune" };
         let what = &format!("{}, {next:?} goes on with {order}", self.what);
         let store = copy_of(&self.store);
-        let cache = next.cache(before, self.cache.path());
-        let client = Client::open(&store, cache.as_ref().map(TempDir::path));
-        let mut wanted = self.reported.clone();
-        wanted.retain(|id, _| !self.open.contains(id));
-        client.assert_restores(&wanted, what);
-        // What is shown is whole, reported or not.
-        for (id, snapshot) in snapshots(&client.repository) {
-            let found = contents(&client.repository, &snapshot);
-            match self.reported.get(&id) {
-                Some(plain) => assert_same(&found, plain, what),
-                None => assert_same(&found, &folder_contents(source), what),
-            }
+        let source = world.source.path();
+        let cache = next.cache(world.cache.path(), self.cache.path(), &self.disk);
+        let cache = cache.as_ref().map(TempDir::path);
+        let mut client = Client::open(&store, cache);
+        if matches!(next, Next::Overwritten) && client.has_broken_index() {
+            // Whoever meets that says so, and the next command has a new cache.
+            drop(client);
+            client = Client::open(&store, cache);
         }
+        let mut wanted = self.reported.clone();
+        wanted.retain(|id, _| !self.open.contains(id) && !self.damaged.contains(id));
+        client.assert_restores(&wanted, what);
+        if let Some(first) = scenario.first {
+            client.begin(first, what);
+        }
+        self.assert_shown_is_whole(&client.repository, source, what);
         if !backup_first {
             client.prune(what);
         }
@@ -426,7 +571,44 @@ impl Stopped {
         let stranger = Client::open(&store, None);
         stranger.assert_restores(&wanted, what);
         assert_nothing_left(&stranger.repository, what);
+        self.assert_shown_is_whole(&stranger.repository, source, what);
+        (scenario.last)(&store, what);
         assert_whole(&store);
+    }
+
+    /// What is shown is whole, reported or not; what stands for something damaged has nothing that was not there.
+    fn assert_shown_is_whole(&self, repository: &Repository, source: &Path, what: &str) {
+        let mut repaired = BTreeSet::new();
+        for (id, snapshot) in snapshots(repository) {
+            if self.damaged.contains(&id) {
+                continue;
+            }
+            let found = contents(repository, &snapshot);
+            if let Some(original) = snapshot.repaired.map(|repaired| repaired.original) {
+                let plain = &self.reported[&original];
+                for (path, bytes) in &found {
+                    let shown = String::from_utf8_lossy(path);
+                    let is_right = match path.strip_suffix(b".damaged") {
+                        None => plain.get(path) == Some(bytes),
+                        // With holes where content is lost.
+                        Some(path) => {
+                            let pairs = plain[path].iter().zip(bytes);
+                            plain[path].len() == bytes.len()
+                                && pairs.into_iter().all(|(was, is)| was == is || *is == 0)
+                        }
+                    };
+                    assert!(is_right, "{what}: {shown} of {id}");
+                }
+                let whole = found.keys().filter(|path| plain.contains_key(*path)).count();
+                assert!(whole + 2 >= plain.len(), "{what}: {id} lacks more than was lost");
+                assert!(repaired.insert(original), "{what}: {original} was repaired twice");
+            } else if let Some(plain) = self.reported.get(&id) {
+                assert_same(&found, plain, what);
+            } else {
+                assert_same(&found, &folder_contents(source), what);
+            }
+        }
+        assert_eq!(repaired, self.damaged, "{what}: repaired");
     }
 }
 
@@ -483,12 +665,11 @@ fn stop_everywhere(scenario: &Scenario, is_conditional: bool, stride: u64, all: 
     for effect in [Effect::Before, Effect::After] {
         let mut call = 0;
         loop {
-            let stopped = scenario.stop(&world, call, effect);
+            let stopped = scenario.stop(&world, Stop::Call(call, effect));
             for (number, next) in NEXT.into_iter().enumerate() {
                 for backup_first in [false, true] {
                     if all || (number * 2 + usize::from(backup_first)) == turn % 10 {
-                        let (source, before) = (world.source.path(), world.cache.path());
-                        stopped.go_on(next, source, before, backup_first);
+                        stopped.go_on(scenario, &world, next, backup_first);
                         runs += 1;
                     }
                 }
@@ -519,6 +700,7 @@ stopped_anywhere! {
     forget_may_be_stopped_at_any_call: "forget", 1, 1;
     undelete_may_be_stopped_at_any_call: "undelete", 1, 1;
     a_backup_may_be_stopped_at_any_call_and_what_it_left_goes: "backup", 1, 3;
+    a_backup_by_a_new_client_may_be_stopped_at_any_call: "backup by a new client", 2, 5;
     a_prune_that_drops_may_be_stopped_at_any_call: "prune that drops", 1, 3;
     a_prune_that_copies_may_be_stopped_at_any_call: "prune that copies", 2, 5;
     a_prune_that_takes_a_generation_over_may_be_stopped_at_any_call:
@@ -526,6 +708,15 @@ stopped_anywhere! {
     merging_may_be_stopped_at_any_call: "merging of index objects", 1, 3;
     a_prune_that_merges_may_be_stopped_at_any_call: "prune that merges", 2, 5;
     a_prune_beside_a_backup_may_be_stopped_at_any_call: "prune that gives up a backup", 2, 5;
+    repairing_the_index_may_be_stopped_at_any_call: "repair of the index", 1, 3;
+    repairing_packs_by_parity_may_be_stopped_at_any_call: "repair of packs by parity", 1, 3;
+    salvaging_packs_may_be_stopped_at_any_call: "repair that salvages packs", 1, 3;
+    rewriting_snapshots_may_be_stopped_at_any_call: "repair of snapshots", 1, 3;
+    repairing_generations_may_be_stopped_at_any_call: "repair of generations", 1, 3;
+    a_new_epoch_may_be_stopped_at_any_call: "rekey: a new epoch", 1, 1;
+    draining_an_epoch_may_be_stopped_at_any_call: "rekey: a prune that drains", 3, 7;
+    dropping_an_epoch_may_be_stopped_at_any_call: "rekey: an old epoch is dropped", 1, 1;
+    removing_a_key_may_be_stopped_at_any_call_and_nothing_else_changes: "removal of a key", 1, 1;
 }
 
 /// Every call, every continuation, both forms: minutes. It says how many runs that were.
@@ -545,25 +736,20 @@ fn every_call_and_every_continuation() {
 
 /// The first is stopped, somebody's prune after it is stopped as well, and a third goes on.
 fn stop_twice(pairs: u64, seed: u64) {
-    let mut state = seed;
-    let mut below = |limit: u64| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % limit
-    };
+    let mut below = choices(seed);
     for scenario in SCENARIOS {
         for is_conditional in [true, false] {
             let world = (scenario.world)(is_conditional);
             for _ in 0..pairs {
                 let effects = [Effect::Before, Effect::After];
                 let effect = effects[below(2) as usize];
-                let first = scenario.stop(&world, below(scenario.calls + 1), effect);
+                let first = scenario.stop(&world, Stop::Call(below(scenario.calls + 1), effect));
                 let next = match is_conditional {
                     true => NEXT[below(5) as usize],
                     // Somebody else would have to wait for a day, which is another test.
                     false => Next::Same,
                 };
-                let cache = next.cache(world.cache.path(), first.cache.path());
+                let cache = next.cache(world.cache.path(), first.cache.path(), &first.disk);
                 let cache = cache.unwrap_or_else(folder);
                 let control = FaultControl::new();
                 let faulty = first.store.clone().with_faults(control.clone());
@@ -572,17 +758,25 @@ fn stop_twice(pairs: u64, seed: u64) {
                 control.stop_at(control.calls() + call, effect);
                 let patient = below(4) == 0;
                 let how = if patient { PruneOptions::default() } else { tight() };
-                let _ = prune(&repository, &how, &SilentMonitor);
+                let first_again = scenario.first.filter(|_| below(2) == 0);
+                let watched = Disk::watch(cache.path(), None, Box::new(|| {}));
+                match first_again {
+                    Some(repair) => drop(repair(&repository)),
+                    None => drop(prune(&repository, &how, &SilentMonitor)),
+                }
                 let kept = folder();
                 copy_folder(cache.path(), kept.path());
+                let disk = watched.state();
+                drop(watched);
                 drop(repository);
+                let second = if first_again.is_some() { "a repair" } else { "a prune" };
                 let what = format!(
-                    "{}, seed {seed}, then a prune by {next:?} stopped {effect:?} call {call}",
+                    "{}, seed {seed}, then {second} by {next:?} stopped {effect:?} call {call}",
                     first.what
                 );
-                let second = Stopped { cache: kept, what, ..first };
+                let second = Stopped { cache: kept, disk, what, ..first };
                 let last = NEXT[below(5) as usize];
-                second.go_on(last, world.source.path(), world.cache.path(), below(2) == 0);
+                second.go_on(scenario, &world, last, below(2) == 0);
             }
         }
     }
