@@ -36,6 +36,9 @@ pub enum OpsError {
     /// What was asked for makes no sense, or fits nothing.
     #[error("{0}")]
     Invalid(String),
+    /// Others were in the way, again and again: trying again helps.
+    #[error("{0}")]
+    Busy(String),
     /// A person asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -4,13 +4,14 @@
 //! what is condemned, wait for them or fence them, look again at what is needed, sweep, delete. Every step may
 //! be repeated, by anybody.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::Repository;
 use super::error::{Kind, RepositoryError, Result};
 use super::generations::{Generations, PublishedSweep};
+use super::reserve::Spender;
 use super::snapshots::Snapshots;
 use super::verify::is_damage;
 use crate::format::generation::{Condemned, Publisher, Sweep};
@@ -29,9 +30,12 @@ pub struct Holder {
     pub session: SessionId,
     /// How many objects it has made so far.
     pub objects: u64,
-    /// Since when this client has seen it at that number; `None`: it has not before.
+    /// Since when this client has seen it at that number, in an earlier run; `None`: it has not.
     pub idle_since: Option<Timestamp>,
 }
+
+/// Sessions with how many objects each had made, and since when it was seen at that number.
+pub type SeenIdle = HashMap<SessionId, (u64, Timestamp)>;
 
 /// What clearing away has removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,7 +69,7 @@ impl Repository {
         let condemned = Condemned { packs, publisher: self.publisher() };
         let name = layout::condemned(generation);
         let object = self.seal(ObjectKind::Condemned, &name, condemned.encode())?;
-        match self.store.create(&name, object)? {
+        match self.create_at_need(&name, object, Some(Spender::Collecting))? {
             Created::New => Ok(Some(generation)),
             Created::AlreadyThere => Ok(None),
         }
@@ -82,25 +86,23 @@ impl Repository {
     }
 
     /// The sessions that may count on what `generation` condemns and have not decided. To be asked after the
-    /// condemned list was published: whoever registers later sees it.
-    pub fn holders(&self, generation: u32) -> Result<Vec<Holder>> {
-        let mut holders = Vec::new();
+    /// condemned list was published: whoever registers later sees it. `seen` is what [`Repository::seen_idle`] said
+    /// when this run began.
+    pub fn holders(&self, generation: u32, seen: &SeenIdle) -> Result<Vec<Holder>> {
+        let now = self.environment.clock.now();
+        let known = self.cache.idle()?;
+        let (mut holders, mut idle) = (Vec::new(), Vec::new());
         for session in self.undecided_sessions()? {
-            if session.generation >= generation {
-                continue;
-            }
             let objects = self.store.list(&layout::session_packs(session))?.len() as u64;
-            let idle_since = match self.cache.idle_since(session)? {
-                Some((seen, since)) if seen == objects => Some(since),
+            let since = |seen: &SeenIdle| match seen.get(&session) {
+                Some((before, since)) if *before == objects => Some(*since),
                 _ => None,
             };
-            holders.push(Holder { session, objects, idle_since });
+            idle.push((session, objects, since(&known).unwrap_or(now)));
+            if session.generation < generation {
+                holders.push(Holder { session, objects, idle_since: since(seen) });
+            }
         }
-        let now = self.environment.clock.now();
-        let idle: Vec<_> = holders
-            .iter()
-            .map(|holder| (holder.session, holder.objects, holder.idle_since.unwrap_or(now)))
-            .collect();
         self.cache.keep_idle(&idle)?;
         Ok(holders)
     }
@@ -127,6 +129,18 @@ impl Repository {
             all_decided = false;
         }
         Ok(all_decided)
+    }
+
+    /// How many objects each session that had not decided had made when this client last looked, and since when it had
+    /// seen it at that number. To be asked once, at the beginning of a run: what one run sees twice says little.
+    pub fn seen_idle(&self) -> Result<SeenIdle> {
+        self.cache.idle()
+    }
+
+    /// The packs that this session has made, as far as they are there.
+    pub fn packs_of(&self, session: SessionId) -> Result<Vec<PackId>> {
+        let listed = self.store.list(&layout::session_packs(session))?;
+        Ok(listed.iter().filter_map(|object| layout::parse_pack(&object.name)).collect())
     }
 
     /// Whether no session that may count on what `generation` condemns is undecided.
@@ -212,7 +226,7 @@ impl Repository {
         let sweep = Sweep { packs, live, previous, publisher: self.publisher() };
         let name = layout::sweep(generation);
         let object = self.seal(ObjectKind::Sweep, &name, sweep.encode())?;
-        self.store.create(&name, object)?;
+        self.create_at_need(&name, object, Some(Spender::Collecting))?;
         self.read_sweep(generation)
     }
 

@@ -17,6 +17,7 @@ pub mod packer;
 pub mod planted;
 pub mod quarantine;
 pub mod reader;
+mod reserve;
 pub mod seal;
 pub mod session;
 pub mod snapshots;
@@ -166,7 +167,10 @@ impl Repository {
             ));
         }
         keys::clear_left_overs(&store, id);
-        Self::assemble(store, settings, opened, sealer, environment)
+        let repository = Self::assemble(store, settings, opened, sealer, environment)?;
+        // The repository is made; a collector completes this where it cannot be done now.
+        let _ = repository.fill_reserve();
+        Ok(repository)
     }
 
     /// The id of the repository in a store, from the clear part of its config: no key is needed.

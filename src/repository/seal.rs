@@ -66,6 +66,12 @@ impl Sealer {
         self.keyring.epochs.last().map_or(0, |keys| keys.epoch)
     }
 
+    /// Whether the data key of this epoch was dropped: what is sealed with it can never be read again.
+    pub fn has_dropped(&self, epoch: u32) -> bool {
+        let mut epochs = self.keyring.epochs.iter();
+        epochs.any(|keys| keys.epoch == epoch && keys.data_key.is_none())
+    }
+
     /// The header of a new object of this kind; its commitment follows in [`Sealer::object_cipher`].
     pub fn new_header(&self, kind: ObjectKind, salt: [u8; 32]) -> Header {
         Header {

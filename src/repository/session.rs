@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use super::Repository;
 use super::error::Result;
 use super::planted::{Step, is_left_out};
+use super::reserve::Spender;
 use crate::format::header::ObjectKind;
 use crate::format::session::{Purpose, Session};
 use crate::format::snapshot::Decision;
@@ -32,6 +33,15 @@ impl Repository {
     /// may store something, a collector among them, looks for newer keys, too: either it sees them, or whoever drops
     /// an old epoch's data key sees the session.
     pub fn register(&self, purpose: Purpose) -> Result<SessionId> {
+        self.register_by(purpose, None)
+    }
+
+    /// Registers a collector, if need be in the place of a part of the reserve.
+    pub fn register_at_need(&self) -> Result<SessionId> {
+        self.register_by(Purpose::Collect, Some(Spender::Collecting))
+    }
+
+    fn register_by(&self, purpose: Purpose, spender: Option<Spender>) -> Result<SessionId> {
         let mut generation = self.newest_generation()?;
         loop {
             let session = SessionId { generation, random: self.environment.chance.bytes()? };
@@ -43,7 +53,7 @@ impl Repository {
             };
             let name = layout::session(session);
             let object = self.seal(ObjectKind::Session, &name, payload.encode())?;
-            if self.store.create(&name, object)? == Created::AlreadyThere {
+            if self.create_at_need(&name, object, spender)? == Created::AlreadyThere {
                 continue;
             }
             let now = match is_left_out(Step::LookAfterRegistering) {
@@ -60,7 +70,7 @@ impl Repository {
                 return Ok(session);
             }
             // Nobody shall wait for what will never do anything.
-            self.abort(session)?;
+            self.abort_by(session, spender)?;
             generation = now;
         }
     }
@@ -82,17 +92,26 @@ impl Repository {
     /// Decides that the session commits nothing, so that nobody waits for it any more. `false`: it was decided before.
     /// [`Repository::end`] tells more.
     pub fn abort(&self, session: SessionId) -> Result<bool> {
+        self.abort_by(session, None)
+    }
+
+    /// The same for a collector, if need be in the place of a part of the reserve.
+    pub fn abort_at_need(&self, session: SessionId) -> Result<bool> {
+        self.abort_by(session, Some(Spender::Collecting))
+    }
+
+    fn abort_by(&self, session: SessionId, spender: Option<Spender>) -> Result<bool> {
         let slot = layout::snapshot(session);
         if self.store.is_conditional() {
             let object = self.seal(ObjectKind::Snapshot, &slot, Decision::Abort.encode())?;
-            return Ok(self.store.create(&slot, object)? == Created::New);
+            return Ok(self.create_at_need(&slot, object, spender)? == Created::New);
         }
         // Written first, the other side read afterwards, as the writer does: of two at once both may find the other,
         // and never neither.
         let name = layout::abort(session);
         let was_there = self.store.size(&name)?.is_some();
         let object = self.seal(ObjectKind::Mark, &name, Vec::new())?;
-        self.store.create(&name, object)?;
+        self.create_at_need(&name, object, spender)?;
         Ok(!was_there && self.store.size(&slot)?.is_none())
     }
 
@@ -101,6 +120,12 @@ impl Repository {
     /// session is undecided.
     pub fn end(&self, session: SessionId) -> Result<bool> {
         let is_ours = self.abort(session)?;
+        Ok(is_ours && self.generations()?.swept() <= session.generation)
+    }
+
+    /// The same for a collector, if need be in the place of a part of the reserve.
+    pub fn end_at_need(&self, session: SessionId) -> Result<bool> {
+        let is_ours = self.abort_at_need(session)?;
         Ok(is_ours && self.generations()?.swept() <= session.generation)
     }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::Repository;
 use super::error::{Kind, RepositoryError, Result};
 use super::generations::Generations;
+use super::reserve::Spender;
 use super::verify::is_damage;
 use crate::format::header::ObjectKind;
 use crate::format::session::Purpose;
@@ -167,7 +168,7 @@ impl Repository {
             let name = layout::tomb(tomb_id(*id, numbers.next()));
             let object = self.seal(ObjectKind::Tomb, &name, payload.encode())?;
             // One that is there already was made by somebody who forgets it now, too.
-            self.store.create(&name, object)?;
+            self.create_at_need(&name, object, Some(Spender::Forgetting))?;
         }
         Ok(())
     }

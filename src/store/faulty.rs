@@ -26,16 +26,24 @@ pub struct FaultControl {
 struct State {
     calls: u64,
     creates: u64,
+    reads: u64,
+    deletes: u64,
     stop_at: Option<(u64, Effect)>,
     full_at_create: Option<u64>,
     lose_reply_of_create: Option<u64>,
     bytes_left: Option<u64>,
+    bytes_free: Option<u64>,
 }
 
 /// What a call is, as far as faults tell calls apart.
+#[derive(Clone, Copy)]
 pub(super) enum Call {
     /// Makes an object of so many bytes.
     Create { bytes: u64 },
+    /// Reads an object, or a part of it.
+    Read,
+    /// Takes an object of so many bytes away.
+    Delete { bytes: u64 },
     /// Anything else.
     Other,
 }
@@ -62,6 +70,16 @@ impl FaultControl {
     /// How many of them were creates.
     pub fn creates(&self) -> u64 {
         self.state().creates
+    }
+
+    /// How many read an object, or a part of it.
+    pub fn reads(&self) -> u64 {
+        self.state().reads
+    }
+
+    /// How many took an object away.
+    pub fn deletes(&self) -> u64 {
+        self.state().deletes
     }
 
     /// The process is stopped at call number `call`: that call fails on the given side of its
@@ -91,6 +109,17 @@ impl FaultControl {
         self.state().bytes_left = bytes;
     }
 
+    /// From now on the store is a disk of which so many bytes are free: deleting gives back what the object took.
+    /// `None` is no limit.
+    pub fn set_free_bytes(&self, bytes: Option<u64>) {
+        self.state().bytes_free = bytes;
+    }
+
+    /// How many bytes are free on such a disk.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.state().bytes_free
+    }
+
     pub(super) fn judge(&self, name: &str, call: Call) -> Verdict {
         let mut state = self.state();
         let number = state.calls;
@@ -102,6 +131,8 @@ impl FaultControl {
             Some((at, Effect::After)) => number == at,
             _ => false,
         };
+        state.reads += u64::from(matches!(call, Call::Read));
+        state.deletes += u64::from(matches!(call, Call::Delete { .. }));
         if let Call::Create { bytes } = call {
             let create = state.creates;
             state.creates += 1;
@@ -114,9 +145,18 @@ impl FaultControl {
                     None => return Verdict::Refuse(StoreError::full(name)),
                 }
             }
+            if let Some(free) = state.bytes_free {
+                match free.checked_sub(bytes) {
+                    Some(free) => state.bytes_free = Some(free),
+                    None => return Verdict::Refuse(StoreError::full(name)),
+                }
+            }
             if state.lose_reply_of_create == Some(create) && !stops_after {
                 return Verdict::LoseReply;
             }
+        }
+        if let (Call::Delete { bytes }, Some(free)) = (call, state.bytes_free) {
+            state.bytes_free = Some(free + bytes);
         }
         if stops_after { Verdict::StopAfter(stopped()) } else { Verdict::Pass }
     }
@@ -176,6 +216,18 @@ mod tests {
         store.create("b", vec![0; 6]).unwrap();
         assert_eq!(store.create("c", vec![0; 1]).unwrap_err().kind, Kind::Full);
         assert_eq!(control.creates(), 5);
+    }
+
+    #[test]
+    fn a_disk_gets_back_what_an_object_took() {
+        let (store, control) = faulty();
+        control.set_free_bytes(Some(10));
+        store.create("a", vec![0; 8]).unwrap();
+        assert_eq!(store.create("b", vec![0; 3]).unwrap_err().kind, Kind::Full);
+        store.delete("a").unwrap();
+        store.delete("a").unwrap();
+        assert_eq!(control.free_bytes(), Some(10));
+        store.create("b", vec![0; 10]).unwrap();
     }
 
     #[test]

@@ -40,6 +40,7 @@ const COPY: &str = ".copy";
 const CONDEMNED: &str = ".condemned";
 const SWEEP: &str = ".sweep";
 const UNDONE: &str = ".undone";
+const RESERVE: &str = "gc/reserve-";
 
 /// A key slot's name.
 pub fn key(slot: KeySlotId) -> String {
@@ -111,6 +112,11 @@ pub fn sweep(generation: u32) -> String {
     format!("{GC}{generation:08x}{SWEEP}")
 }
 
+/// The name of a part of the room that is kept for collecting on a full disk.
+pub fn reserve(part: u32) -> String {
+    format!("{RESERVE}{part:08x}")
+}
+
 /// The name of the record that says that a pack is damaged.
 pub fn damaged(pack: PackId) -> String {
     format!("{DAMAGED}{pack}")
@@ -180,6 +186,11 @@ pub fn parse_condemned(name: &str) -> Option<u32> {
 /// The generation whose sweep stands under this name.
 pub fn parse_sweep(name: &str) -> Option<u32> {
     parse_number(name, GC, SWEEP, sweep)
+}
+
+/// The part of the reserve with this name.
+pub fn parse_reserve(name: &str) -> Option<u32> {
+    parse_number(name, RESERVE, "", reserve)
 }
 
 /// The pack that is damaged by this name.
@@ -268,6 +279,7 @@ mod tests {
         assert_eq!(parse_undone(&undone(tomb_id)), Some(tomb_id));
         assert_eq!(parse_condemned(&condemned(u32::MAX)), Some(u32::MAX));
         assert_eq!(parse_sweep(&sweep(0)), Some(0));
+        assert_eq!(parse_reserve(&reserve(3)), Some(3));
         assert_eq!(parse_damaged(&damaged(pack_id)), Some(pack_id));
         assert_eq!(parse_ledger(&ledger(example())), Some(example()));
         assert_eq!(parse_key_update(&key_update(7)), Some(7));

@@ -72,6 +72,7 @@ struct Inner {
     operator: Operator,
     location: String,
     lists_cheaply: bool,
+    is_disk: bool,
     is_conditional: bool,
     // Started by the first call, so that a store which is only opened costs no threads.
     runtime: OnceLock<Runtime>,
@@ -100,7 +101,15 @@ impl Store {
             .with_min_delay(Duration::from_millis(20))
             .with_max_times(3);
         let operator = Operator::from_parts(OperationContext::default(), Arc::new(service));
-        Store::over(operator.layer(retry), location, true)
+        let inner = Inner {
+            operator: operator.layer(retry),
+            location,
+            lists_cheaply: true,
+            is_disk: true,
+            is_conditional: true,
+            runtime: OnceLock::new(),
+        };
+        Store { inner: Arc::new(inner), faults: None }
     }
 
     /// A store in memory, empty, gone with its last clone.
@@ -130,17 +139,20 @@ impl Store {
 
     fn over(operator: Operator, location: String, lists_cheaply: bool) -> Store {
         let runtime = OnceLock::new();
-        let inner = Inner { operator, location, lists_cheaply, is_conditional: true, runtime };
+        let is_disk = false;
+        let inner =
+            Inner { operator, location, lists_cheaply, is_disk, is_conditional: true, runtime };
         Store { inner: Arc::new(inner), faults: None }
     }
 
     /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
     pub fn without_conditions(self) -> Store {
-        let Inner { operator, location, lists_cheaply, .. } = &*self.inner;
+        let Inner { operator, location, lists_cheaply, is_disk, .. } = &*self.inner;
         let mut inner = Inner {
             operator: operator.clone(),
             location: location.clone(),
             lists_cheaply: *lists_cheaply,
+            is_disk: *is_disk,
             is_conditional: false,
             runtime: OnceLock::new(),
         };
@@ -169,6 +181,11 @@ impl Store {
         self.inner.lists_cheaply
     }
 
+    /// Whether it is a disk of this machine, which may be full.
+    pub fn is_disk(&self) -> bool {
+        self.inner.is_disk
+    }
+
     /// The whole object.
     ///
     /// # Errors
@@ -176,7 +193,7 @@ impl Store {
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         check_name(name)?;
-        self.call(name, Call::Other, || {
+        self.call(name, Call::Read, || {
             let operator = &self.inner.operator;
             Ok(into_vec(self.run(name, operator.read_options(name, ReadOptions::default()))?))
         })
@@ -194,7 +211,7 @@ impl Store {
             let reason = format!("the range {}..{} runs backwards", range.start, range.end);
             return Err(StoreError::new(Kind::Invalid, name, reason));
         }
-        self.call(name, Call::Other, || {
+        self.call(name, Call::Read, || {
             if range.is_empty() {
                 // OpenDAL answers an empty range without asking whether the object is there.
                 return match self.stat(name)? {
@@ -293,7 +310,12 @@ impl Store {
     /// Removes an object. That it is not there is fine.
     pub fn delete(&self, name: &str) -> Result<(), StoreError> {
         check_name(name)?;
-        self.call(name, Call::Other, || self.run(name, self.inner.operator.delete(name)))
+        let bytes = match self.faults.as_ref().and_then(FaultControl::free_bytes) {
+            Some(_) => self.stat(name)?.unwrap_or(0),
+            None => 0,
+        };
+        let call = Call::Delete { bytes };
+        self.call(name, call, || self.run(name, self.inner.operator.delete(name)))
     }
 
     /// Tries once (and the layers below perhaps again): `true` when the object was made, `false`

@@ -24,5 +24,6 @@ mod rekey;
 mod repair;
 mod restore;
 mod resume;
+mod space;
 mod support;
 mod troubled;

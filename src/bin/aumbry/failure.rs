@@ -188,6 +188,9 @@ impl From<OpsError> for Failure {
             OpsError::Invalid(message) => {
                 Failure::failed(Printable(message.as_bytes()).to_string())
             }
+            OpsError::Busy(message) => {
+                Failure::new(Code::Busy, Printable(message.as_bytes()).to_string())
+            }
             OpsError::Interrupted => Failure::new(Code::Interrupted, "interrupted"),
         }
     }

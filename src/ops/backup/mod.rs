@@ -175,7 +175,7 @@ pub fn backup(
             }
         }
     }
-    Err(OpsError::Invalid(format!(
+    Err(OpsError::Busy(format!(
         "collectors gave this backup up {ATTEMPTS} times; run it again, and give `prune` more patience"
     )))
 }

@@ -26,6 +26,7 @@
 //!
 //! | damage record | never: writers count on the pack again until a check reads it |
 //! | ledger | never: what it told counts as not proven |
+//! | reserve | never, and damage to it neither: it holds nothing |
 //!
 //! A pack that an index object lists and that is gone, or that was recorded as damaged before, is damage only as
 //! long as a snapshot needs something of it that stands nowhere else; then it is noted.

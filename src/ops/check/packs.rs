@@ -233,7 +233,7 @@ impl Packs {
                             Err(error) if error.kind == Kind::Invalid || is_damage(&error) => {}
                             Err(error) => return Err(error.into()),
                         }
-                        message.push_str(" (no index object lists it)");
+                        message.push_str(" (no index object lists it: `aumbry prune` drops what nobody can read)");
                         findings.add(Finding::of_object(names::pack(id), message, Vec::new()));
                     }
                     Err(error) => return Err(error.into()),

@@ -3,7 +3,8 @@
 //! A generation of collection at a time: condemn packs, wait for the sessions that may count on them, look again,
 //! sweep, delete (`docs/design/collection.md`). First whole packs that nobody needs go, which frees space before
 //! any is taken; then packs that are needed in part are copied without the rest, a batch at a time, and
-//! go the same way. It may be stopped anywhere: the next run, on any machine, goes on.
+//! go the same way. It may be stopped anywhere: the next run, on any machine, goes on. Where there is no room, batches
+//! become smaller, and what has to be written down takes the place of the reserve.
 //!
 //! Memory: what the walk remembers (19 to 39 bytes a blob), a row a pack, and a writer's packs while copying.
 
@@ -22,7 +23,7 @@ use crate::ops::OpsError;
 use crate::ops::findings::Findings;
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
-use crate::repository::collector::{Cleared, Holder};
+use crate::repository::collector::{Cleared, Holder, SeenIdle};
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::generations::{Generations, PublishedSweep};
 use crate::repository::index::merge::Merged;
@@ -33,11 +34,16 @@ use crate::repository::verify::is_damage;
 use crate::units::Timestamp;
 
 use plan::{PackPlan, PlanLimits, UnusedLimit, plan};
+use repack::Copying;
 use usage::{Exceptions, Usage};
 
 /// Packs of at most so many bytes are copied before those that they replace are dropped: so much space a prune needs
 /// beyond what is there.
 const BATCH_BYTES: u64 = 1 << 30;
+/// So many packs are condemned at first where there is no room for a longer list. They make some.
+const FEW_PACKS: usize = 256;
+/// Objects that a batch of copies takes beside packs: registration, index object, ABORT, condemned list, sweep.
+const BATCH_OBJECTS: u64 = 5;
 /// Sessions that ended without a snapshot, from which on a generation is worth it for their sake alone.
 const WORTHWHILE_ABORTS: usize = 64;
 
@@ -99,7 +105,8 @@ pub struct PruneSummary {
     pub unused_before: u64,
     /// Blobs that snapshots need.
     pub live_blobs: u64,
-    /// Requests that the plan makes of the store: readings, writings, deletions.
+    /// About how many requests the plan makes of the store to read, write and delete; without looking at what is
+    /// needed, merging and clearing away.
     pub requests: [u64; 3],
     /// Generations that this run ended.
     pub generations: Vec<u32>,
@@ -135,6 +142,7 @@ pub fn prune(
     let clock = repository.environment().clock.clone();
     let start = clock.elapsed();
     let mut summary = PruneSummary::default();
+    let seen = repository.seen_idle()?;
     let mut outcome = Ok(Attempt::Overtaken);
     for _ in 0..ATTEMPTS {
         let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
@@ -146,6 +154,7 @@ pub fn prune(
             walk: Walk::new(&reader, monitor, &findings),
             findings: &findings,
             walked: HashSet::new(),
+            seen: &seen,
             newest: 0,
             swept: 0,
             summary,
@@ -159,7 +168,7 @@ pub fn prune(
     match outcome? {
         Attempt::Done => {}
         Attempt::Overtaken => {
-            return Err(OpsError::Invalid(format!(
+            return Err(OpsError::Busy(format!(
                 "other collectors were faster {ATTEMPTS} times; run `aumbry prune` again"
             )));
         }
@@ -188,12 +197,22 @@ enum Ended {
     Overtaken,
 }
 
+/// How copying a batch went.
+enum Repacked {
+    /// It was copied, and what it replaces went as this says.
+    Ended(Ended),
+    /// There is no room for so much, and the copies are gone again.
+    Full(RepositoryError),
+}
+
 /// What was looked at last.
 struct Marked {
     generations: Generations,
     /// Sessions that had not decided before snapshots were listed: what they have made is left alone.
     undecided: BTreeSet<SessionId>,
     snapshots: Snapshots,
+    /// Packs in no index object that nobody will ever read, with their lengths.
+    given_up: Vec<(PackId, u64)>,
 }
 
 struct Collection<'c, 'a> {
@@ -203,6 +222,8 @@ struct Collection<'c, 'a> {
     walk: Walk<'c, 'a>,
     findings: &'c Findings,
     walked: HashSet<SnapshotId>,
+    /// Which sessions had made nothing for how long when this run began.
+    seen: &'c SeenIdle,
     /// The newest generation that this attempt knows of.
     newest: u32,
     /// The newest sweep that it knows of.
@@ -227,10 +248,10 @@ impl<'a> Collection<'_, 'a> {
         // Registered, no generation begins and ends unnoticed while this one looks at what is needed.
         let session = match self.options.dry_run {
             true => None,
-            false => Some(self.repository.register(Purpose::Collect)?),
+            false => Some(self.register()?),
         };
         let ran = self.run(session);
-        let ended = session.map_or(Ok(false), |session| self.repository.abort(session));
+        let ended = session.map_or(Ok(false), |session| self.repository.abort_at_need(session));
         match ran {
             Err(OpsError::Repository(error)) if is_damage(&error) => {
                 let now = self.repository.generations()?;
@@ -244,6 +265,29 @@ impl<'a> Collection<'_, 'a> {
         }
     }
 
+    /// Registers. On a full disk, what goes without a word goes first: the packs of the last sweep, and what has become
+    /// meaningless.
+    fn register(&mut self) -> Result<SessionId, OpsError> {
+        match self.repository.register(Purpose::Collect) {
+            Err(error) if error.kind == Kind::Full => {}
+            registered => return Ok(registered?),
+        }
+        let generations = self.repository.generations()?;
+        generations.require_readable()?;
+        if let Some(last) = &generations.last {
+            self.delete(last)?;
+        }
+        let snapshots = self.repository.snapshots(self.monitor)?;
+        self.add_cleared(self.repository.clear_away(&generations, &snapshots)?);
+        Ok(self.repository.register_at_need()?)
+    }
+
+    fn add_cleared(&mut self, cleared: Cleared) {
+        self.summary.cleared.sessions += cleared.sessions;
+        self.summary.cleared.aborts += cleared.aborts;
+        self.summary.cleared.snapshots += cleared.snapshots;
+    }
+
     fn run(&mut self, session: Option<SessionId>) -> Result<Attempt, OpsError> {
         if !self.finish_open()? {
             return Ok(Attempt::Done);
@@ -253,21 +297,23 @@ impl<'a> Collection<'_, 'a> {
             // What another collector condemned meanwhile may be needed, and will be spared then.
             return Ok(Attempt::Overtaken);
         }
-        let usage = self.usage(&marked)?;
-        let packs = usage.packs(self.repository);
+        let exceptions = Exceptions {
+            damaged: self.repository.damaged_packs()?,
+            undecided: marked.undecided.clone(),
+            given_up: marked.given_up.clone(),
+        };
+        let usage = self.usage(&exceptions)?;
+        let packs = usage.packs(self.repository, &exceptions);
         let plan = plan(&packs, &self.options.limits);
         self.summary.packs_before = packs.len() as u64;
         self.summary.bytes_before = packs.iter().map(|pack| pack.object_length).sum();
         self.summary.unused_before = packs.iter().map(plan::PackUse::unused_bytes).sum();
         self.summary.live_blobs = usage.live_blobs;
-        let pack_length = u64::from(self.repository.settings().pack_length);
-        let (repacked, dropped) = (plan.repack.len() as u64, plan.drop.len() as u64);
-        self.summary.requests =
-            [3 * repacked, plan.write_bytes.div_ceil(pack_length.max(1)), repacked + dropped];
+        self.summary.requests = self.requests(&plan);
         self.summary.plan = Some(plan.clone());
         drop(usage);
         if let Some(session) = session
-            && !self.repository.end(session)?
+            && !self.repository.end_at_need(session)?
         {
             return Ok(Attempt::Overtaken);
         }
@@ -287,24 +333,40 @@ impl<'a> Collection<'_, 'a> {
                 Ended::Overtaken => return Ok(Attempt::Overtaken),
             }
         }
-        let mut rest = plan.repack.as_slice();
+        let (mut rest, mut most) = (plan.repack.as_slice(), usize::MAX);
         while !rest.is_empty() {
-            let (batch, later) = rest.split_at(self.batch_length(rest)?);
-            rest = later;
-            match self.repack(batch) {
-                Ok(Ended::Swept) => {}
-                Ok(Ended::Held) => return Ok(Attempt::Done),
-                Ok(Ended::Overtaken) => return Ok(Attempt::Overtaken),
-                // What could be freed without room was freed before.
+            let length = self.batch_length(rest)?.min(most);
+            let repacked = match self.repack(&rest[..length]) {
+                // Not even that the copies go could be said.
                 Err(OpsError::Repository(error)) if error.kind == Kind::Full => {
                     self.summary.stopped = Some(error.to_string());
                     break;
                 }
-                Err(error) => return Err(error),
+                repacked => repacked?,
+            };
+            match repacked {
+                Repacked::Ended(Ended::Swept) => rest = &rest[length..],
+                Repacked::Ended(Ended::Held) => return Ok(Attempt::Done),
+                Repacked::Ended(Ended::Overtaken) => return Ok(Attempt::Overtaken),
+                Repacked::Full(_) if length > 1 => most = length / 2,
+                // What could be freed with so little room was freed before.
+                Repacked::Full(error) => {
+                    self.summary.stopped = Some(error.to_string());
+                    break;
+                }
             }
         }
         self.clear_away()?;
         Ok(Attempt::Done)
+    }
+
+    /// About how many requests to read, write and delete it takes, beside looking at what is needed and tidying up.
+    fn requests(&self, plan: &PackPlan) -> [u64; 3] {
+        let pack_length = u64::from(self.repository.settings().pack_length).max(1);
+        let batches = plan.repack_bytes.div_ceil(BATCH_BYTES);
+        let lists = if plan.drop.is_empty() { 0 } else { 2 };
+        let writes = plan.write_bytes.div_ceil(pack_length) + BATCH_OBJECTS * batches + lists;
+        [plan.read_requests, writes, (plan.drop.len() + plan.repack.len()) as u64]
     }
 
     /// How many of these packs go into the next batch: one at least.
@@ -359,7 +421,7 @@ impl<'a> Collection<'_, 'a> {
             registered.into_iter().filter(|session| !decided.contains(session)).collect();
         let index = self.repository.refresh_index(self.monitor)?;
         index.generations.require_readable()?;
-        self.repository.adopt_all_packs()?;
+        let given_up = self.repository.adopt_or_give_up()?;
         let new: Vec<_> =
             snapshots.all.iter().filter(|(id, _)| !self.walked.contains(id)).cloned().collect();
         self.walk.run(&new)?;
@@ -375,16 +437,11 @@ impl<'a> Collection<'_, 'a> {
         }
         self.walked.extend(new.iter().map(|(id, _)| *id));
         self.newest = generations.newest;
-        Ok(Marked { generations, undecided, snapshots })
+        Ok(Marked { generations, undecided, snapshots, given_up })
     }
 
-    fn usage(&self, marked: &Marked) -> Result<Usage, OpsError> {
-        let exceptions = Exceptions {
-            damaged: self.repository.damaged_packs()?,
-            undecided: marked.undecided.clone(),
-            ..Exceptions::default()
-        };
-        let usage = Usage::count(self.repository, &self.walk, &exceptions)?;
+    fn usage(&self, exceptions: &Exceptions) -> Result<Usage, OpsError> {
+        let usage = Usage::count(self.repository, &self.walk, exceptions)?;
         require_all(usage.lost_blobs, usage.lost_example)?;
         Ok(usage)
     }
@@ -395,14 +452,25 @@ impl<'a> Collection<'_, 'a> {
         generations: &Generations,
         packs: Vec<PackId>,
     ) -> Result<Ended, OpsError> {
-        let condemned = Condemned { packs, ..Condemned::default() };
-        match self.repository.condemn(generations, condemned.packs.clone())? {
-            Some(generation) => {
-                self.newest = generation;
-                self.end(generation, &condemned)
+        let mut condemned = Condemned { packs, ..Condemned::default() };
+        let mut later = Vec::new();
+        let begun = match self.repository.condemn(generations, condemned.packs.clone()) {
+            Err(error) if error.kind == Kind::Full && condemned.packs.len() > FEW_PACKS => {
+                later = condemned.packs.split_off(FEW_PACKS);
+                self.repository.condemn(generations, condemned.packs.clone())?
             }
-            None => Ok(Ended::Overtaken),
+            begun => begun?,
+        };
+        let Some(generation) = begun else { return Ok(Ended::Overtaken) };
+        self.newest = generation;
+        let ended = self.end(generation, &condemned)?;
+        if later.is_empty() || !matches!(ended, Ended::Swept) {
+            return Ok(ended);
         }
+        // Which are condemned is a guess at any time: what is needed is looked at again before they are swept.
+        let generations = self.repository.generations()?;
+        generations.require_readable()?;
+        self.collect(&generations, later)
     }
 
     /// From a published condemned list to the end.
@@ -411,7 +479,7 @@ impl<'a> Collection<'_, 'a> {
         let mut held = Vec::new();
         let holders = match is_left_out(Step::WaitForSessions) {
             true => Vec::new(),
-            false => self.repository.holders(generation)?,
+            false => self.repository.holders(generation, self.seen)?,
         };
         for holder in holders {
             let said = self.repository.session(holder.session).ok();
@@ -425,8 +493,8 @@ impl<'a> Collection<'_, 'a> {
                     idle_since: holder.idle_since,
                 });
             } else if is_collector {
-                self.repository.abort(holder.session)?;
-            } else if self.repository.abort(holder.session)? {
+                self.repository.abort_at_need(holder.session)?;
+            } else if self.repository.abort_at_need(holder.session)? {
                 self.summary.fenced += 1;
             }
         }
@@ -492,32 +560,54 @@ impl<'a> Collection<'_, 'a> {
     /// are not dropped before.
     fn has_dead_packs(&self) -> Result<bool, OpsError> {
         let now = self.repository.environment().clock.now();
-        let holders = self.repository.holders(u32::MAX)?;
-        for holder in holders.iter().filter(|holder| self.is_given_up(holder, now)) {
-            if holder.objects > 0 || self.repository.holds_old_keys(holder.session)? {
+        for holder in self.repository.holders(u32::MAX, self.seen)? {
+            let is_given_up = self.is_given_up(&holder, now);
+            if holder.objects > 0 && (is_given_up || self.is_dead_collector(&holder))
+                || is_given_up && self.repository.holds_old_keys(holder.session)?
+            {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
+    /// A collector that lives has made more since an earlier run of this client, or begins again.
+    fn is_dead_collector(&self, holder: &Holder) -> bool {
+        let said = self.repository.session(holder.session);
+        holder.idle_since.is_some() && said.is_ok_and(|said| said.purpose == Purpose::Collect)
+    }
+
     /// Copies what is needed out of these packs, and drops them.
-    fn repack(&mut self, packs: &[PackId]) -> Result<Ended, OpsError> {
-        let copied = repack::copy(self.repository, &self.walk, packs, self.options, self.monitor)?;
-        self.summary.bytes_written += copied.bytes_written;
+    fn repack(&mut self, packs: &[PackId]) -> Result<Repacked, OpsError> {
+        let copying = repack::copy(self.repository, &self.walk, packs, self.options, self.monitor)?;
         let before = self.newest;
         let marked = self.mark()?;
+        let (packs, full) = match copying {
+            Copying::Done(copied) => {
+                self.summary.bytes_written += copied.bytes_written;
+                (copied.emptied, None)
+            }
+            // Until then, what was copied takes the room that is lacking. Others may count on it: it goes as all else does.
+            Copying::Full(session, error) => (self.repository.packs_of(session)?, Some(error)),
+        };
         if marked.generations.newest > before {
             // The copies are there, and what they replace is dropped by the next attempt.
-            return Ok(Ended::Overtaken);
+            return Ok(Repacked::Ended(Ended::Overtaken));
         }
-        self.collect(&marked.generations, copied.emptied)
+        let ended = match full.is_some() && packs.is_empty() {
+            true => Ended::Swept,
+            false => self.collect(&marked.generations, packs)?,
+        };
+        Ok(match (ended, full) {
+            (Ended::Swept, Some(error)) => Repacked::Full(error),
+            (ended, _) => Repacked::Ended(ended),
+        })
     }
 
     fn clear_away(&mut self) -> Result<(), OpsError> {
         let generations = self.repository.generations()?;
         let snapshots = self.repository.snapshots(self.monitor)?;
-        self.summary.cleared = self.repository.clear_away(&generations, &snapshots)?;
+        self.add_cleared(self.repository.clear_away(&generations, &snapshots)?);
         if self.summary.stopped.is_none() {
             match self.repository.merge_indexes(self.monitor) {
                 Ok(merged) => self.summary.merged = merged,
@@ -526,6 +616,9 @@ impl<'a> Collection<'_, 'a> {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+        if self.summary.stopped.is_none() {
+            self.repository.fill_reserve()?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Which packs are dropped, which are copied anew without what nobody needs, and what that costs. Pure.
 
+use std::cmp::Reverse;
+
 use crate::id::PackId;
 
 /// How much of the repository may stay occupied by what nobody needs.
@@ -39,6 +41,10 @@ pub struct PackUse {
     pub used_blobs: u64,
     /// It belongs to a backup that still runs, or holds something that this version cannot read: hands off.
     pub untouchable: bool,
+    /// It has another length than it should, or nobody can tell what is in it.
+    pub unreadable: bool,
+    /// Requests that reading what is needed of it takes.
+    pub read_requests: u64,
     /// It is sealed with an old epoch's key.
     pub old_epoch: bool,
     /// It is smaller than packs are meant to be.
@@ -50,7 +56,9 @@ impl PackUse {
     pub fn unused_bytes(&self) -> u64 {
         let unused = self.plain_bytes - self.used_bytes;
         let share = u128::from(self.object_length) * u128::from(unused);
-        share.checked_div(u128::from(self.plain_bytes)).unwrap_or(0) as u64
+        // Without a blob, all of it.
+        let share = share.checked_div(u128::from(self.plain_bytes));
+        share.unwrap_or_else(|| self.object_length.into()) as u64
     }
 }
 
@@ -68,15 +76,19 @@ pub struct PlanLimits {
 /// What is to be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackPlan {
-    /// Packs that nobody needs anything from.
+    /// Packs that nobody needs anything from, the largest first.
     pub drop: Vec<PackId>,
     /// Their bytes.
     pub drop_bytes: u64,
+    /// How many of them are cut short, or cannot be read.
+    pub drop_unreadable: u64,
     /// Packs whose needed blobs are copied into new ones, and which are dropped then. In the order in which that is
     /// done.
     pub repack: Vec<PackId>,
     /// Their bytes, all of which are read at worst.
     pub repack_bytes: u64,
+    /// Requests that reading what is needed of them takes, about.
+    pub read_requests: u64,
     /// About how many bytes the copies take.
     pub write_bytes: u64,
     /// About how many bytes stay although nobody needs them.
@@ -96,10 +108,13 @@ impl PackPlan {
 pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
     let mut plan = PackPlan::default();
     let mut candidates = Vec::new();
-    for pack in packs {
+    let mut largest_first: Vec<&PackUse> = packs.iter().collect();
+    largest_first.sort_by_key(|pack| Reverse(pack.object_length));
+    for pack in largest_first {
         if pack.used_blobs == 0 && !pack.untouchable {
             plan.drop.push(pack.id);
             plan.drop_bytes += pack.object_length;
+            plan.drop_unreadable += u64::from(pack.unreadable);
             continue;
         }
         plan.kept_bytes += pack.object_length;
@@ -129,6 +144,7 @@ pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
         }
         plan.repack.push(pack.id);
         plan.repack_bytes = repack_bytes;
+        plan.read_requests += pack.read_requests;
         plan.write_bytes += pack.object_length - unused;
         plan.kept_bytes -= unused;
         plan.unused_bytes -= unused;
@@ -150,6 +166,8 @@ mod tests {
             used_bytes: used * 4,
             used_blobs: used,
             untouchable: false,
+            unreadable: false,
+            read_requests: 3,
             old_epoch: false,
             small: false,
         }

@@ -8,11 +8,12 @@ use parking_lot::Mutex;
 use super::PruneOptions;
 use crate::format::header::ObjectKind;
 use crate::format::session::Purpose;
-use crate::id::PackId;
+use crate::id::{PackId, SessionId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
+use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::is_damage;
 use crate::repository::writer::Writer;
@@ -28,6 +29,14 @@ pub struct Copied {
     pub bytes_written: u64,
 }
 
+/// How copying ended.
+pub enum Copying {
+    /// All that could be read was copied.
+    Done(Copied),
+    /// The store was full. What this session had copied until then is of no use.
+    Full(SessionId, RepositoryError),
+}
+
 /// Copies every blob that `walk` has met and that stands nowhere but in `packs`. A pack of which something cannot be
 /// read is left as it is.
 pub fn copy(
@@ -36,7 +45,7 @@ pub fn copy(
     packs: &[PackId],
     options: &PruneOptions,
     monitor: &dyn Monitor,
-) -> Result<Copied, OpsError> {
+) -> Result<Copying, OpsError> {
     let writer =
         Writer::begin_for(Purpose::Collect, repository, false, monitor)?.excluding(packs)?;
     monitor.phase(Phase::Repack);
@@ -71,7 +80,7 @@ pub fn copy(
             let kind = record.header.kind;
             let mut whole = true;
             for blob in record.directory.segments.iter().flat_map(|segment| &segment.blobs) {
-                if !walk.needs(kind, &blob.id) {
+                if !walk.needs(kind, &blob.id) || writer.has(&blob.id)? {
                     continue;
                 }
                 let (read, segments) = match kind {
@@ -111,13 +120,21 @@ pub fn copy(
         results.into_iter().collect::<Result<Vec<()>, OpsError>>()
     });
     let finished = worked.and_then(|_| Ok(writer.finish()?));
-    // Decided in any case: nobody, least of all this collector, is to wait for it. What was copied in vain is
-    // garbage for the next run.
-    let aborted = repository.abort(writer.session());
+    let (session, bytes_written) = (writer.session(), writer.added().stored_bytes);
+    // Its threads end, so that nothing more is uploaded.
+    drop(writer);
+    // Decided in any case: nobody, least of all this collector, is to wait for it. What was copied in vain is garbage.
+    let aborted = repository.abort_at_need(session);
     repository.note_mended(monitor);
-    finished?;
+    match finished {
+        Err(OpsError::Repository(error)) if error.kind == Kind::Full => {
+            aborted?;
+            return Ok(Copying::Full(session, error));
+        }
+        finished => finished?,
+    };
     aborted?;
-    Ok(Copied { emptied: emptied.into_inner(), bytes_written: writer.added().stored_bytes })
+    Ok(Copying::Done(Copied { emptied: emptied.into_inner(), bytes_written }))
 }
 
 fn report(monitor: &dyn Monitor, pack: PackId, message: &str) {

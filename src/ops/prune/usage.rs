@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::plan::PackUse;
+use crate::format::header::ObjectKind;
 use crate::format::pack::Encoding;
 use crate::id::{BlobId, PackId, SessionId};
 use crate::ops::OpsError;
@@ -21,16 +22,33 @@ use crate::repository::index::{Location, PackInfo};
 /// A pack of the index.
 struct Row {
     info: PackInfo,
-    /// Whether its blobs can be counted on: it is in the store, and its key is to stay.
-    counts: bool,
+    /// How long it is in the store, if it is there.
+    stored_length: Option<u64>,
+    /// Its key is to stay.
+    stays: bool,
     /// It belongs to a session that has not decided.
     is_busy: bool,
     plain_bytes: u64,
     used_bytes: u64,
     used_blobs: u64,
+    /// A bit for each of its segments that holds something needed.
+    used_segments: Vec<u64>,
 }
 
 impl Row {
+    /// Requests that reading what is needed takes: header, directory, then segment by segment, or at once into the cache.
+    fn read_requests(&self, keeps_trees: bool) -> u64 {
+        2 + match keeps_trees && self.info.kind == ObjectKind::TreePack {
+            true => 1,
+            false => self.used_segments.iter().map(|bits| u64::from(bits.count_ones())).sum(),
+        }
+    }
+
+    /// Whether its blobs can be counted on: it is in the store, as long as it should be, and its key is to stay.
+    fn counts(&self) -> bool {
+        self.stays && self.stored_length == Some(self.info.object_length)
+    }
+
     fn is_delta(&self, location: &Location) -> bool {
         let segment = self.info.segments.get(location.segment as usize);
         matches!(segment.map(|segment| &segment.encoding), Some(Encoding::Delta(_)))
@@ -64,6 +82,8 @@ pub struct Exceptions {
     pub undecided: BTreeSet<SessionId>,
     /// Key epochs whose packs count as if they were gone.
     pub epochs: BTreeSet<u32>,
+    /// Packs that are in no index object, with their lengths, and that nobody will ever read.
+    pub given_up: Vec<(PackId, u64)>,
 }
 
 impl Usage {
@@ -73,15 +93,18 @@ impl Usage {
         walk: &Walk<'_, '_>,
         exceptions: &Exceptions,
     ) -> Result<Self, OpsError> {
-        let missing: HashSet<PackId> = repository.missing_packs()?.into_iter().collect();
-        let rows = repository.cache().packs()?.into_iter().map(|(number, info)| {
+        // Known first, listed then: what is added between the two is not taken for missing.
+        let known = repository.cache().packs()?;
+        let lengths = repository.lengths_of(&known)?;
+        let rows = known.into_iter().map(|(number, info)| {
             let row = Row {
-                counts: !missing.contains(&info.id)
-                    && !exceptions.epochs.contains(&info.header.epoch),
+                stored_length: lengths.get(&info.id).copied(),
+                stays: !exceptions.epochs.contains(&info.header.epoch),
                 is_busy: exceptions.undecided.contains(&info.id.session),
                 plain_bytes: 0,
                 used_bytes: 0,
                 used_blobs: 0,
+                used_segments: vec![0; info.segments.len().div_ceil(64)],
                 info,
             };
             (number, row)
@@ -145,6 +168,10 @@ impl Usage {
         if let Some(row) = self.rows.get_mut(&location.pack) {
             row.used_blobs += 1;
             row.used_bytes += u64::from(location.length);
+            let (word, bit) = (location.segment as usize / 64, location.segment % 64);
+            if let Some(word) = row.used_segments.get_mut(word) {
+                *word |= 1 << bit;
+            }
         }
     }
 
@@ -208,7 +235,7 @@ impl Usage {
             row.plain_bytes += u64::from(location.length);
             // No blob of one kind has the id of one of the other.
             kind = Some(row.info.kind);
-            if row.counts {
+            if row.counts() {
                 group.push(location);
             }
         }
@@ -216,22 +243,38 @@ impl Usage {
         Ok(())
     }
 
-    /// What a plan is made of.
-    pub fn packs(&self, repository: &Repository) -> Vec<PackUse> {
+    /// What a plan is made of. Nothing is needed from packs that were cut short, nor from those that nobody can read:
+    /// every needed blob stands in one that counts, or is lost.
+    pub fn packs(&self, repository: &Repository, exceptions: &Exceptions) -> Vec<PackUse> {
         let newest = repository.sealer().newest_epoch();
         let target = u64::from(repository.settings().pack_length);
-        let rows = self.rows.values().filter(|row| row.counts);
-        rows.map(|row| PackUse {
+        let keeps_trees = repository.cache_folder().is_some();
+        let rows = self.rows.values().filter_map(|row| Some((row, row.stored_length?)));
+        let known = rows.map(|(row, stored_length)| PackUse {
             id: row.info.id,
-            object_length: row.info.object_length,
+            object_length: stored_length,
             plain_bytes: row.plain_bytes,
             used_bytes: row.used_bytes,
             used_blobs: row.used_blobs,
             untouchable: row.is_busy || row.has_unknown_segments(),
+            unreadable: !row.counts(),
+            read_requests: row.read_requests(keeps_trees),
             old_epoch: row.info.header.epoch != newest,
             small: row.info.object_length < target / 2,
-        })
-        .collect()
+        });
+        let given_up = exceptions.given_up.iter().map(|(id, length)| PackUse {
+            id: *id,
+            object_length: *length,
+            plain_bytes: 0,
+            used_bytes: 0,
+            used_blobs: 0,
+            untouchable: exceptions.undecided.contains(&id.session),
+            unreadable: true,
+            read_requests: 0,
+            old_epoch: false,
+            small: false,
+        });
+        known.chain(given_up).collect()
     }
 
     /// The packs among `condemned` without which a needed blob would be gone.

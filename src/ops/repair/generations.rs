@@ -20,6 +20,7 @@ use crate::id::SnapshotId;
 use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
 use crate::repository::Repository;
+use crate::repository::collector::SeenIdle;
 use crate::repository::error::Kind;
 use crate::repository::generations::Generations;
 use crate::repository::verify::names;
@@ -123,8 +124,8 @@ fn end(
         repository.condemn(generations, Vec::new())?;
     }
     for _ in 0..ATTEMPTS {
-        for holder in repository.holders(generation)? {
-            repair.fenced += u64::from(repository.abort(holder.session)?);
+        for holder in repository.holders(generation, &SeenIdle::new())? {
+            repair.fenced += u64::from(repository.abort_at_need(holder.session)?);
         }
         if !repository.is_decided(generation)? {
             continue;
@@ -133,7 +134,7 @@ fn end(
         repository.spare_all(generation, generations, live)?;
         return Ok(());
     }
-    Err(OpsError::Invalid("sessions begin faster than they can be given up; run it again".into()))
+    Err(OpsError::Busy("sessions begin faster than they can be given up; run it again".into()))
 }
 
 /// The snapshots of sessions before `generation`, with the times when the store first showed them. Those that are

@@ -279,7 +279,7 @@ fn copy_for_good(
             }
         }
     }
-    Err(OpsError::Invalid(format!(
+    Err(OpsError::Busy(format!(
         "collectors gave this repair up {ATTEMPTS} times; run it again, and give `prune` more patience"
     )))
 }

@@ -248,7 +248,7 @@ fn mend(
             }
         }
     }
-    Err(OpsError::Invalid(format!(
+    Err(OpsError::Busy(format!(
         "collectors gave this repair up {ATTEMPTS} times; run it again, and give `prune` more patience"
     )))
 }

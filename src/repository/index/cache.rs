@@ -809,15 +809,21 @@ impl IndexCache {
         transaction.commit().map_err(cache_error)
     }
 
-    /// How many objects the session had made when it was first seen like this, and when that was.
-    pub fn idle_since(&self, session: SessionId) -> Result<Option<(u64, Timestamp)>> {
+    /// How many objects each session that decides nothing had made when it was first seen like this, and when that
+    /// was.
+    pub fn idle(&self) -> Result<HashMap<SessionId, (u64, Timestamp)>> {
         let transaction = self.database.begin_read().map_err(cache_error)?;
         let table = transaction.open_table(IDLE).map_err(cache_error)?;
-        let row = table.get(session.to_bytes().as_slice()).map_err(cache_error)?;
-        Ok(row.and_then(|row| {
+        let mut idle = HashMap::new();
+        for row in table.iter().map_err(cache_error)? {
+            let (name, row) = row.map_err(cache_error)?;
+            let Ok(name) = name.value().try_into() else { continue };
             let mut reader = Reader::new(row.value());
-            Some((reader.varint().ok()?, reader.time().ok()?))
-        }))
+            if let (Ok(objects), Ok(since)) = (reader.varint(), reader.time()) {
+                idle.insert(SessionId::from_bytes(name), (objects, since));
+            }
+        }
+        Ok(idle)
     }
 
     /// Remembers how far these sessions have come and since when, and forgets all others.

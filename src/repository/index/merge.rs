@@ -110,10 +110,12 @@ impl Repository {
         if wanted.is_empty() || report.generations.open.is_some() || !report.damaged.is_empty() {
             return Ok(Merged::default());
         }
+        // Whatever its length is: a pack that was cut short stays listed until it goes, so that it is known what was in it.
         let present: BTreeSet<PackId> = {
-            let missing: BTreeSet<PackId> = self.missing_packs()?.into_iter().collect();
-            let packs = self.cache.packs()?.into_iter().map(|(_, pack)| pack.id);
-            packs.filter(|pack| !missing.contains(pack)).collect()
+            let packs = self.cache.packs()?;
+            let listed = self.lengths_of(&packs)?;
+            let packs = packs.into_iter().map(|(_, pack)| pack.id);
+            packs.filter(|pack| listed.contains_key(pack)).collect()
         };
         let mut writing = Writing { repository: self, session, merged: Merged::default() };
         let mut packs: BTreeMap<PackId, PackRecord> = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! Brings index objects, and the packs that no index object lists, into the cache.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
@@ -12,6 +12,7 @@ use super::super::generations::Generations;
 use super::super::mend::{not_whole, plain_length};
 use super::super::seal::{frames_covering, unseal_range};
 use super::super::verify::is_damage;
+use super::PackInfo;
 use super::cache::Dropped;
 use crate::format::bytes::Reader;
 use crate::format::header::{HEADER_LENGTH, Header, ObjectKind};
@@ -66,6 +67,9 @@ impl ReadIndexes {
         Ok(())
     }
 }
+
+/// A pack with its length, and why it could not be read.
+type Unread = (PackId, u64, RepositoryError);
 
 /// What bringing the cache up to date found.
 #[derive(Debug, Default)]
@@ -224,38 +228,36 @@ impl Repository {
     pub fn missing_packs(&self) -> Result<Vec<PackId>> {
         // Known first, listed then: what another thread uploads between the two is not taken for missing.
         let known = self.cache.packs()?;
-        let listed: std::collections::HashMap<PackId, u64> = self
-            .store
-            .list(layout::PACKS)?
+        let lengths = self.lengths_of(&known)?;
+        let is_missing = |pack: &PackInfo| lengths.get(&pack.id) != Some(&pack.object_length);
+        let packs = known.into_iter().map(|(_, pack)| pack);
+        Ok(packs.filter(is_missing).map(|pack| pack.id).collect())
+    }
+
+    /// How long these packs are in the store, in bytes; those that are gone are not in the answer. Costs as much.
+    pub fn lengths_of(&self, packs: &[(u32, PackInfo)]) -> Result<HashMap<PackId, u64>> {
+        let listed = self.store.list(layout::PACKS)?;
+        let mut lengths: HashMap<PackId, u64> = listed
             .iter()
             .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
             .collect();
-        let mut missing = Vec::new();
-        let mut unlisted = Vec::new();
-        for (_, pack) in known {
-            match listed.get(&pack.id) {
-                Some(length) if *length == pack.object_length => {}
-                Some(_) => missing.push(pack.id),
-                None => unlisted.push((pack.id, pack.object_length)),
-            }
-        }
+        let unlisted: Vec<PackId> =
+            packs.iter().map(|(_, pack)| pack.id).filter(|id| !lengths.contains_key(id)).collect();
         // A listing may leave out what is there.
-        let asked = self.in_parts(&unlisted, |part| -> Result<Vec<PackId>> {
-            let mut missing = Vec::new();
-            for (id, length) in part {
-                if self.store.size(&layout::pack(*id))? != Some(*length) {
-                    missing.push(*id);
-                }
+        let asked = self.in_parts(&unlisted, |part| -> Result<Vec<(PackId, u64)>> {
+            let mut found = Vec::new();
+            for id in part {
+                found.extend(self.store.size(&layout::pack(*id))?.map(|length| (*id, length)));
             }
-            Ok(missing)
+            Ok(found)
         });
         for asked in asked {
             let asked = asked.map_err(|_| {
                 RepositoryError::new(Kind::Unavailable, layout::PACKS, "a thread failed")
             })?;
-            missing.extend(asked?);
+            lengths.extend(asked?);
         }
-        Ok(missing)
+        Ok(lengths)
     }
 
     /// Reads one index object.
@@ -273,21 +275,61 @@ impl Repository {
         for session in sessions {
             objects.extend(self.store.list(&layout::session_packs(*session))?);
         }
-        self.adopt(objects, false)
+        Ok(self.adopt(objects, false)?.0)
     }
 
     /// Takes in every pack of the store that no index object lists.
     pub fn adopt_all_packs(&self) -> Result<u64> {
-        self.adopt(self.store.list(layout::PACKS)?, false)
+        Ok(self.adopt(self.store.list(layout::PACKS)?, false)?.0)
+    }
+
+    /// The same for a collector. Returns those, with their lengths, that nobody will ever take in: parts of uploads,
+    /// and packs whose directories are damaged or whose epoch's data key was dropped. What may be newer, needs a key
+    /// that is missing here, is another repository's or could not be asked for is not among them.
+    pub fn adopt_or_give_up(&self) -> Result<Vec<(PackId, u64)>> {
+        let (_, unread) = self.adopt(self.store.list(layout::PACKS)?, false)?;
+        let mut given_up = Vec::new();
+        for (id, length, error) in unread {
+            if self.is_beyond_reading(id, &error)? {
+                given_up.push((id, length));
+            }
+        }
+        Ok(given_up)
+    }
+
+    /// Whether a pack that could not be read, for this reason, never will be.
+    fn is_beyond_reading(&self, id: PackId, error: &RepositoryError) -> Result<bool> {
+        if !matches!(error.kind, Kind::Corrupt | Kind::WrongKey) {
+            return Ok(false);
+        }
+        let head = match self.store.get_range(&layout::pack(id), 0..HEADER_LENGTH as u64) {
+            Ok(head) => head,
+            // Shorter than a header.
+            Err(error) if error.kind == crate::store::Kind::Truncated => return Ok(true),
+            Err(error) if error.kind == crate::store::Kind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(match Header::decode(&head) {
+            Err(error) => error.kind == crate::format::Kind::Corrupt,
+            // Another repository's, unless only the name of the repository is damaged.
+            Ok(header) if header.repository != self.id => {
+                let ours = Header { repository: self.id, ..header };
+                let cipher = self.sealer.object_cipher(&ours, &layout::pack(id));
+                cipher.is_ok_and(|cipher| cipher.header.commitment == header.commitment)
+            }
+            Ok(_) if error.kind == Kind::Corrupt => true,
+            Ok(header) => self.sealer.has_dropped(header.epoch),
+        })
     }
 
     /// The same for a reader, who takes what parity can mend. A writer does not: what only a mended pack has is
     /// better stored again.
     pub fn adopt_readable_packs(&self) -> Result<u64> {
-        self.adopt(self.store.list(layout::PACKS)?, true)
+        Ok(self.adopt(self.store.list(layout::PACKS)?, true)?.0)
     }
 
-    fn adopt(&self, objects: Vec<ObjectInfo>, mends: bool) -> Result<u64> {
+    /// Returns how many were taken in, and which could not be read.
+    fn adopt(&self, objects: Vec<ObjectInfo>, mends: bool) -> Result<(u64, Vec<Unread>)> {
         let known: BTreeSet<PackId> =
             self.cache.packs()?.into_iter().map(|(_, pack)| pack.id).collect();
         let new: Vec<(PackId, u64)> = objects
@@ -295,26 +337,37 @@ impl Repository {
             .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
             .filter(|(id, _)| !known.contains(id))
             .collect();
-        let mut adopted = 0;
+        let (mut adopted, mut unread) = (0, Vec::new());
         for batch in new.chunks(64) {
-            let packs = self.read_pack_directories(batch, mends);
+            let mut packs = Vec::new();
+            for (id, length, record) in self.read_pack_directories(batch, mends) {
+                match record {
+                    Ok(record) => packs.push(record),
+                    Err(error) => unread.push((id, length, error)),
+                }
+            }
             adopted += packs.len() as u64;
             self.cache.append(&[], &packs)?;
         }
         self.cache.settle()?;
-        Ok(adopted)
+        Ok((adopted, unread))
     }
 
     /// What these packs say of themselves, as far as they can be read. Threads of its own and not rayon's:
     /// whoever adopts holds a lock, and a rayon worker that waits takes up other work, which may want it.
-    fn read_pack_directories(&self, packs: &[(PackId, u64)], mends: bool) -> Vec<PackRecord> {
-        let read_one = |(id, size): &(PackId, u64)| match mends {
-            true => self.readable_record(*id, *size),
-            false => self.read_pack_directory(*id, *size),
+    fn read_pack_directories(
+        &self,
+        packs: &[(PackId, u64)],
+        mends: bool,
+    ) -> Vec<(PackId, u64, Result<PackRecord>)> {
+        let read_one = |(id, size): &(PackId, u64)| {
+            let record = match mends {
+                true => self.readable_record(*id, *size),
+                false => self.read_pack_directory(*id, *size),
+            };
+            (*id, *size, record)
         };
-        let read = self.in_parts(packs, |part| -> Vec<PackRecord> {
-            part.iter().map(read_one).filter_map(std::result::Result::ok).collect()
-        });
+        let read = self.in_parts(packs, |part| part.iter().map(read_one).collect::<Vec<_>>());
         read.into_iter().filter_map(std::result::Result::ok).flatten().collect()
     }
 

@@ -72,11 +72,13 @@ pub fn run_on(
     let summary = prune(repository, options, &monitor)?;
     monitor.finish();
     if context.output.is_json() {
-        context.output.json(&to_json(context, options, &summary))?;
+        context.output.json(&to_json(context, options, &summary, monitor.problems()))?;
     } else {
         tell(context, options, &summary)?;
     }
-    Ok(if summary.stopped.is_some() { Outcome::Incomplete } else { Outcome::Done })
+    let is_complete =
+        summary.stopped.is_none() && summary.held_by.is_empty() && monitor.problems() == 0;
+    Ok(if is_complete { Outcome::Done } else { Outcome::Incomplete })
 }
 
 impl PruneLimitArgs {
@@ -108,7 +110,12 @@ fn parse_unused(text: &str) -> Result<UnusedLimit, Failure> {
     Ok(UnusedLimit::Bytes(parse_bytes(text)?))
 }
 
-fn to_json(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> serde_json::Value {
+fn to_json(
+    context: &Context,
+    options: &PruneOptions,
+    summary: &PruneSummary,
+    problems: u64,
+) -> serde_json::Value {
     let time = |time: Option<_>| time.map(|time| context.rfc3339(time));
     let held_by: Vec<_> = summary
         .held_by
@@ -126,6 +133,7 @@ fn to_json(context: &Context, options: &PruneOptions, summary: &PruneSummary) ->
         json!({
             "drop_packs": plan.drop.len(),
             "drop_bytes": plan.drop_bytes,
+            "unreadable_packs": plan.drop_unreadable,
             "repack_packs": plan.repack.len(),
             "repack_bytes": plan.repack_bytes,
             "write_bytes": plan.write_bytes,
@@ -156,6 +164,7 @@ fn to_json(context: &Context, options: &PruneOptions, summary: &PruneSummary) ->
         "index_objects_written": summary.merged.written,
         "snapshots_removed": summary.cleared.snapshots,
         "stopped": summary.stopped,
+        "error_count": problems,
         "total_duration": summary.elapsed.as_secs_f64(),
     })
 }
@@ -178,7 +187,12 @@ fn tell(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> Re
             let mut steps = Vec::new();
             if !plan.drop.is_empty() {
                 let packs = count(plan.drop.len() as u64, "pack");
-                steps.push(format!("drop {packs} ({})", format_bytes(plan.drop_bytes)));
+                let unreadable = match plan.drop_unreadable {
+                    0 => String::new(),
+                    number => format!(", {number} of them damaged beyond reading"),
+                };
+                let bytes = format_bytes(plan.drop_bytes);
+                steps.push(format!("drop {packs} ({bytes}{unreadable})"));
             }
             if !plan.repack.is_empty() {
                 steps.push(format!(

@@ -59,7 +59,7 @@ pub fn run(args: &RekeyArgs, context: &Context) -> Result<Outcome, Failure> {
         } else if args.dry_run {
             output.say("dry run: nothing was changed")?;
         }
-        return Ok(Outcome::Done);
+        return Ok(if args.dry_run { Outcome::Done } else { outcome(&planned) });
     }
     consent::obtain(
         context,
@@ -80,7 +80,12 @@ pub fn run(args: &RekeyArgs, context: &Context) -> Result<Outcome, Failure> {
             slot.short()
         ));
     }
-    Ok(Outcome::Done)
+    Ok(outcome(&planned))
+}
+
+/// Not done while an epoch that was to be dropped is needed.
+fn outcome(plan: &RekeyPlan) -> Outcome {
+    if plan.needed.is_empty() { Outcome::Done } else { Outcome::Incomplete }
 }
 
 /// Who gets the new keys is for a person to look at: somebody with the old ones could have added a key.

@@ -162,7 +162,7 @@ fn tell(
     if output.is_json() || !options.dry_run {
         return Ok(());
     }
-    output.say("nothing was changed")?;
+    output.say("nothing was changed; what registered this run goes with the next prune")?;
     let wanted: Vec<_> = told.iter().filter(|told| told.found).map(|told| told.part).collect();
     if is_plan && !wanted.is_empty() {
         let commands: Vec<_> =
