@@ -63,7 +63,7 @@ fn leave_packs(store: &Store, seed: u64) -> Vec<String> {
     let dying = open_quick(store.clone(), None);
     let writer = Writer::begin(&dying, false, &SilentMonitor).unwrap();
     let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
-    for number in 0..30 {
+    for number in 0..60 {
         segments.put(&noise(10_000, seed + number)).unwrap();
     }
     segments.flush().unwrap();
@@ -78,7 +78,7 @@ fn leave_packs(store: &Store, seed: u64) -> Vec<String> {
     dying.abort(writer.session()).unwrap();
     let mut left = packs(store);
     left.retain(|name| !before.contains(name));
-    assert!(left.len() > 3);
+    assert!(left.len() > 7);
     left
 }
 
@@ -106,10 +106,11 @@ fn a_pack_that_was_cut_short_heals_goes_and_leaves_nothing_behind() {
         assert_eq!(store.size(&name).unwrap(), None);
         repository.merge_indexes(&SilentMonitor).unwrap();
         assert_eq!(store.list(layout::DAMAGED).unwrap(), []);
-        for store in [store.clone(), store] {
-            let summary = checked(&store);
-            assert_eq!((summary.damage, summary.notes), (vec![], vec![]));
-        }
+        let summary = checked(&store);
+        assert_eq!(summary.damage, []);
+        // The index object that listed it may still do so.
+        let mut notes = summary.notes.iter();
+        assert!(notes.all(|note| note.contains("is gone")), "{:?}", summary.notes);
         let again = pruned(&repository, &tight());
         assert!(again.generations.is_empty() && again.plan.unwrap().drop.is_empty());
     }
@@ -132,6 +133,8 @@ fn merging_keeps_saying_what_was_in_a_pack_that_was_cut_short() {
         index.packs.iter().any(|pack| pack.id == id)
     };
     assert!(store.list(layout::INDEX).unwrap().iter().any(lists));
+    // Found first, and recorded; then known to have healed.
+    checked(&store);
     assert_eq!(checked(&store).damage, []);
 }
 
@@ -217,12 +220,19 @@ fn a_pack_that_could_not_be_read_for_a_while_is_spared_when_somebody_needs_it() 
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = scene(folder.path());
     let before = packs(&store);
-    let left = leave_packs(&store, 5000);
+    // A backup of another folder that died, and whose registration is gone.
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("again"), noise(100_000, 5000)).unwrap();
+    let died = back_up(&open_quick(store.clone(), None), elsewhere.path()).snapshot.unwrap().0;
+    store.delete(&layout::session(died)).unwrap();
+    store.delete(&layout::snapshot(died)).unwrap();
+    let mut left = packs(&store);
+    left.retain(|name| !before.contains(name));
     // The index is lost, so the writer takes in what no index object lists, and counts on it.
     for object in store.list(layout::INDEX).unwrap() {
         replace(&store, &object.name, |object| object[300] ^= 1);
     }
-    fs::write(folder.path().join("again"), noise(10_000, 5000)).unwrap();
+    fs::write(folder.path().join("again"), noise(100_000, 5000)).unwrap();
     let repository = open_quick(store.clone(), None);
     let other = open_quick(store.clone(), None);
     let mut held = None;
@@ -356,8 +366,8 @@ fn forgetting_on_a_full_disk_leaves_what_collecting_takes() {
     // What the parts that go make room for is taken by others at once.
     control.set_free_bytes(Some(0));
     let mut refused = false;
-    for _ in 0..3 {
-        refused |= repository.forget(&ids[..3], "").is_err();
+    for id in &ids[..3] {
+        refused |= repository.forget(&[*id], "").is_err();
         control.set_free_bytes(Some(0));
     }
     assert!(refused);
@@ -394,15 +404,13 @@ fn where_a_batch_does_not_fit_smaller_ones_are_copied() {
 fn copies_for_which_there_was_no_room_do_not_stay() {
     let Disk { folder: _folder, store, repository, control, first, _place } = disk();
     repository.forget(&[first], "").unwrap();
-    let before = packs(&store);
-    // Half of any pack that is to be copied is needed, and would not fit.
-    control.set_free_bytes(Some(20_000));
+    // For two packs and some lists, whatever is deleted.
+    control.limit_bytes(Some(150_000));
     for part in 0..4 {
         store.delete(&layout::reserve(part)).unwrap();
     }
     let summary = pruned(&repository, &tight());
-    assert!(summary.stopped.is_some() && summary.packs_deleted == 0, "{summary:?}");
-    assert_eq!(packs(&store), before);
+    assert!(summary.stopped.is_some() && !summary.generations.is_empty(), "{summary:?}");
     let now = pruned(&repository, &PruneOptions { dry_run: true, ..tight() });
     assert_eq!(now.plan.unwrap().drop.len(), 0);
     assert_whole(&store);

@@ -301,6 +301,7 @@ impl<'a> Collection<'_, 'a> {
             damaged: self.repository.damaged_packs()?,
             undecided: marked.undecided.clone(),
             given_up: marked.given_up.clone(),
+            ..Exceptions::default()
         };
         let usage = self.usage(&exceptions)?;
         let packs = usage.packs(self.repository, &exceptions);

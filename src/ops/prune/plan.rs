@@ -49,6 +49,8 @@ pub struct PackUse {
     pub old_epoch: bool,
     /// It is smaller than packs are meant to be.
     pub small: bool,
+    /// It holds nodes of trees; no pack holds both kinds of blobs.
+    pub is_tree: bool,
 }
 
 impl PackUse {
@@ -123,7 +125,9 @@ pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
             candidates.push(pack);
         }
     }
-    let small = candidates.iter().filter(|pack| pack.small).count();
+    let is_small = |pack: &&&PackUse, is_tree: bool| pack.small && pack.is_tree == is_tree;
+    let small = [false, true]
+        .map(|is_tree| candidates.iter().filter(|pack| is_small(pack, is_tree)).count());
     // Old keys first, then whatever frees the most for each byte that is read.
     candidates.sort_by(|left, right| {
         let share = |pack: &PackUse| pack.unused_bytes() as f64 / pack.object_length.max(1) as f64;
@@ -133,8 +137,8 @@ pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
     for pack in candidates {
         let unused = pack.unused_bytes();
         let too_much = plan.unused_bytes > limits.max_unused.bytes(plan.kept_bytes);
-        // One small pack alone would only be written as another small pack.
-        let joined = limits.repack_small && pack.small && small > 1;
+        // One small pack of its kind alone would only be written as another small pack.
+        let joined = limits.repack_small && pack.small && small[usize::from(pack.is_tree)] > 1;
         if !(pack.old_epoch || too_much && unused > 0 || joined) {
             continue;
         }
@@ -170,6 +174,7 @@ mod tests {
             read_requests: 3,
             old_epoch: false,
             small: false,
+            is_tree: false,
         }
     }
 
@@ -218,6 +223,9 @@ mod tests {
         packs[0].small = true;
         assert_eq!(plan(&packs, &joining).repack, []);
         packs[2].small = true;
+        packs[2].is_tree = true;
+        assert_eq!(plan(&packs, &joining).repack, []);
+        packs[2].is_tree = false;
         assert_eq!(numbers(&plan(&packs, &joining).repack), [0, 2]);
         assert_eq!(plan(&packs, &TIGHT).repack, []);
     }

@@ -57,7 +57,11 @@ pub fn copy(
             .map(|pack| (pack.id, pack.object_length))
             .collect()
     };
-    monitor.expect(Progress { files: 0, bytes: lengths.iter().map(|(_, length)| length).sum() });
+    let bytes: u64 = lengths.iter().map(|(_, length)| length).sum();
+    monitor.expect(Progress { files: 0, bytes });
+    // What fits into one pack is not spread over one for each thread.
+    let fitting = bytes.div_ceil(u64::from(repository.settings().pack_length).max(1)) as usize;
+    let workers = repository.threads(WORKERS).min(fitting);
     let reader = BlobReader::new(repository, (options.memory_budget / 8).max(8 << 20));
     let emptied = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
@@ -110,7 +114,7 @@ pub fn copy(
         Ok(())
     };
     let worked = std::thread::scope(|scope| {
-        let threads: Vec<_> = (1..repository.threads(WORKERS)).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
         let mut results = vec![work()];
         for thread in threads {
             results.push(thread.join().unwrap_or_else(|_| {

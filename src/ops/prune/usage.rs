@@ -261,6 +261,7 @@ impl Usage {
             read_requests: row.read_requests(keeps_trees),
             old_epoch: row.info.header.epoch != newest,
             small: row.info.object_length < target / 2,
+            is_tree: row.info.kind == ObjectKind::TreePack,
         });
         let given_up = exceptions.given_up.iter().map(|(id, length)| PackUse {
             id: *id,
@@ -273,6 +274,7 @@ impl Usage {
             read_requests: 0,
             old_epoch: false,
             small: false,
+            is_tree: false,
         });
         known.chain(given_up).collect()
     }
