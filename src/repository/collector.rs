@@ -157,23 +157,39 @@ impl Repository {
         snapshots: &Snapshots,
     ) -> Result<()> {
         generations.require_readable()?;
-        let incomplete = |id: SnapshotId, why: &str| {
+        let incomplete = |id: SnapshotId, why: &str, first: &str| {
             Err(RepositoryError::new(
                 Kind::Corrupt,
                 layout::snapshot(id.0),
                 format!(
-                    "{why}, so what is listed is not everything, and nothing is collected. If the \
-                     store's listings may be late, try again later; else bring the object back from a \
-                     copy, or forget the snapshot with `aumbry forget {}`",
+                    "{why}, so what is listed is not everything, and nothing is collected. {first} the \
+                     object back from a copy, or give the snapshot up with `aumbry forget {}`",
                     id.short()
                 ),
             ))
         };
         if let Some((id, error)) = snapshots.damaged.first() {
-            return incomplete(*id, &format!("cannot be read ({})", error.message));
+            let elsewhere = match error.kind {
+                Kind::Newer => "Collect with a newer version of Aumbry",
+                Kind::WrongKey => "Collect with a key that has the newest keys (`aumbry key list`)",
+                Kind::Corrupt | Kind::NotFound => {
+                    let why = format!("cannot be read ({})", error.message);
+                    return incomplete(*id, &why, "Bring");
+                }
+                _ => return Err(error.clone()),
+            };
+            return Err(RepositoryError {
+                message: format!(
+                    "{}. It may be a good snapshot, and what it needs is unknown, so nothing is \
+                     collected. {elsewhere}",
+                    error.message
+                ),
+                ..error.clone()
+            });
         }
+        let late = "If the store's listings may be late, try again later; else bring";
         if let Some(id) = snapshots.vanished.first() {
-            return incomplete(*id, "was seen before, was not forgotten, and is not listed");
+            return incomplete(*id, "was here before, was not forgotten, and is not listed", late);
         }
         let Some(last) = &generations.last else { return Ok(()) };
         let listed: HashSet<SnapshotId> = snapshots
@@ -187,6 +203,7 @@ impl Repository {
             Some((id, _)) => incomplete(
                 *id,
                 "lives according to the last sweep, was not forgotten, and is not listed",
+                late,
             ),
         }
     }

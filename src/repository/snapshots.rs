@@ -5,35 +5,28 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::generations::Generations;
+use super::tombs::Undeleted;
 use super::verify::is_damage;
 use crate::format::header::ObjectKind;
+use crate::format::session::Purpose;
 use crate::format::snapshot::{Decision, Snapshot};
 use crate::id::{SessionId, SnapshotId};
 use crate::monitor::Monitor;
 use crate::store::{Created, ObjectInfo, layout};
 use crate::units::Timestamp;
 
-/// Two times of one snapshot that are further apart than this disagree, in seconds: less is a time zone that
-/// was set wrongly, or a long backup.
-pub const DISAGREEMENT: u64 = 86_400;
-
-/// How long copying a repository may take, in seconds: so long after a copy's oldest object, the times of its
-/// objects are those of the copying.
-const COPYING: i64 = 30 * 86_400;
-
 /// The snapshots of a repository.
 #[derive(Debug, Default)]
 pub struct Snapshots {
     /// Those that are whole, oldest first by claimed time.
     pub all: Vec<(SnapshotId, Snapshot)>,
-    /// When the store first showed each of them, as far as that is known. A client cannot choose this time,
-    /// as it can the one that its snapshot claims.
+    /// When the store first showed each of them, as far as that is known. A client does not choose this time,
+    /// as it does the one that its snapshot claims.
     pub observed: HashMap<SnapshotId, Timestamp>,
-    /// The store is a copy, and its own times say nothing of snapshots up to here.
-    pub copied_until: Option<Timestamp>,
     /// Those that cannot be read, with the reason.
     pub damaged: Vec<(SnapshotId, RepositoryError)>,
-    /// Those that this client has seen, that nobody has forgotten, and that the store no longer shows.
+    /// Those that this client has seen, or that the last sweep lists, that nobody has forgotten, and that the store
+    /// does not show.
     pub vanished: Vec<SnapshotId>,
     /// Sessions that ended without a snapshot.
     pub aborted: Vec<SessionId>,
@@ -56,6 +49,16 @@ impl Snapshots {
         let damaged = self.damaged.iter().map(|(id, _)| id.0);
         let hidden = self.swept.iter().chain(&self.tombs).map(|id| id.0);
         all.chain(damaged).chain(hidden).chain(self.aborted.iter().copied()).collect()
+    }
+}
+
+impl Snapshots {
+    /// As if these were forgotten.
+    pub fn assume_forgotten(&mut self, ids: &BTreeSet<SnapshotId>) {
+        self.all.retain(|(id, _)| !ids.contains(id));
+        self.damaged.retain(|(id, _)| !ids.contains(id));
+        self.vanished.retain(|id| !ids.contains(id));
+        self.tombs.extend(ids);
     }
 }
 
@@ -108,8 +111,10 @@ impl Repository {
         if !self.store.is_conditional() {
             self.take_marks(&listed, &mut snapshots)?;
         }
-        let gone: Vec<_> = known
+        let checkpoint = generations.last.iter().flat_map(|last| &last.sweep.live);
+        let gone: BTreeSet<_> = known
             .keys()
+            .chain(checkpoint.map(|(id, _)| id))
             .filter(|id| !listed.contains_key(id) && !tombs.contains_key(id))
             .copied()
             .collect();
@@ -173,46 +178,26 @@ impl Repository {
         Ok(decision)
     }
 
-    /// Fills in when the store first showed each snapshot. This is the one place where all that is known of it
-    /// comes together: what the store says now, what the last sweep recorded, and what this client remembers; the
-    /// earliest counts, since copying or touching an object can only make it look newer. What is new is remembered.
+    /// Fills in when the store first showed each snapshot: what the last sweep recorded, or this client remembers,
+    /// the earlier of the two; and only of one that neither knows, what the store says now, which is remembered. So
+    /// copying or touching an object changes nothing for those who have seen it.
     fn observe(
         &self,
         listed: &HashMap<SnapshotId, Option<Timestamp>>,
         generations: &Generations,
         snapshots: &mut Snapshots,
     ) -> Result<()> {
-        let mut remembered = self.cache.observed()?;
+        let remembered = self.cache.observed()?;
         let swept = generations.last.iter().flat_map(|last| &last.sweep.live);
-        for (id, observed) in swept.filter_map(|(id, time)| Some((*id, (*time)?))) {
-            let earliest = remembered.entry(id).or_insert(observed);
-            *earliest = observed.min(*earliest);
-        }
-        let created = self.settings.created;
-        // An object that is older than its repository was written by a store whose clock was wrong.
-        let is_possible = |time: &Timestamp| time.seconds >= created.seconds - DISAGREEMENT as i64;
-        let shown = |id: &SnapshotId| listed.get(id).copied().flatten().filter(is_possible);
-        let surprises = |(id, snapshot): &(SnapshotId, Snapshot)| {
-            shown(id).is_some_and(|time| disagree(time, snapshot.time))
-                && !remembered.contains_key(id)
-        };
-        if snapshots.all.iter().any(surprises) {
-            // A copy of a repository that did not keep times would make all of its snapshots look as if they
-            // were taken on one day, and retention would keep one of them. Its config shows it.
-            let config = self.store.modified(layout::CONFIG)?;
-            let copied = config
-                .filter(|config| config.seconds > created.seconds && disagree(*config, created));
-            snapshots.copied_until = copied.map(|config| Timestamp {
-                seconds: config.seconds.saturating_add(COPYING),
-                nanoseconds: 0,
-            });
-        }
+        let recorded: HashMap<SnapshotId, Timestamp> =
+            swept.filter_map(|(id, time)| Some((*id, (*time)?))).collect();
         let mut news = Vec::new();
         for (id, _) in &snapshots.all {
-            let shown = shown(id).filter(|time| Some(*time) > snapshots.copied_until);
-            let earlier = remembered.get(id).copied();
-            let Some(observed) = shown.into_iter().chain(earlier).min() else { continue };
-            if earlier != Some(observed) {
+            let seen = remembered.get(id).copied();
+            let known = seen.into_iter().chain(recorded.get(id).copied()).min();
+            let shown = || listed.get(id).copied().flatten();
+            let Some(observed) = known.or_else(shown) else { continue };
+            if seen != Some(observed) {
                 news.push((*id, observed));
             }
             snapshots.observed.insert(*id, observed);
@@ -233,37 +218,52 @@ impl Repository {
     }
 
     /// Puts back a snapshot that this client has seen and the store has lost: the same object under the same name.
-    /// `false`: this client has none, or the slot holds something else by now.
-    pub fn put_back(&self, id: SnapshotId) -> Result<bool> {
-        let Some(object) = self.cache.slots()?.remove(&id) else { return Ok(false) };
+    /// `None`: this client has none, or the slot holds something else by now.
+    ///
+    /// It is done as a session, as [`Repository::undelete`] is, and for the same reason.
+    pub fn put_back(&self, id: SnapshotId) -> Result<Option<Undeleted>> {
+        let Some(object) = self.cache.slots()?.remove(&id) else { return Ok(None) };
         let name = layout::snapshot(id.0);
         self.open_slot(&name, object.clone())?;
-        if self.store.create(&name, object)? == Created::AlreadyThere {
-            return Ok(false);
+        let session = self.register(Purpose::Write)?;
+        let created = self.store.create(&name, object);
+        let in_time = self.end(session);
+        if created? == Created::AlreadyThere {
+            return Ok(None);
         }
-        // As after a commit: a collector may have counted without it.
-        Ok(self.generations()?.lets_live(id.0))
+        let in_time = in_time?;
+        let generations = self.generations()?;
+        match &generations.open {
+            _ if !generations.lets_live(id.0) => Ok(None),
+            // A generation after this session has waited for it, unless it gave it up.
+            Some((open, _)) if *open <= session.generation || !in_time => {
+                Ok(Some(Undeleted::Pending))
+            }
+            _ => Ok(Some(Undeleted::Back)),
+        }
     }
 
     fn note_vanished(
         &self,
         known: &HashMap<SnapshotId, Vec<u8>>,
-        mut gone: Vec<SnapshotId>,
+        gone: Vec<SnapshotId>,
         snapshots: &mut Snapshots,
         monitor: &dyn Monitor,
     ) {
-        gone.sort_unstable();
-        for id in &gone {
-            let Some(object) = known.get(id) else { continue };
-            let name = layout::snapshot(id.0);
-            if let Ok(Decision::Snapshot(_)) = self.open_slot(&name, object.clone()) {
-                monitor.note(&format!(
-                    "snapshot {} was in this repository and is gone, and nobody has forgotten it: \
-                     the store lost it, or shows an older state",
-                    id.short()
-                ));
-                snapshots.vanished.push(*id);
+        for id in gone {
+            if let Some(object) = known.get(&id) {
+                let name = layout::snapshot(id.0);
+                let decision = self.open_slot(&name, object.clone());
+                if !matches!(decision, Ok(Decision::Snapshot(_))) {
+                    continue;
+                }
             }
+            monitor.note(&format!(
+                "snapshot {} was in this repository and is gone, and nobody has forgotten it: the \
+                 store lost it, or shows an older state",
+                id.short()
+            ));
+            snapshots.vanished.push(id);
         }
     }
 
@@ -287,9 +287,4 @@ impl Repository {
         let payload = self.sealer.unseal(ObjectKind::Snapshot, name, object)?;
         Decision::decode(&payload).named(name)
     }
-}
-
-/// Whether two times of one snapshot are too far apart to be both right.
-pub fn disagree(one: Timestamp, other: Timestamp) -> bool {
-    one.seconds.abs_diff(other.seconds) > DISAGREEMENT
 }

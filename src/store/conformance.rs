@@ -52,9 +52,7 @@ fn get(store: &Store, name: &str) -> Vec<u8> {
 /// Names and sizes; that times do not change is asked on the way.
 fn list(store: &Store, prefix: &str) -> Vec<ObjectInfo> {
     let mut objects = store.list(prefix).expect("list works");
-    for object in objects.iter_mut().take(3) {
-        assert_eq!(store.modified(&object.name), Ok(object.modified), "{}", object.name);
-    }
+    assert_eq!(store.list(prefix).expect("list works"), objects);
     objects.iter_mut().for_each(|object| object.modified = None);
     objects
 }

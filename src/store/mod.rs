@@ -294,13 +294,6 @@ impl Store {
         })
     }
 
-    /// When an object was last written, as the store has it; `None` when the store does not tell, and when
-    /// there is no such object.
-    pub fn modified(&self, name: &str) -> Result<Option<Timestamp>, StoreError> {
-        check_name(name)?;
-        self.call(name, Call::Other, || Ok(self.look(name)?.as_ref().and_then(modified)))
-    }
-
     /// An object's length in bytes, or `None` when there is no such object.
     pub fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
         check_name(name)?;

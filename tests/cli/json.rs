@@ -120,7 +120,7 @@ fn snapshots_and_entries_are_listed() {
 #[test]
 fn plans_and_what_was_forgotten_are_listed() {
     let scene = Scene::with_documents();
-    for time in ["2026-11-01 10:00", "2026-11-01 11:00", "2026-11-02 10:00", "2026-11-03 10:00"] {
+    for time in ["2020-11-01 10:00", "2020-11-01 11:00", "2020-11-02 10:00", "2020-11-03 10:00"] {
         let recorded = ["--host", "box", "--name", "home", "--tag", "a", "--time", time];
         scene.run(&[&["backup", "Documents"], &recorded[..]].concat()).ok();
     }
@@ -138,14 +138,18 @@ fn plans_and_what_was_forgotten_are_listed() {
     let lengths = ["keep", "remove", "reasons"].map(|key| plan[0][key].as_array().unwrap().len());
     assert_eq!(lengths, [4, 0, 4]);
     let newest = plan[0]["reasons"].as_array().unwrap().last().unwrap();
-    assert_fields(newest, "snapshot kept matches reason time_used time_is_observed");
+    assert_fields(newest, "snapshot kept matches reason time_used time_is_observed doubted");
     assert_eq!(newest["matches"], serde_json::json!(["last 1 of 1", "daily 1 of 7"]));
     assert_eq!(newest["snapshot"]["id"], plan[0]["keep"][3]["id"]);
     assert_time(&newest["time_used"]);
 
-    let refused = scene.run(&["forget", "--keep-last", "1", "--json"]);
+    let doubting = scene.run(&["forget", "--keep-last", "1", "--json"]).ok().json_lines();
+    let reasons = doubting[0][0]["reasons"].as_array().unwrap();
+    assert!(reasons.iter().all(|reason| reason["doubted"] == true && reason["kept"] == true));
+    let trusting = ["forget", "--keep-last", "1", "--claimed-times", "--json"];
+    let refused = scene.run(&trusting);
     assert_eq!((refused.code, &refused.json_errors()[0]["code"]), (1, &Value::from(1)));
-    let done = scene.run(&["forget", "--keep-last", "1", "--json", "--yes"]).ok().json_lines();
+    let done = scene.run(&[&trusting[..], &["--yes"]].concat()).ok().json_lines();
     assert_eq!(done[0][0]["remove"].as_array().unwrap().len(), 3);
     assert_eq!(done[0][0]["reasons"][0]["matches"], serde_json::json!([]));
     let list = scene.run(&["snapshots", "--forgotten", "--json"]).ok().json_lines();
@@ -368,7 +372,8 @@ fn a_repair_tells_each_part_and_a_repaired_snapshot_its_original() {
         ("packs", "packs_read bytes_read bytes_written salvaged left"),
         (
             "snapshots",
-            "snapshots put_back made known left blobs_stored_again damaged quarantined forgotten",
+            "snapshots put_back pending made known left blobs_stored_again damaged quarantined \
+             forgotten",
         ),
     ];
     let plan = scene.run(&["repair", "--json"]).ok().json_lines();

@@ -281,3 +281,24 @@ fn small_packs_are_joined_on_request() {
     assert_eq!(packs(&["--dry-run"]), 2, "one of data, one of trees");
     scene.run(&["check", "--read-data"]).ok();
 }
+
+#[test]
+fn a_dry_run_of_both_plans_both() {
+    let scene = two_versions();
+    let before = repository_bytes(&scene);
+    let both = ["forget", "--keep-last", "1", "--prune", "--max-unused", "0%"];
+    let with = |more: &[&'static str]| scene.run(&[&both[..], more].concat()).ok();
+    let text = with(&["--dry-run"]);
+    assert!(text.text().contains("dry run: nothing was forgotten\n"), "{}", text.text());
+    assert!(text.text().contains("\nplan: drop "), "{}", text.text());
+    let planned = with(&["--dry-run", "--json"]).json_lines();
+    let planned = planned.last().unwrap();
+    let packs = |message: &serde_json::Value| {
+        ["drop_packs", "repack_packs"].map(|field| message["plan"][field].as_u64().unwrap())
+    };
+    assert!(packs(planned)[0] > 0);
+    assert!(repository_bytes(&scene) >= before, "nothing went");
+    let done = with(&["--yes"]);
+    assert!(done.text().contains("\nforgot 2 snapshots\n"), "{}", done.text());
+    assert!(!done.text().contains("undelete"), "it is swept: {}", done.text());
+}

@@ -1,6 +1,7 @@
 //! What a person types and sees, from the first backup on.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::support::Scene;
 use crate::support::assert_same_file;
@@ -353,7 +354,7 @@ fn history(scene: &Scene) {
     let days = ["10-30", "10-31", "11-01", "11-02", "11-02"];
     for (day, hour) in days.into_iter().zip(10..) {
         fs::write(scene.path("Documents/notes.txt"), format!("{day} {hour}")).unwrap();
-        let time = format!("2026-{day} {hour}:30");
+        let time = format!("2020-{day} {hour}:30");
         let backup = ["backup", "--host", "box", "--name", "home", "--time", &time, "Documents"];
         scene.run(&backup).ok();
     }
@@ -387,11 +388,12 @@ fn too_much_is_forgotten_only_with_consent() {
     history(&scene);
     scene.run(&["backup", "--host", "other", "--tag", "pin", "Documents"]).ok();
     let all = listed(&scene);
-    scene.show(&["forget", "--keep-last", "1"]);
+    scene.show(&["forget", "--keep-last", "1", "--dry-run"]);
+    scene.show(&["forget", "--keep-last", "1", "--claimed-times"]);
     scene.show(&["forget", "--keep-tag", "none", "--host", "box", "--dry-run"]);
     scene.show(&["forget", "latest", "latest~1"]);
     assert_eq!(listed(&scene), all);
-    scene.run(&["forget", "--keep-last", "1", "--yes"]).ok();
+    scene.run(&["forget", "--keep-last", "1", "--claimed-times", "--yes"]).ok();
     assert_eq!(listed(&scene).len(), 2);
     let list = scene.run(&["snapshots", "--forgotten"]).ok();
     for id in &all[..4] {
@@ -409,7 +411,7 @@ fn too_much_is_forgotten_only_with_consent() {
 fn at_a_terminal_consent_is_asked_for() {
     let scene = Scene::with_documents();
     history(&scene);
-    let forget = ["forget", "--keep-last", "1"];
+    let forget = ["forget", "--keep-last", "1", "--claimed-times"];
     for (typed, code, left) in [("no", 1, 5), ("", 1, 5), ("yes", 0, 1)] {
         let Some(run) = scene.run_at_terminal(&forget, typed) else {
             println!("skipped: no `script` to make a terminal");
@@ -426,7 +428,7 @@ fn at_a_terminal_consent_is_asked_for() {
 fn several_things_without_a_name_are_not_mixed_silently() {
     let mut scene = Scene::with_documents();
     for (time, path) in [("10:30", "letters"), ("11:30", "notes.txt"), ("12:30", "letters")] {
-        let time = format!("2026-11-01 {time}");
+        let time = format!("2020-11-01 {time}");
         let path = format!("Documents/{path}");
         scene.run(&["backup", "--host", "box", "--time", &time, &path]).ok();
     }
@@ -453,6 +455,44 @@ fn the_store_has_seen_when_a_snapshot_came() {
     let kept = plan[0][0]["keep"].as_array().unwrap();
     assert_eq!(kept.len(), 1, "what lies comes after what does not");
     assert!(kept[0]["time"].as_str().unwrap().starts_with("202"));
+}
+
+#[test]
+fn what_cannot_be_read_is_given_up_by_its_id_so_that_space_comes_back_again() {
+    let mut scene = Scene::with_documents();
+    for _ in 0..2 {
+        scene.run(&["backup", "--host", "box", "--quiet", "Documents"]).ok();
+    }
+    let id = scene.run(&["snapshots", "--json"]).ok().json_lines()[0][0]["id"].clone();
+    let id = id.as_str().unwrap().to_string();
+    let slots = fs::read_dir(scene.repository().join("snapshots")).unwrap();
+    let slots: Vec<_> = slots.map(|entry| entry.unwrap().path()).collect();
+    let is_it = |path: &&PathBuf| path.to_str().is_some_and(|path| path.contains(&id));
+    flip(slots.iter().find(is_it).unwrap(), 200);
+    scene.set("AUMBRY_CACHE_DIR", &scene.text_path("another cache"));
+    scene.show(&["prune"]);
+    scene.show(&["forget", &id[..8]]);
+    scene.show(&["forget", &id[..8], "--dry-run", "--prune"]);
+    let told = scene.run(&["forget", &id[..8], "--yes", "--json"]).ok().json_lines();
+    assert_eq!(told[0][0]["unread"][0]["id"], id.as_str());
+    scene.show(&["prune"]);
+    scene.show(&["snapshots"]);
+    assert_seen("forget_unread", scene.transcript());
+}
+
+#[test]
+fn what_a_plan_of_repairs_could_not_look_into_is_told() {
+    let scene = Scene::with_documents();
+    scene.run(&["backup", "--host", "box", "--quiet", "Documents"]).ok();
+    scene.run(&["forget", "latest", "--yes", "--quiet", "--prune"]).ok();
+    flip(&scene.repository().join("gc").join("00000001.sweep"), 200);
+    let text = scene.run(&["repair", "--no-cache"]);
+    for part in ["packs", "snapshots"] {
+        let line = format!("{part}: not looked into before `aumbry repair generations` is done\n");
+        assert!(text.text().contains(&line), "{}", text.text());
+    }
+    let lines = scene.run(&["repair", "--no-cache", "--json"]).json_lines();
+    assert_eq!(lines.iter().filter(|line| line["skipped"].is_string()).count(), 2);
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use aumbry::format::session::Purpose;
 use aumbry::id::{SnapshotId, TombId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::BackupOptions;
 use aumbry::ops::forget::policy::{Every, Policy, Reach, Rule};
-use aumbry::ops::forget::{ForgetOptions, GroupBy, forget, plan};
+use aumbry::ops::forget::{ForgetOptions, GroupBy, forget, plan, plan_chosen};
 use aumbry::ops::prune::{PruneOptions, prune};
 use aumbry::ops::select::SnapshotFilter;
 use aumbry::ops::undelete::undelete;
@@ -97,42 +98,219 @@ fn what_a_client_saw_of_a_snapshot_is_not_moved_by_a_touch() {
     let scene = Scene::new();
     let today = today();
     let id = scene.back_up(11_000, |_| {});
-    scene.date_snapshot(id, today + 3);
+    scene.date_snapshot(id, today - 3);
     let found = list(&scene.open());
     assert_eq!(found.all[0].1.time.seconds, 11_000 * DAY as i64);
-    assert_eq!(days(&found, id), Some(today + 3));
-    scene.date_snapshot(id, today + 9);
-    assert_eq!(days(&list(&scene.open()), id), Some(today + 3));
-    assert_eq!(days(&list(&scene.open_afresh()), id), Some(today + 9));
-    scene.date_snapshot(id, today + 1);
-    assert_eq!(days(&list(&scene.open()), id), Some(today + 1), "the earliest counts");
-    assert_eq!(found.copied_until, None);
+    assert_eq!(days(&found, id), Some(today - 3));
+    for touched in [today + 9, today - 9] {
+        scene.date_snapshot(id, touched);
+        assert_eq!(days(&list(&scene.open()), id), Some(today - 3));
+        assert_eq!(days(&list(&scene.open_afresh()), id), Some(touched));
+    }
 }
 
 #[test]
-fn a_copy_without_times_does_not_make_all_snapshots_of_one_day() {
+fn what_a_sweep_recorded_of_a_snapshot_holds_for_a_client_that_was_never_there() {
     let scene = Scene::new();
     let today = today();
-    let ids = [0, 1, 2].map(|day| scene.back_up(today + day, |_| {}));
-    let late = scene.back_up(today + 3, |_| {});
-    for id in ids {
-        scene.date_snapshot(id, today + 101);
+    let [kept, dropped] = [today - 3, today - 2].map(|day| {
+        let id = scene.back_up(day, |_| {});
+        scene.date_snapshot(id, day);
+        id
+    });
+    let repository = scene.open();
+    repository.forget(&[dropped], "").unwrap();
+    let options = PruneOptions { patience: Duration::ZERO, ..PruneOptions::default() };
+    prune(&repository, &options, &SilentMonitor).unwrap();
+    for touched in [today + 9, today - 9] {
+        scene.date_snapshot(kept, touched);
+        assert_eq!(days(&list(&scene.open_afresh()), kept), Some(today - 3));
     }
-    scene.date_snapshot(late, today + 200);
-    assert_eq!(days(&list(&scene.open_afresh()), ids[0]), Some(today + 101), "not a copy yet");
-    scene.date("config", today + 100);
-    let found = list(&scene.open_afresh());
-    assert_eq!(ids.map(|id| days(&found, id)), [None; 3]);
-    assert_eq!(days(&found, late), Some(today + 200), "long after the copy, its times hold");
-    assert!(found.copied_until.is_some());
+}
+
+/// One a day, up to yesterday, each dated as the store saw it.
+fn honest_days(scene: &Scene, count: u64) -> Vec<SnapshotId> {
+    let dated = |day| {
+        let id = scene.back_up(day, |_| {});
+        scene.date_snapshot(id, day);
+        id
+    };
+    (today() - count..today()).map(dated).collect()
+}
+
+/// Which of them the policy keeps, as a client sees it that was never there.
+fn kept(scene: &Scene, ids: &[SnapshotId], rules: &[(Every, u32)]) -> Vec<bool> {
+    let rules =
+        rules.iter().map(|(every, count)| Rule { every: *every, reach: Reach::Count(*count) });
+    let options = ForgetOptions {
+        filter: SnapshotFilter::default(),
+        group_by: GroupBy::default(),
+        policy: Policy { rules: rules.collect(), ..Policy::default() },
+        zone: TimeZone::UTC,
+    };
+    let repository = scene.open_afresh();
+    let now = repository.environment().clock.now();
+    let plan = plan(&list(&repository), &options, now).unwrap();
+    let dropped: Vec<_> = plan.dropped_ids().collect();
+    ids.iter().map(|id| !dropped.contains(id)).collect()
 }
 
 #[test]
-fn an_object_older_than_its_repository_tells_no_time() {
+fn a_copy_without_times_loses_nothing_that_its_claims_keep() {
     let scene = Scene::new();
-    let id = scene.back_up(today(), |_| {});
-    scene.date_snapshot(id, 3);
-    assert_eq!(days(&list(&scene.open_afresh()), id), None);
+    let ids = honest_days(&scene, 6);
+    let rules = [(Every::Day, 4)];
+    assert_eq!(kept(&scene, &ids, &rules), [false, false, true, true, true, true]);
+    for object in
+        ["config".to_string()].into_iter().chain(ids.iter().map(|id| layout::snapshot(id.0)))
+    {
+        scene.date(&object, today());
+    }
+    // All were seen today, and are judged by what they claim besides, each as if it were the only one.
+    assert_eq!(kept(&scene, &ids, &rules), [true; 6]);
+}
+
+#[test]
+fn a_config_made_again_does_not_make_claims_believed() {
+    let scene = Scene::new();
+    let ids = honest_days(&scene, 6);
+    let rules = [(Every::Snapshot, 3)];
+    for day in 0..4 {
+        // It claims to be of a day that has come since, so that only what the store saw tells.
+        let forged = scene.back_up(today() - 1 - day, |_| {});
+        scene.date_snapshot(forged, today() - 20);
+    }
+    let expected = [false, false, false, true, true, true];
+    assert_eq!(kept(&scene, &ids, &rules), expected);
+    scene.date("config", today() + 40);
+    assert_eq!(kept(&scene, &ids, &rules), expected);
+}
+
+#[test]
+fn runs_under_a_clock_that_is_years_ahead_do_not_cost_later_ones_their_place() {
+    let scene = Scene::new();
+    for day in 0..3 {
+        let early = scene.back_up(today() + 3000 + day, |_| {});
+        scene.date_snapshot(early, today() + 3000 + day);
+    }
+    let ids = honest_days(&scene, 5);
+    let rules = [(Every::Snapshot, 3)];
+    assert_eq!(kept(&scene, &ids, &rules), [false, false, true, true, true]);
+}
+
+#[test]
+fn an_object_older_than_its_repository_does_not_make_its_claim_believed() {
+    let scene = Scene::new();
+    let ids = honest_days(&scene, 3);
+    for id in &ids {
+        let forged = scene.back_up(today(), |_| {});
+        scene.date_snapshot(forged, 3);
+        assert_ne!(*id, forged);
+    }
+    assert_eq!(kept(&scene, &ids, &[(Every::Snapshot, 3)]), [true; 3]);
+}
+
+/// Changes a byte of an object.
+fn flip(scene: &Scene, object: &str, at: usize) {
+    let path = scene.folder().join("store").join(object);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[at] ^= 3;
+    fs::write(path, bytes).unwrap();
+}
+
+fn forget_chosen(repository: &Repository, id: SnapshotId) -> Vec<String> {
+    let now = repository.environment().clock.now();
+    let plan = plan_chosen(&list(repository), &[id], now).unwrap();
+    assert!(forget(repository, &plan, false, &SilentMonitor).is_err());
+    let summary = forget(repository, &plan, true, &SilentMonitor).unwrap();
+    assert_eq!(summary.forgotten, [id]);
+    plan.concerns.iter().map(ToString::to_string).collect()
+}
+
+fn prune_now(repository: &Repository) -> Result<(), String> {
+    let options = PruneOptions { patience: Duration::ZERO, ..PruneOptions::default() };
+    prune(repository, &options, &SilentMonitor).map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_slot_that_cannot_be_read_is_given_up_by_its_id_and_collection_goes_on() {
+    // In the middle of the sealed bytes; in the header's magic; in its format version, which then is a later one.
+    for (at, wrong) in [(200, "cannot be read"), (3, "cannot be read"), (8, "may be whole")] {
+        let scene = Scene::new();
+        let [damaged, other] = [2, 1].map(|ago| scene.back_up(today() - ago, |_| {}));
+        flip(&scene, &layout::snapshot(damaged.0), at);
+        let repository = scene.open();
+        let refused = prune_now(&repository).unwrap_err();
+        let is_newer = refused.contains("newer version");
+        assert!(is_newer == (at == 8), "{refused}");
+        assert!(refused.contains("aumbry forget") != is_newer, "{refused}");
+        let concerns = forget_chosen(&repository, damaged);
+        assert!(concerns[0].contains(wrong), "{concerns:?}");
+        prune_now(&repository).unwrap();
+        assert_eq!(list(&repository).all.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [other]);
+        assert!(list(&repository).damaged.is_empty());
+        assert_eq!(repository.store().size(&layout::snapshot(damaged.0)).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_damaged_abort_does_not_hold_collection_up_for_ever() {
+    let scene = Scene::new();
+    scene.back_up(today() - 1, |_| {});
+    let repository = scene.open();
+    let session = repository.register(Purpose::Write).unwrap();
+    repository.abort(session).unwrap();
+    flip(&scene, &layout::snapshot(session), 200);
+    assert!(prune_now(&repository).unwrap_err().contains("aumbry forget"));
+    forget_chosen(&repository, SnapshotId(session));
+    prune_now(&repository).unwrap();
+}
+
+#[test]
+fn a_snapshot_that_is_gone_is_given_up_by_its_id_and_collection_goes_on() {
+    let scene = Scene::new();
+    let [gone, _, forgotten] = [3, 2, 1].map(|ago| scene.back_up(today() - ago, |_| {}));
+    let repository = scene.open();
+    repository.forget(&[forgotten], "").unwrap();
+    prune_now(&repository).unwrap();
+    fs::remove_file(scene.folder().join("store").join(layout::snapshot(gone.0))).unwrap();
+    // One client remembers it, and the sweep lists it for the other.
+    for repository in [scene.open(), scene.open_afresh()] {
+        assert_eq!(list(&repository).vanished, [gone]);
+        assert!(prune_now(&repository).unwrap_err().contains("is not listed"));
+    }
+    let repository = scene.open_afresh();
+    let concerns = forget_chosen(&repository, gone);
+    assert!(concerns[0].contains("is gone"), "{concerns:?}");
+    for repository in [repository, scene.open()] {
+        prune_now(&repository).unwrap();
+        assert!(list(&repository).vanished.is_empty());
+    }
+}
+
+#[test]
+fn the_plan_of_a_prune_may_take_snapshots_for_forgotten() {
+    let scene = Scene::new();
+    let ids = [3, 2, 1].map(|ago| {
+        fs::write(scene.folder().join("source/file"), vec![ago as u8; 300_000]).unwrap();
+        scene.back_up(today() - ago, |_| {})
+    });
+    let repository = scene.open();
+    let planned = |ids: &[SnapshotId]| {
+        let assume_forgotten = ids.iter().copied().collect();
+        let options = PruneOptions { dry_run: true, assume_forgotten, ..PruneOptions::default() };
+        let plan = prune(&repository, &options, &SilentMonitor).unwrap().plan.unwrap();
+        (plan.drop, plan.repack)
+    };
+    assert_eq!(planned(&[]), (Vec::new(), Vec::new()));
+    let assumed = planned(&ids[..2]);
+    assert!(!assumed.0.is_empty());
+    assert_eq!(list(&repository).all.len(), 3);
+    repository.forget(&ids[..2], "").unwrap();
+    assert_eq!(planned(&[]), assumed);
+    // Nor does what cannot be read stand in the way of a plan without it.
+    flip(&scene, &layout::snapshot(ids[2].0), 200);
+    assert!(!planned(&ids).0.is_empty());
 }
 
 #[test]
@@ -323,18 +501,13 @@ fn a_named_source_finds_its_parent_by_its_name() {
 fn forged_times_push_no_snapshot_out_of_its_own_group() {
     let scene = Scene::new();
     let today = today();
-    let honest: Vec<_> = (0..6)
-        .map(|day| {
-            let id = scene.back_up(today + day, |_| {});
-            scene.date_snapshot(id, today + day);
-            id
-        })
-        .collect();
-    for number in 0..8 {
+    let honest = honest_days(&scene, 6);
+    let forged = [0, 1, 2, 3, 4, 5, 6, 7].map(|number| {
         let claim = if number % 2 == 0 { today + 400 + number } else { today - 300 * number };
         let forged = scene.back_up(claim, |_| {});
-        scene.date_snapshot(forged, today + 5);
-    }
+        scene.date_snapshot(forged, today);
+        forged
+    });
     let options = ForgetOptions {
         filter: SnapshotFilter::default(),
         group_by: GroupBy::default(),
@@ -347,6 +520,11 @@ fn forged_times_push_no_snapshot_out_of_its_own_group() {
         },
         zone: TimeZone::UTC,
     };
+    let rules = [(Every::Snapshot, 2), (Every::Day, 4)];
+    let expected = [false, false, true, true, true, true];
+    assert_eq!(kept(&scene, &honest, &rules), expected);
+    assert_eq!(kept(&scene, &forged, &rules), [true; 8], "until as many true ones came after them");
+    forged.iter().for_each(|id| scene.date_snapshot(*id, today - 7));
     let repository = scene.open();
     let found = list(&repository);
     assert_eq!(found.all.len(), 14);
@@ -355,11 +533,8 @@ fn forged_times_push_no_snapshot_out_of_its_own_group() {
     forget(&repository, &plan, true, &SilentMonitor).unwrap();
     let left = list(&repository);
     let is_left = |id: &SnapshotId| left.all.iter().any(|(other, _)| other == id);
-    assert_eq!(
-        honest.iter().map(is_left).collect::<Vec<_>>(),
-        [false, false, true, true, true, true]
-    );
-    assert_eq!(left.all.len(), 4 + 2, "of those that lie, the newest two by what the store saw");
+    assert_eq!(honest.iter().map(is_left).collect::<Vec<_>>(), expected);
+    assert_eq!(left.all.len(), 4);
 
     let dropped: Vec<_> = plan.dropped().map(|planned| planned.verdict.id).collect();
     undelete(&repository, &dropped, &SilentMonitor).unwrap();

@@ -522,6 +522,44 @@ fn a_snapshot_that_the_store_has_lost_is_put_back_by_a_client_that_has_seen_it()
 }
 
 #[test]
+fn what_is_put_back_beside_an_unfinished_collection_is_not_said_to_be_back_for_certain() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    let id = snapshots(&repository)[0].0;
+    store.delete(&layout::snapshot(id.0)).unwrap();
+    let held = repository.register(Purpose::Read).unwrap();
+    let open = repository.condemn(&repository.generations().unwrap(), Vec::new()).unwrap();
+    assert!(open.is_some());
+    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    assert_eq!((done.put_back, done.is_pending), (vec![id], true));
+    repository.abort(held).unwrap();
+    assert!(
+        repository.undecided_sessions().unwrap().is_empty(),
+        "put back by a session that ended"
+    );
+}
+
+#[test]
+fn a_damaged_snapshot_that_was_repaired_stands_in_the_way_of_a_prune_until_it_is_forgotten() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    repository.refresh_index(&SilentMonitor).unwrap();
+    remove_packs(&store, &repository, ObjectKind::DataPack);
+    let repository = open_quick(store.clone(), None);
+    let prune = || prune(&repository, &PruneOptions::default(), &SilentMonitor);
+    for _ in 0..2 {
+        let refused = prune().unwrap_err().to_string();
+        assert!(refused.contains("repair snapshots --forget-originals"), "{refused}");
+        repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    }
+    let forgetting = RepairOptions { forget_originals: true, ..options() };
+    assert!(
+        !repair_snapshots(&repository, &forgetting, &SilentMonitor).unwrap().forgotten.is_empty()
+    );
+    prune().unwrap();
+}
+
+#[test]
 fn a_lost_config_is_made_again_and_one_of_a_newer_version_is_not() {
     let store = three_snapshots();
     let wanted = restorable(&store);

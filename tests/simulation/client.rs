@@ -47,6 +47,7 @@ pub fn thorough() -> PruneOptions {
         patience: Duration::ZERO,
         dry_run: false,
         become_maintainer: false,
+        assume_forgotten: Default::default(),
         memory_budget: MEMORY,
     }
 }

@@ -432,7 +432,7 @@ fn prove_small_objects(
     }
     prove_predecessors(repository, inventory, snapshots, findings)?;
     for id in &snapshots.vanished {
-        let message = "was seen by this client and is gone, and nobody has forgotten it: the store \
+        let message = "was in this repository and is gone, and nobody has forgotten it: the store \
                        lost it, or shows an older state";
         findings.add(Finding::of_snapshot(*id, objects::snapshot(id.0), message.into()));
     }

@@ -14,9 +14,11 @@ use crate::monitor::Monitor;
 use crate::ops::OpsError;
 use crate::ops::select::SnapshotFilter;
 use crate::repository::Repository;
+use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::snapshots::Snapshots;
+use crate::repository::verify::is_damage;
 use crate::units::Timestamp;
-use policy::{Candidate, PIN_TAG, Policy, Reason, Verdict, retain};
+use policy::{Candidate, PIN_TAG, Policy, Reason, Times, Verdict, retain};
 
 /// By what snapshots are put into groups. A policy is applied to each group for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,14 +135,16 @@ impl PlannedGroup {
 }
 
 /// Why a plan needs somebody's consent before it is carried out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Concern {
-    /// Nothing would be left of a group.
+    /// Nothing would be left of a group, or only what is doubted.
     EmptiesGroup {
         /// The group.
         key: GroupKey,
         /// How many snapshots it has.
         snapshots: usize,
+        /// How many doubted ones it has besides, some of which are kept; 0 when none is.
+        doubted: usize,
     },
     /// More than half of all snapshots in the repository would go.
     MoreThanHalf {
@@ -148,6 +152,8 @@ pub enum Concern {
         dropped: usize,
         /// How many there are.
         total: usize,
+        /// How many doubted ones were not counted; 0 when it is more than half with them.
+        doubted: usize,
     },
     /// A group without a name is of several different things, and a snapshot of one may go in favour of one of
     /// another.
@@ -162,19 +168,23 @@ pub enum Concern {
         /// The snapshot.
         id: SnapshotId,
     },
+    /// A slot was chosen that cannot be read.
+    Unread(Unread),
 }
 
 impl fmt::Display for Concern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Concern::EmptiesGroup { key, snapshots: 1 } => {
-                write!(f, "the only snapshot of {key} goes")
+            Concern::EmptiesGroup { key, snapshots, doubted } => {
+                match snapshots {
+                    1 => write!(f, "the only snapshot of {key} goes")?,
+                    _ => write!(f, "all {snapshots} snapshots of {key} go")?,
+                }
+                but_doubted(f, *doubted)
             }
-            Concern::EmptiesGroup { key, snapshots } => {
-                write!(f, "all {snapshots} snapshots of {key} go")
-            }
-            Concern::MoreThanHalf { dropped, total } => {
-                write!(f, "{dropped} of {total} snapshots go, more than half")
+            Concern::MoreThanHalf { dropped, total, doubted } => {
+                write!(f, "{dropped} of {total} snapshots go, more than half")?;
+                but_doubted(f, *doubted)
             }
             Concern::MixedPaths { key, path_sets } => write!(
                 f,
@@ -182,8 +192,46 @@ impl fmt::Display for Concern {
                  favour of another's"
             ),
             Concern::Pinned { id } => write!(f, "snapshot {} has the tag {PIN_TAG}", id.short()),
+            Concern::Unread(Unread { id, error: None }) => write!(
+                f,
+                "snapshot {} is gone, and not because it was forgotten: what only it needs will be \
+                 collected, and then its object is of no use any more if it is found again",
+                id.short()
+            ),
+            Concern::Unread(Unread { id, error: Some(error) }) => match error.kind {
+                Kind::Newer | Kind::WrongKey => write!(
+                    f,
+                    "snapshot {} may be whole, and somebody else able to read it ({}): what only it \
+                     needs will be collected",
+                    id.short(),
+                    error.message
+                ),
+                _ => write!(
+                    f,
+                    "snapshot {} cannot be read ({}), so nobody can tell what it is of, or whether a \
+                     backup ended there without a snapshot: what only it needs will be collected",
+                    id.short(),
+                    error.message
+                ),
+            },
         }
     }
+}
+
+fn but_doubted(f: &mut fmt::Formatter<'_>, doubted: usize) -> fmt::Result {
+    match doubted {
+        0 => Ok(()),
+        _ => write!(f, ", not counting {doubted} whose times are in doubt"),
+    }
+}
+
+/// A slot that was chosen although nobody can tell what it holds. As long as it is there, nothing is collected.
+#[derive(Debug, Clone)]
+pub struct Unread {
+    /// Its name.
+    pub id: SnapshotId,
+    /// Why it cannot be read; `None`: the store does not show it.
+    pub error: Option<RepositoryError>,
 }
 
 /// What is to be forgotten, with the reasons.
@@ -191,39 +239,69 @@ impl fmt::Display for Concern {
 pub struct ForgetPlan {
     /// The groups that come into question.
     pub groups: Vec<PlannedGroup>,
+    /// Slots that cannot be read and were chosen.
+    pub unread: Vec<Unread>,
     /// Why it needs consent; empty: it does not.
     pub concerns: Vec<Concern>,
-    /// The store is a copy, and the times that snapshots claim are believed up to here.
-    pub copied_until: Option<Timestamp>,
     /// Why, for the tombs.
     pub why: String,
 }
 
 impl ForgetPlan {
-    /// Those that are dropped.
+    /// Those that are dropped, but for what cannot be read.
     pub fn dropped(&self) -> impl Iterator<Item = &Planned> {
         self.groups.iter().flat_map(PlannedGroup::dropped)
     }
 
+    /// The names of all that are dropped.
+    pub fn dropped_ids(&self) -> impl Iterator<Item = SnapshotId> {
+        let unread = self.unread.iter().map(|unread| unread.id);
+        self.dropped().map(|planned| planned.verdict.id).chain(unread)
+    }
+
     fn new(groups: Vec<PlannedGroup>, snapshots: &Snapshots, why: String) -> Self {
-        let copied_until = snapshots.copied_until;
-        let mut plan = ForgetPlan { groups, concerns: Vec::new(), copied_until, why };
+        let mut plan = ForgetPlan { groups, unread: Vec::new(), concerns: Vec::new(), why };
+        let (mut doubted, mut doubted_dropped) = (0, 0);
         for group in &plan.groups {
-            let (dropped, all) = (group.dropped().count(), group.snapshots.len());
-            if dropped == all && all > 0 {
-                let key = group.key.clone();
-                plan.concerns.push(Concern::EmptiesGroup { key, snapshots: all });
+            let of = |is_doubted: bool, is_kept: bool| {
+                let has = |planned: &&Planned| {
+                    (planned.verdict.doubted, planned.verdict.kept) == (is_doubted, is_kept)
+                };
+                group.snapshots.iter().filter(has).count()
+            };
+            doubted += of(true, true) + of(true, false);
+            doubted_dropped += of(true, false);
+            // Doubted ones that stay are no comfort: one that was forged would stand for all that is true.
+            let (all, trusted) = (group.snapshots.len(), of(false, false));
+            let key = || group.key.clone();
+            if all > 0 && trusted + of(true, false) == all {
+                plan.concerns.push(Concern::EmptiesGroup {
+                    key: key(),
+                    snapshots: all,
+                    doubted: 0,
+                });
+            } else if trusted > 0 && of(false, true) == 0 {
+                let doubted = of(true, true) + of(true, false);
+                plan.concerns.push(Concern::EmptiesGroup {
+                    key: key(),
+                    snapshots: trusted,
+                    doubted,
+                });
             }
         }
         let (dropped, total) = (plan.dropped().count(), snapshots.all.len());
+        let (trusted_dropped, trusted) = (dropped - doubted_dropped, total - doubted);
         if dropped * 2 > total {
-            plan.concerns.push(Concern::MoreThanHalf { dropped, total });
+            plan.concerns.push(Concern::MoreThanHalf { dropped, total, doubted: 0 });
+        } else if trusted_dropped * 2 > trusted {
+            let (dropped, total) = (trusted_dropped, trusted);
+            plan.concerns.push(Concern::MoreThanHalf { dropped, total, doubted });
         }
         plan
     }
 }
 
-/// What a policy drops. Pure: `now` is for windows, see [`policy::Anchor`].
+/// What a policy drops. Pure: `now` is for windows, and for times that lie ahead of it.
 ///
 /// # Errors
 ///
@@ -260,10 +338,24 @@ pub fn plan(
     Ok(plan)
 }
 
-/// What goes when these snapshots are forgotten, whatever a policy would say of them.
-pub fn plan_chosen(snapshots: &Snapshots, chosen: &[SnapshotId]) -> ForgetPlan {
+/// What goes when these snapshots are forgotten, whatever a policy would say of them. Those that cannot be read may be
+/// chosen, too.
+///
+/// # Errors
+///
+/// One that could not be read because the store did not answer is refused.
+pub fn plan_chosen(
+    snapshots: &Snapshots,
+    chosen: &[SnapshotId],
+    now: Timestamp,
+) -> Result<ForgetPlan, OpsError> {
     let group_by = GroupBy::default();
     let chosen: BTreeSet<_> = chosen.iter().collect();
+    let unread: Vec<_> = unread(snapshots).filter(|unread| chosen.contains(&unread.id)).collect();
+    let mut errors = unread.iter().filter_map(|unread| unread.error.as_ref());
+    if let Some(error) = errors.find(|error| !is_damage(error)) {
+        return Err(error.clone().into());
+    }
     let mut groups: BTreeMap<GroupKey, Vec<usize>> = BTreeMap::new();
     for (at, (_, snapshot)) in snapshots.all.iter().enumerate() {
         groups.entry(group_by.key(snapshot)).or_default().push(at);
@@ -273,7 +365,7 @@ pub fn plan_chosen(snapshots: &Snapshots, chosen: &[SnapshotId]) -> ForgetPlan {
     let planned = groups.into_iter().map(|(key, members)| {
         let verdicts = members.into_iter().map(|at| {
             let candidate = candidate(snapshots, at);
-            let (time, doubted) = candidate.time();
+            let Times { time, doubted, .. } = candidate.times(now, false);
             let kept = !is_chosen(&at);
             let reasons = vec![if kept { Reason::NotChosen } else { Reason::Chosen }];
             (at, Verdict { id: candidate.id, time, doubted, kept, reasons })
@@ -289,7 +381,16 @@ pub fn plan_chosen(snapshots: &Snapshots, chosen: &[SnapshotId]) -> ForgetPlan {
         .map(|planned| Concern::Pinned { id: planned.verdict.id })
         .collect();
     plan.concerns.extend(pinned);
-    plan
+    plan.concerns.extend(unread.iter().cloned().map(Concern::Unread));
+    plan.unread = unread;
+    Ok(plan)
+}
+
+/// The slots that cannot be read, and those that are gone.
+pub fn unread(snapshots: &Snapshots) -> impl Iterator<Item = Unread> {
+    let damaged = snapshots.damaged.iter();
+    let damaged = damaged.map(|(id, error)| Unread { id: *id, error: Some(error.clone()) });
+    damaged.chain(snapshots.vanished.iter().map(|id| Unread { id: *id, error: None }))
 }
 
 fn candidate(snapshots: &Snapshots, at: usize) -> Candidate<'_> {
@@ -299,6 +400,7 @@ fn candidate(snapshots: &Snapshots, at: usize) -> Candidate<'_> {
         claimed: snapshot.time,
         observed: snapshots.observed.get(id).copied(),
         tags: &snapshot.tags,
+        original: snapshot.repaired.as_ref().map(|repaired| repaired.original),
     }
 }
 
@@ -337,11 +439,10 @@ pub fn forget(
         return Err(OpsError::Invalid(format!("nothing was forgotten without consent: {concern}")));
     }
     let mut summary = ForgetSummary::default();
-    for planned in plan.dropped() {
+    for id in plan.dropped_ids() {
         if monitor.interrupted() {
             return Err(OpsError::Interrupted);
         }
-        let id = planned.verdict.id;
         repository.forget(&[id], &plan.why)?;
         summary.forgotten.push(id);
     }

@@ -1,26 +1,35 @@
 //! Which snapshots a policy keeps, and why: pure, so that a table can test it.
 //!
 //! A snapshot has two times: the one it claims, which its client chose, and the one when the store first showed
-//! it, which no client can choose. Where they disagree by more than a day, the store's counts, and the snapshot
-//! is *doubted*: it is kept where the rules keep it among all snapshots, but the others are judged as if it were
-//! not there. So no claim, of the future or of the past, costs another snapshot its place.
+//! it. Where they disagree by more than a day, or one of them lies ahead of the present, the snapshot is *doubted*:
+//! every other one is judged as if it were not there, and it is judged by each of its times for itself, as if it
+//! were the only doubted one, and kept where either keeps it. So no time that is claimed or forged, of the future or
+//! of the past, costs another snapshot its place; and a snapshot whose times somebody has spoilt does not lose its own.
 //!
 //! What is kept stays kept when others go (each rule looks only at what is newer, and at whether anything is
 //! older), so applying a policy twice drops nothing more.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 
 use crate::id::SnapshotId;
-use crate::repository::snapshots::disagree;
 use crate::units::Timestamp;
 use crate::units::duration::Period;
 use crate::units::time::before;
 
 /// A snapshot with this tag is never dropped by a policy.
 pub const PIN_TAG: &str = "pin";
+
+/// Two times of one snapshot that are further apart than this disagree, in seconds: less is a time zone that was set
+/// wrongly, or a long backup.
+const DISAGREEMENT: u64 = 86_400;
+
+/// So far, in seconds, a claim may lie ahead of the store's time, and either ahead of the present: no two clocks
+/// are the same.
+const LEAD: i64 = 3600;
 
 /// Of which stretch of the calendar a rule keeps the newest snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,8 +84,8 @@ pub struct Rule {
 /// Where windows ([`Reach::Within`]) are measured from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Anchor {
-    /// The newest snapshot of the group that is not doubted, or the present when that lies in its past: a
-    /// machine that is silent for a month keeps what it had, and so does one whose clock leaps.
+    /// The newest snapshot of the group that is not doubted, or the present when that is earlier: a machine that
+    /// is silent for a month keeps what it had, and so does one whose clock leaps.
     #[default]
     Newest,
     /// This moment.
@@ -117,16 +126,47 @@ pub struct Candidate<'a> {
     pub observed: Option<Timestamp>,
     /// Its tags.
     pub tags: &'a [String],
+    /// The damaged snapshot that it was made for by a repair.
+    pub original: Option<SnapshotId>,
+}
+
+/// The times that a snapshot is judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// The one that counts.
+    pub time: Timestamp,
+    /// Of a doubted snapshot, the claim, where that may keep it, too.
+    pub claim: Option<Timestamp>,
+    /// It is doubted.
+    pub doubted: bool,
 }
 
 impl Candidate<'_> {
-    /// The time that counts, and whether it is another than the claimed one.
-    pub fn time(&self) -> (Timestamp, bool) {
-        match self.observed {
-            Some(observed) if disagree(observed, self.claimed) => (observed, true),
-            _ => (self.claimed, false),
-        }
+    /// The times that count at the moment `now`. `trust_claims` leaves out what the store has seen.
+    pub fn times(&self, now: Timestamp, trust_claims: bool) -> Times {
+        let claimed = self.claimed;
+        let lies_ahead = |time: Timestamp| time.seconds > now.seconds.saturating_add(LEAD);
+        let Some(observed) = self.observed.filter(|_| !trust_claims) else {
+            return Times { time: claimed, claim: None, doubted: lies_ahead(claimed) };
+        };
+        let claim = match (lies_ahead(observed), lies_ahead(claimed)) {
+            (false, false) if !disagree(observed, claimed) => {
+                // The claim is of the beginning of the backup, the store's time of its end.
+                let is_late = claimed.seconds > observed.seconds.saturating_add(LEAD);
+                let time = if is_late { observed } else { claimed };
+                return Times { time, claim: None, doubted: false };
+            }
+            // Such a claim is no evidence of anything. Where the store's time has not come, the clock here may be slow.
+            (false, true) => None,
+            _ => Some(claimed),
+        };
+        Times { time: observed, claim, doubted: true }
     }
+}
+
+/// Whether two times of one snapshot are too far apart to be both right.
+fn disagree(one: Timestamp, other: Timestamp) -> bool {
+    one.seconds.abs_diff(other.seconds) > DISAGREEMENT
 }
 
 /// Why a snapshot is kept or dropped.
@@ -144,6 +184,8 @@ pub enum Reason {
         /// The rule.
         rule: Rule,
     },
+    /// It is doubted, and would be kept for this reason if its claim were true.
+    AsClaimed(Box<Reason>),
     /// It has all of these tags.
     Tags(Vec<String>),
     /// The policy names it.
@@ -168,7 +210,7 @@ pub struct Verdict {
     pub id: SnapshotId,
     /// The time that counted.
     pub time: Timestamp,
-    /// It claims another time, by more than a day.
+    /// Its times are in doubt.
     pub doubted: bool,
     /// Whether it is kept.
     pub kept: bool,
@@ -176,39 +218,53 @@ pub struct Verdict {
     pub reasons: Vec<Reason>,
 }
 
-/// A candidate with the times that its fate depends on.
-struct Dated<'a> {
-    candidate: Candidate<'a>,
+/// A moment, and what the calendar calls it.
+struct Moment {
     time: Timestamp,
-    doubted: bool,
     local: Zoned,
 }
 
+/// A candidate with the moments that its fate depends on.
+struct Dated<'a> {
+    candidate: Candidate<'a>,
+    moment: Moment,
+    claim: Option<Moment>,
+    doubted: bool,
+    /// It takes no place from others: it is doubted, or was made for a damaged one that is still there. That one goes
+    /// when somebody says so, and not in favour of what a repair has left of it.
+    is_guest: bool,
+}
+
 /// Which snapshots of one group the policy keeps, in the order in which they came. Local times are those of
-/// `zone`; `now` only ever moves windows back, so that more is kept (see [`Anchor`]).
+/// `zone`; `now` only ever moves windows back and casts doubt, so that more is kept.
 pub fn retain(
     snapshots: &[Candidate<'_>],
     policy: &Policy,
     now: Timestamp,
     zone: &TimeZone,
 ) -> Vec<Verdict> {
+    let ids: BTreeSet<SnapshotId> = snapshots.iter().map(|candidate| candidate.id).collect();
+    let moment = |time| Moment { time, local: local(time, zone) };
     let dated: Vec<_> = snapshots
         .iter()
         .map(|candidate| {
-            let (time, doubted) = match policy.trust_claims {
-                true => (candidate.claimed, false),
-                false => candidate.time(),
-            };
-            Dated { candidate: *candidate, time, doubted, local: local(time, zone) }
+            let Times { time, claim, doubted } = candidate.times(now, policy.trust_claims);
+            let is_second = candidate.original.is_some_and(|original| ids.contains(&original));
+            Dated {
+                candidate: *candidate,
+                moment: moment(time),
+                claim: claim.map(moment),
+                doubted,
+                is_guest: doubted || is_second,
+            }
         })
         .collect();
-    let mut newest_first: Vec<_> = (0..dated.len()).collect();
-    newest_first.sort_by_key(|at| {
+    let mut members: Vec<_> = (0..dated.len()).filter(|at| !dated[*at].is_guest).collect();
+    members.sort_by_key(|at| {
         let snapshot = &dated[*at];
-        std::cmp::Reverse((snapshot.time, snapshot.candidate.id))
+        std::cmp::Reverse((snapshot.moment.time, snapshot.candidate.id))
     });
-    let trusted: Vec<_> = newest_first.iter().copied().filter(|at| !dated[*at].doubted).collect();
-    let newest = trusted.first().map_or(now, |at| dated[*at].time);
+    let newest = members.first().map_or(now, |at| dated[*at].moment.time);
     let anchor = match policy.anchor {
         Anchor::Newest => newest.min(now),
         Anchor::At(moment) => moment,
@@ -221,22 +277,27 @@ pub fn retain(
             Reach::Within(period) => before(anchor, &period, zone),
             Reach::Count(_) | Reach::Unlimited => None,
         };
-        // The trusted ones as if they were alone, then the doubted ones among all.
-        for (order, for_doubted) in [(&trusted, false), (&newest_first, true)] {
-            for (at, fate) in apply(rule, start, order, &dated) {
-                if dated[at].doubted != for_doubted {
-                    continue;
+        let row = Row::new(*rule, start, &members, &dated);
+        for (at, snapshot) in dated.iter().enumerate() {
+            let id = snapshot.candidate.id;
+            let mut stand_in = None;
+            let mut reason = |moment| match row.fate(moment, id) {
+                None => None,
+                Some(Fate::Slot(slot)) => Some(Reason::Slot { rule: *rule, slot }),
+                Some(Fate::Oldest) => Some(Reason::Oldest { rule: *rule }),
+                Some(Fate::Behind(other)) => {
+                    stand_in = Some((rule.every, dated[other].candidate.id));
+                    None
                 }
-                match fate {
-                    Fate::Slot(slot) => reasons[at].push(Reason::Slot { rule: *rule, slot }),
-                    Fate::Oldest => reasons[at].push(Reason::Oldest { rule: *rule }),
-                    Fate::Behind(other) => {
-                        let stand_in = (rule.every, dated[other].candidate.id);
-                        let finest = stand_ins[at].get_or_insert(stand_in);
-                        if rule.every < finest.0 {
-                            *finest = stand_in;
-                        }
-                    }
+            };
+            let claim = |reason| Reason::AsClaimed(Box::new(reason));
+            let reason = reason(&snapshot.moment)
+                .or_else(|| snapshot.claim.as_ref().and_then(&mut reason).map(claim));
+            reasons[at].extend(reason);
+            if let Some(stand_in) = stand_in {
+                let finest = stand_ins[at].get_or_insert(stand_in);
+                if rule.every < finest.0 {
+                    *finest = stand_in;
                 }
             }
         }
@@ -256,7 +317,8 @@ pub fn retain(
         if !kept {
             reasons.push(Reason::NoRule { in_favour_of });
         }
-        Verdict { id: candidate.id, time: snapshot.time, doubted: snapshot.doubted, kept, reasons }
+        let (time, doubted) = (snapshot.moment.time, snapshot.doubted);
+        Verdict { id: candidate.id, time, doubted, kept, reasons }
     };
     dated.iter().zip(reasons.into_iter().zip(stand_ins)).map(verdict).collect()
 }
@@ -269,53 +331,79 @@ enum Fate {
     Behind(usize),
 }
 
-/// What a rule says of the snapshots in `order`, newest first; those of which it says nothing are left out.
-/// A window begins at `start`; `None` is the beginning of time.
-fn apply(
-    rule: &Rule,
+/// The snapshots that take places, newest first, as one rule sees them.
+struct Row {
+    rule: Rule,
+    /// Where a window begins; `None` is the beginning of time.
     start: Option<Timestamp>,
-    order: &[usize],
-    dated: &[Dated<'_>],
-) -> Vec<(usize, Fate)> {
-    let limit = match rule.reach {
-        Reach::Count(count) => count,
-        Reach::Unlimited | Reach::Within(_) => u32::MAX,
-    };
-    let mut fates = Vec::new();
-    let mut used = 0;
-    let mut last = None;
-    for at in order.iter().copied() {
-        let snapshot = &dated[at];
-        if start.is_some_and(|start| snapshot.time < start) {
-            break;
-        }
-        let stretch = stretch(rule.every, at, &snapshot.local);
-        match last {
-            Some((kept, before)) if before == stretch => fates.push((at, Fate::Behind(kept))),
-            _ if used == limit => break,
-            _ => {
-                used += 1;
-                last = Some((at, stretch));
-                fates.push((at, Fate::Slot(used)));
-            }
-        }
-    }
-    if let (Reach::Count(count), Some((at, fate))) = (rule.reach, fates.last_mut())
-        && used < count
-        && matches!(fate, Fate::Behind(_))
-        && Some(&*at) == order.last()
-    {
-        *fate = Fate::Oldest;
-    }
-    fates
+    seats: Vec<Seat>,
 }
 
-/// Numbers that two snapshots share exactly when they are of one stretch of the calendar.
-fn stretch(every: Every, at: usize, local: &Zoned) -> [i64; 3] {
+/// One of them.
+struct Seat {
+    time: Timestamp,
+    id: SnapshotId,
+    stretch: Option<[i64; 3]>,
+    /// The stretches up to this one, counted from the newest as 1.
+    slot: u32,
+    /// The newest snapshot of this stretch.
+    holder: usize,
+}
+
+impl Row {
+    fn new(rule: Rule, start: Option<Timestamp>, members: &[usize], dated: &[Dated<'_>]) -> Self {
+        let mut seats: Vec<Seat> = Vec::with_capacity(members.len());
+        for at in members {
+            let Dated { candidate, moment, .. } = &dated[*at];
+            let stretch = stretch(rule.every, &moment.local);
+            let (slot, holder) = match seats.last() {
+                Some(last) if last.is_of(stretch) => (last.slot, last.holder),
+                last => (last.map_or(0, |last| last.slot) + 1, *at),
+            };
+            seats.push(Seat { time: moment.time, id: candidate.id, stretch, slot, holder });
+        }
+        Row { rule, start, seats }
+    }
+
+    /// What becomes of a snapshot at this moment: one of the row, or another that stands beside it alone. `None`: the
+    /// rule says nothing of it.
+    fn fate(&self, moment: &Moment, id: SnapshotId) -> Option<Fate> {
+        if self.start.is_some_and(|start| moment.time < start) {
+            return None;
+        }
+        let limit = match self.rule.reach {
+            Reach::Count(count) => count,
+            Reach::Unlimited | Reach::Within(_) => u32::MAX,
+        };
+        let newer = self.seats.partition_point(|seat| (seat.time, seat.id) > (moment.time, id));
+        let before = newer.checked_sub(1).map(|at| &self.seats[at]);
+        let stretch = stretch(self.rule.every, &moment.local);
+        let Some(same) = before.filter(|before| before.is_of(stretch)) else {
+            let slot = before.map_or(0, |before| before.slot) + 1;
+            return (slot <= limit).then_some(Fate::Slot(slot));
+        };
+        let is_oldest = self.seats[newer..].iter().all(|seat| seat.id == id);
+        match self.rule.reach {
+            _ if same.slot > limit => None,
+            Reach::Count(count) if is_oldest && same.slot < count => Some(Fate::Oldest),
+            _ => Some(Fate::Behind(same.holder)),
+        }
+    }
+}
+
+impl Seat {
+    fn is_of(&self, stretch: Option<[i64; 3]>) -> bool {
+        stretch.is_some() && self.stretch == stretch
+    }
+}
+
+/// Numbers that two snapshots share exactly when they are of one stretch of the calendar; `None`: it is of one of
+/// its own.
+fn stretch(every: Every, local: &Zoned) -> Option<[i64; 3]> {
     let (year, month) = (i64::from(local.year()), i64::from(local.month()));
     let day = i64::from(local.day_of_year());
-    match every {
-        Every::Snapshot => [at as i64, 0, 0],
+    Some(match every {
+        Every::Snapshot => return None,
         // Of an hour that comes twice, the offset tells which it is.
         Every::Hour => {
             let hour = i64::from(local.hour());
@@ -329,7 +417,7 @@ fn stretch(every: Every, at: usize, local: &Zoned) -> [i64; 3] {
         Every::Month => [year, month, 0],
         Every::Quarter => [year, (month - 1) / 3, 0],
         Every::Year => [year, 0, 0],
-    }
+    })
 }
 
 /// The local time; of a moment beyond the calendar, the calendar's end.
@@ -404,6 +492,7 @@ impl fmt::Display for Reason {
             }
             Reason::Slot { rule, .. } => rule.fmt(f),
             Reason::Oldest { rule } => write!(f, "oldest, while {rule} has room"),
+            Reason::AsClaimed(reason) => write!(f, "{reason} by its claim"),
             Reason::Tags(tags) => write!(f, "tags {}", tags.join("+")),
             Reason::KeptById => f.write_str("kept by id"),
             Reason::Pinned => write!(f, "tag {PIN_TAG}"),

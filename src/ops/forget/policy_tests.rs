@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::DateTime;
 use proptest::prelude::*;
@@ -33,6 +33,7 @@ fn snapshots(times: &[&str], zone: &TimeZone) -> Vec<Candidate<'static>> {
             claimed: at(time, zone),
             observed: None,
             tags: &[],
+            original: None,
         })
         .collect()
 }
@@ -135,6 +136,54 @@ fn the_hour_that_comes_twice_is_two_and_a_day_ends_at_local_midnight() {
 }
 
 #[test]
+fn days_and_hours_are_right_where_clocks_turn_by_half_an_hour_or_at_midnight() {
+    let hourly = policy(&[rule(Every::Hour, Reach::Unlimited)]);
+    let daily = policy(&[rule(Every::Day, Reach::Unlimited)]);
+    // Lord Howe Island, 5 April 2026: at 02:00 it is 01:30 again.
+    let howe = TimeZone::get("Australia/Lord_Howe").unwrap();
+    let back = [
+        "2026-04-04T14:10:00Z", // 01:10
+        "2026-04-04T14:40:00Z", // 01:40
+        "2026-04-04T15:10:00Z", // 01:40 again
+        "2026-04-04T15:20:00Z", // 01:50 again
+        "2026-04-04T15:40:00Z", // 02:10
+    ];
+    assert_eq!(kept(&snapshots(&back, &howe), &hourly, &howe), [1, 3, 4]);
+    assert_eq!(kept(&snapshots(&back, &howe), &daily, &howe), [4]);
+    // And 4 October 2026: at 02:00 it is 02:30.
+    let forth = ["2026-10-03T15:10:00Z", "2026-10-03T15:29:00Z", "2026-10-03T15:31:00Z"];
+    assert_eq!(kept(&snapshots(&forth, &howe), &hourly, &howe), [1, 2]);
+
+    // São Paulo, 18 February 2018: at 24:00 it is 23:00 again, and the day has 25 hours.
+    let paulo = TimeZone::get("America/Sao_Paulo").unwrap();
+    let back = [
+        "2018-02-18T01:30:00Z", // 23:30
+        "2018-02-18T02:30:00Z", // 23:30 again
+        "2018-02-18T03:30:00Z", // 00:30
+    ];
+    assert_eq!(kept(&snapshots(&back, &paulo), &hourly, &paulo), [0, 1, 2]);
+    assert_eq!(kept(&snapshots(&back, &paulo), &daily, &paulo), [1, 2]);
+    // And 4 November 2018, which has no midnight: it begins at 01:00.
+    let forth = ["2018-11-04T02:59:00Z", "2018-11-04T03:00:00Z", "2018-11-05T01:59:00Z"];
+    assert_eq!(kept(&snapshots(&forth, &paulo), &daily, &paulo), [0, 2]);
+    let day = policy(&[rule(Every::Snapshot, within("1d"))]);
+    let around = ["2018-11-03T12:00:00", "2018-11-03T11:59:59", "2018-11-04T12:00:00"];
+    assert_eq!(kept(&snapshots(&around, &paulo), &day, &paulo), [0, 2]);
+
+    // Havana, 1 November 2026: at 01:00 it is 00:00 again, so midnight comes twice.
+    let havana = TimeZone::get("America/Havana").unwrap();
+    let back = [
+        "2026-11-01T03:59:00Z", // 23:59
+        "2026-11-01T04:10:00Z", // 00:10
+        "2026-11-01T05:10:00Z", // 00:10 again
+        "2026-11-02T04:59:00Z", // 23:59
+        "2026-11-02T05:00:00Z", // 00:00
+    ];
+    assert_eq!(kept(&snapshots(&back, &havana), &daily, &havana), [0, 3, 4]);
+    assert_eq!(kept(&snapshots(&back, &havana), &hourly, &havana), [0, 1, 2, 3, 4]);
+}
+
+#[test]
 fn windows_are_of_the_calendar_and_begin_at_the_newest_snapshot_or_where_they_are_told_to() {
     let zone = berlin();
     let times = ["2026-02-27T12:00:00", "2026-02-28T12:00:00", "2026-03-31T12:00:00"];
@@ -225,56 +274,142 @@ fn honest(days: std::ops::Range<i64>) -> Vec<Candidate<'static>> {
     days.map(|day| {
         let time = Timestamp { seconds: day * 86_400 + 43_200, nanoseconds: 0 };
         let tail = u8::try_from(day % 251).unwrap();
-        Candidate { id: id(tail), claimed: time, observed: Some(time), tags: &[] }
+        Candidate { id: id(tail), claimed: time, observed: Some(time), tags: &[], original: None }
     })
     .collect()
 }
 
-fn of(candidates: &[Candidate<'_>], policy: &Policy) -> BTreeMap<SnapshotId, Verdict> {
-    let verdicts = retain(candidates, policy, LATE, &TimeZone::UTC);
-    verdicts.into_iter().map(|verdict| (verdict.id, verdict)).collect()
+fn day(day: i64) -> Timestamp {
+    Timestamp { seconds: day * 86_400 + 43_200, nanoseconds: 0 }
 }
 
-#[test]
-fn a_run_of_forged_times_costs_no_other_snapshot_its_place() {
-    let true_ones = honest(20_000..20_040);
-    let policy = policy(&[
+/// Two hundred snapshots, numbered, that claim these times and were seen at these.
+fn forged(times: impl Fn(i64) -> (Timestamp, Timestamp)) -> Vec<Candidate<'static>> {
+    (0..200)
+        .map(|number: i64| {
+            let (claimed, observed) = times(number);
+            let id = SnapshotId(SessionId { generation: 1, random: [number as u8; 16] });
+            Candidate { id, claimed, observed: Some(observed), tags: &[], original: None }
+        })
+        .collect()
+}
+
+/// Rules of every kind.
+fn many_rules() -> Policy {
+    policy(&[
         rule(Every::Snapshot, Reach::Count(5)),
+        rule(Every::Hour, Reach::Count(5)),
         rule(Every::Day, Reach::Count(7)),
         rule(Every::Month, Reach::Count(12)),
         rule(Every::Snapshot, within("3d")),
-    ]);
-    let before = of(&true_ones, &policy);
-    let forged = |claimed: &dyn Fn(i64) -> i64| -> Vec<Candidate<'static>> {
-        (0..200)
-            .map(|number: i64| Candidate {
-                id: SnapshotId(SessionId { generation: 1, random: [number as u8; 16] }),
-                claimed: Timestamp { seconds: claimed(number) * 86_400, nanoseconds: 0 },
-                // All made in one hour after the last true one.
-                observed: Some(Timestamp {
-                    seconds: 20_039 * 86_400 + 50_000 + number,
-                    nanoseconds: 0,
-                }),
-                tags: &[],
-            })
-            .collect()
+    ])
+}
+
+#[test]
+fn forged_times_cost_no_other_snapshot_its_place() {
+    let true_ones = honest(20_000..20_040);
+    let now = Timestamp { seconds: day(20_039).seconds + 9000, nanoseconds: 0 };
+    let policy = many_rules();
+    let of = |candidates: &[Candidate<'_>]| -> BTreeMap<SnapshotId, Verdict> {
+        let verdicts = retain(candidates, &policy, now, &TimeZone::UTC);
+        verdicts.into_iter().map(|verdict| (verdict.id, verdict)).collect()
     };
-    let future = forged(&|number| 30_000 + number);
-    let past = forged(&|number| 10_000 + number * 30);
-    for lies in [future, past] {
-        let mixed = [&lies[..100], &true_ones, &lies[100..]].concat();
-        let after = of(&mixed, &policy);
+    let before = of(&true_ones);
+    let lies = [
+        ("future claims", forged(|number| (day(30_000 + number), now))),
+        ("past claims", forged(|number| (day(10_000 + number * 30), now))),
+        ("past claims of days that others have", forged(|number| (day(19_840 + number), now))),
+        (
+            "a clock ahead on both sides",
+            forged(|number| (day(20_041 + number), day(20_041 + number))),
+        ),
+        ("touched into the future", forged(|number| (now, day(20_041 + number)))),
+        ("touched into the past", forged(|number| (now, day(19_840 + number)))),
+    ];
+    for (what, lies) in lies {
+        // `past claims of days that others have` ends within a day of what the store saw: that is believed.
+        let lies: Vec<_> = lies.into_iter().filter(|lie| lie.times(now, false).doubted).collect();
+        assert!(lies.len() > 197, "{what}");
+        let half = lies.len() / 2;
+        let after = of(&[&lies[..half], &true_ones, &lies[half..]].concat());
         for (id, verdict) in &before {
-            assert_eq!(after[id], *verdict);
+            assert_eq!(after[id], *verdict, "{what}");
         }
-        // The lies are judged by when they came, and so nearly all of them go at once.
-        let lies_kept = after.values().filter(|verdict| verdict.doubted && verdict.kept).count();
-        assert!(after.values().filter(|verdict| verdict.doubted).count() == 200);
-        assert_eq!(lies_kept, 200, "a window keeps them while they are young");
-        let policy = Policy { rules: policy.rules[..3].to_vec(), ..policy.clone() };
-        let after = of(&mixed, &policy);
-        assert_eq!(after.values().filter(|verdict| verdict.doubted && verdict.kept).count(), 5);
     }
+}
+
+#[test]
+fn seven_runs_under_a_clock_that_is_years_ahead_do_not_fill_the_last_seven() {
+    let early = forged(|number| (day(24_000 + number), day(24_000 + number)));
+    let last = policy(&[rule(Every::Snapshot, Reach::Count(7))]);
+    let all = [&early[..7], &honest(20_000..20_010)].concat();
+    let verdicts = retain(&all, &last, day(20_010), &TimeZone::UTC);
+    let kept: Vec<_> = verdicts.iter().map(|verdict| verdict.kept).collect();
+    assert_eq!(kept, [[true; 7].as_slice(), &[false; 3], &[true; 7]].concat());
+    // When that time has come, they are as good as others.
+    let verdicts = retain(&all, &last, day(24_010), &TimeZone::UTC);
+    assert_eq!(verdicts.iter().filter(|verdict| verdict.kept).count(), 7);
+    assert!(verdicts.iter().all(|verdict| !verdict.doubted));
+}
+
+#[test]
+fn whose_times_somebody_has_spoilt_keeps_the_place_that_its_claim_gives_it() {
+    let now = day(20_400);
+    let true_ones = honest(20_000..20_400);
+    let policy = policy(&[rule(Every::Day, Reach::Count(7)), rule(Every::Month, Reach::Count(12))]);
+    let kept = |candidates: &[Candidate<'_>]| -> BTreeSet<SnapshotId> {
+        let verdicts = retain(candidates, &policy, now, &TimeZone::UTC);
+        verdicts.into_iter().filter(|verdict| verdict.kept).map(|verdict| verdict.id).collect()
+    };
+    let before = kept(&true_ones);
+    let touched_to = |time| -> Vec<Candidate<'static>> {
+        true_ones.iter().map(|one| Candidate { observed: Some(time), ..*one }).collect()
+    };
+    // As of a copy without times, too.
+    for (what, time) in [("now", now), ("the past", day(19_000)), ("the future", day(30_000))] {
+        let spoilt = touched_to(time);
+        assert!(kept(&spoilt).is_superset(&before), "touched to {what}");
+        let lies = forged(|number| (day(20_400 - number), time));
+        let mixed = [spoilt, lies].concat();
+        assert!(kept(&mixed).is_superset(&before), "touched to {what}, and forged besides");
+    }
+}
+
+#[test]
+fn a_flood_within_a_day_takes_the_hours_behind_it_and_one_before_it() {
+    let now = day(20_000);
+    let seconds = |seconds| Timestamp { seconds: now.seconds + seconds, nanoseconds: 0 };
+    // Claims from a day before to a day after the one moment at which all were made.
+    let flood = forged(|number| (seconds((number - 100) * 864), now));
+    let hourly = policy(&[rule(Every::Hour, Reach::Unlimited)]);
+    let verdicts = retain(&flood, &hourly, now, &TimeZone::UTC);
+    assert_eq!(verdicts.iter().filter(|verdict| verdict.kept && !verdict.doubted).count(), 25);
+    // Those who come after it are newer than all of it but what claims an hour more.
+    let last = policy(&[rule(Every::Snapshot, Reach::Count(3))]);
+    let late = Candidate { id: id(250), claimed: seconds(3700), observed: None, ..flood[0] };
+    let verdicts = retain(&[&flood[..], &[late]].concat(), &last, seconds(3700), &TimeZone::UTC);
+    assert_eq!(verdicts[200].reasons[0].to_string(), "last 1 of 3");
+}
+
+#[test]
+fn a_repaired_snapshot_does_not_push_out_the_one_that_it_stands_for() {
+    let mut all = honest(20_000..20_004);
+    let original = all[3];
+    let claimed = Timestamp { nanoseconds: 1, ..original.claimed };
+    let observed = Some(Timestamp { seconds: claimed.seconds + 7200, nanoseconds: 0 });
+    let repaired =
+        Candidate { id: id(250), claimed, observed, original: Some(original.id), ..original };
+    all.push(repaired);
+    let told = |all: &[Candidate<'_>], policy: &Policy| -> Vec<String> {
+        let verdicts = retain(all, policy, LATE, &TimeZone::UTC);
+        verdicts.iter().map(|verdict| verdict.reasons[0].to_string()).collect()
+    };
+    let daily = policy(&[rule(Every::Day, Reach::Count(2))]);
+    assert_eq!(told(&all, &daily)[2..], ["daily 2 of 2", "daily 1 of 2", "daily 1 of 2"]);
+    let last = policy(&[rule(Every::Snapshot, Reach::Count(2))]);
+    assert_eq!(told(&all, &last)[2..], ["last 2 of 2", "last 1 of 2", "last 1 of 2"]);
+    all.remove(3);
+    assert_eq!(told(&all, &last)[1..], ["no rule keeps it", "last 2 of 2", "last 1 of 2"]);
 }
 
 #[test]
@@ -289,24 +424,61 @@ fn a_time_that_was_brought_along_counts_where_claims_are_trusted() {
             },
             observed: Some(seen),
             tags: &[],
+            original: None,
         })
         .collect();
-    let yearly = policy(&[rule(Every::Year, Reach::Count(20))]);
-    assert_eq!(kept(&brought, &yearly, &TimeZone::UTC).len(), 2, "the newest and the oldest");
+    let told = |policy: &Policy| -> Vec<(String, bool)> {
+        let verdicts = retain(&brought, policy, LATE, &TimeZone::UTC);
+        let told = |verdict: &Verdict| (verdict.reasons[0].to_string(), verdict.doubted);
+        verdicts.iter().map(told).collect()
+    };
+    let slot = |slot, doubted| (format!("yearly {slot} of 3"), doubted);
+    let no_rule = || ("no rule keeps it".to_string(), false);
+    let yearly = policy(&[rule(Every::Year, Reach::Count(3))]);
+    assert_eq!(told(&yearly), vec![slot(1, true); 10], "each as if it were the only one");
     let trusting = Policy { trust_claims: true, ..yearly };
-    assert_eq!(kept(&brought, &trusting, &TimeZone::UTC).len(), 10);
+    let expected = [vec![no_rule(); 7], vec![slot(3, false), slot(2, false), slot(1, false)]];
+    assert_eq!(told(&trusting), expected.concat());
 }
 
 #[test]
-fn a_disagreement_of_a_day_is_none_yet() {
-    let seen = Timestamp { seconds: 1_000_000, nanoseconds: 0 };
-    for (apart, expected) in [(0, false), (86_400, false), (-86_400, false), (86_401, true)] {
-        let claimed = Timestamp { seconds: 1_000_000 + apart, nanoseconds: 0 };
-        let candidate = Candidate { id: id(0), claimed, observed: Some(seen), tags: &[] };
-        assert_eq!(candidate.time(), (if expected { seen } else { claimed }, expected));
+fn which_times_count() {
+    let at = |seconds| Timestamp { seconds, nanoseconds: 0 };
+    let now = at(10_000_000);
+    let (hour, day) = (3600, 86_400);
+    // Claimed and observed, before now; what counts, the claim that may count besides, and whether it is doubted.
+    type Row = ((i64, Option<i64>), (i64, Option<i64>, bool));
+    let table: [Row; 17] = [
+        ((-100, Some(-100)), (-100, None, false)),
+        ((-100 - day, Some(-100)), (-100 - day, None, false)),
+        ((-101 - day, Some(-100)), (-100, Some(-101 - day), true)),
+        // A claim may be an hour ahead of the store, or the store's time counts.
+        ((-9 * hour, Some(-10 * hour)), (-9 * hour, None, false)),
+        ((1 - 9 * hour, Some(-10 * hour)), (-10 * hour, None, false)),
+        ((-2 * day, Some(-3 * day)), (-3 * day, None, false)),
+        ((1 - 2 * day, Some(-3 * day)), (-3 * day, Some(1 - 2 * day), true)),
+        // Either may be an hour ahead of the present.
+        ((hour, Some(hour)), (hour, None, false)),
+        ((hour + 1, Some(0)), (0, None, true)),
+        ((0, Some(hour + 1)), (hour + 1, Some(0), true)),
+        ((2 * hour, Some(3 * hour)), (3 * hour, Some(2 * hour), true)),
+        ((3 * hour, Some(2 * hour)), (2 * hour, Some(3 * hour), true)),
+        ((99 * day, Some(-day)), (-day, None, true)),
+        ((-day, Some(99 * day)), (99 * day, Some(-day), true)),
+        // A store that tells no times leaves nothing but the claim.
+        ((-99 * day, None), (-99 * day, None, false)),
+        ((hour, None), (hour, None, false)),
+        ((hour + 1, None), (hour + 1, None, true)),
+    ];
+    let moment = |offset: i64| at(now.seconds + offset);
+    for ((claimed, observed), (time, claim, doubted)) in table {
+        let (claimed, observed) = (moment(claimed), observed.map(moment));
+        let candidate = Candidate { id: id(0), claimed, observed, tags: &[], original: None };
+        let expected = Times { time: moment(time), claim: claim.map(moment), doubted };
+        assert_eq!(candidate.times(now, false), expected, "{claimed:?} {observed:?}");
+        let alone = Candidate { observed: None, ..candidate };
+        assert_eq!(candidate.times(now, true), alone.times(now, false));
     }
-    let alone = Candidate { id: id(0), claimed: LATE, observed: None, tags: &[] };
-    assert_eq!(alone.time(), (LATE, false));
 }
 
 fn any_reach() -> impl Strategy<Value = Reach> {
@@ -343,7 +515,13 @@ fn any_history() -> impl Strategy<Value = Vec<Candidate<'static>>> {
             .map(|((seconds, claim), number)| {
                 let observed = Timestamp { seconds, nanoseconds: 0 };
                 let claimed = Timestamp { seconds: claim.unwrap_or(seconds), nanoseconds: 0 };
-                Candidate { id: id(number), claimed, observed: Some(observed), tags: &[] }
+                Candidate {
+                    id: id(number),
+                    claimed,
+                    observed: Some(observed),
+                    tags: &[],
+                    original: None,
+                }
             })
             .collect()
     })
@@ -405,33 +583,63 @@ proptest! {
     }
 
     #[test]
-    fn snapshots_that_lie_change_no_verdict_of_others(
-        history in any_history(), policy in any_policy(),
+    fn no_doubted_snapshot_changes_the_verdict_of_another(
+        history in any_history(), policy in any_policy(), late in any::<bool>(),
     ) {
-        let truthful: Vec<_> = history.iter().filter(|one| !one.time().1).copied().collect();
-        let among_all = retain(&history, &policy, LATE, &berlin());
-        let alone = retain(&truthful, &policy, LATE, &berlin());
-        let among_all: Vec<_> =
-            among_all.into_iter().filter(|verdict| !verdict.doubted).collect();
-        prop_assert_eq!(among_all, alone);
+        // Within the history, so that what comes after it is doubted, too.
+        let now = if late { LATE } else { Timestamp { seconds: 1_750_000_000, nanoseconds: 0 } };
+        let is_doubted = |one: &&Candidate<'_>| one.times(now, false).doubted;
+        let trusted: Vec<_> = history.iter().filter(|one| !is_doubted(one)).copied().collect();
+        let among_all = retain(&history, &policy, now, &berlin());
+        let alone = retain(&trusted, &policy, now, &berlin());
+        let (doubted, not): (Vec<_>, Vec<_>) =
+            among_all.into_iter().partition(|verdict| verdict.doubted);
+        prop_assert_eq!(not, alone);
+        for (one, verdict) in history.iter().filter(is_doubted).zip(doubted) {
+            let with_it = [&trusted[..], &[*one]].concat();
+            prop_assert_eq!(retain(&with_it, &policy, now, &berlin()).pop(), Some(verdict));
+        }
     }
 
     #[test]
-    fn no_more_are_kept_than_the_slots_give(history in any_history(), rule in any_rule()) {
+    fn an_earlier_present_keeps_more(
+        history in any_history(), policy in any_policy(), back in 0..200_000_000_i64,
+    ) {
+        // A claim that was ahead of what the store saw counts less while it is ahead of the present.
+        let history: Vec<_> = history
+            .into_iter()
+            .filter(|one| one.observed.is_some_and(|observed| one.claimed <= observed))
+            .collect();
+        let kept = survivors(&history, &policy);
+        let now = Timestamp { seconds: 1_800_000_000 - back, nanoseconds: 0 };
+        let verdicts = retain(&history, &policy, now, &berlin());
+        for (one, verdict) in history.iter().zip(verdicts) {
+            prop_assert!(verdict.kept || !kept.contains(one), "{one:?}");
+        }
+    }
+
+    #[test]
+    fn of_those_that_are_not_doubted_no_more_are_kept_than_the_slots_give(
+        history in any_history(), rule in any_rule(),
+    ) {
         let Reach::Count(count) = rule.reach else { return Ok(()) };
         let policy = Policy { rules: vec![rule], ..Policy::default() };
         let verdicts = retain(&history, &policy, LATE, &berlin());
-        for doubted in [false, true] {
-            let of_kind = verdicts.iter().filter(|verdict| verdict.kept && verdict.doubted == doubted);
-            prop_assert!(of_kind.count() as u32 <= count);
-        }
+        let kept = verdicts.iter().filter(|verdict| verdict.kept && !verdict.doubted);
+        prop_assert!(kept.count() as u32 <= count);
         prop_assert!(verdicts.iter().all(|verdict| !verdict.reasons.is_empty()));
     }
 
     #[test]
     fn no_time_is_too_strange(seconds in any::<i64>(), other in any::<i64>(), policy in any_policy()) {
         let time = |seconds| Timestamp { seconds, nanoseconds: 999_999_999 };
-        let strange = Candidate { id: id(1), claimed: time(seconds), observed: None, tags: &[] };
+        let strange = Candidate {
+            id: id(1),
+            claimed: time(seconds),
+            observed: None,
+            tags: &[],
+            original: None,
+        };
         let seen = Candidate { observed: Some(time(other)), id: id(2), ..strange };
         let verdicts = retain(&[strange, seen], &policy, time(other), &berlin());
         prop_assert_eq!(verdicts.len(), 2);

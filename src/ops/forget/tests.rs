@@ -3,6 +3,7 @@ use super::*;
 use crate::format::snapshot::BackupCounts;
 use crate::id::{BlobId, SessionId};
 use crate::monitor::SilentMonitor;
+use crate::units::duration::Period;
 
 const DAY: i64 = 86_400;
 
@@ -130,9 +131,12 @@ fn the_brake_counts_what_is_chosen_too() {
         ("a", "h", "/", ""),
         ("b", "", "/", ""),
     ]);
-    assert_eq!(told(&plan_chosen(&found, &[id(0), id(2)])), [""; 0]);
-    assert_eq!(told(&plan_chosen(&found, &[id(3)])), ["the only snapshot of host b, no name goes"]);
-    let plan = plan_chosen(&found, &[id(0), id(1), id(2), id(0)]);
+    assert_eq!(told(&plan_chosen(&found, &[id(0), id(2)], now()).unwrap()), [""; 0]);
+    assert_eq!(
+        told(&plan_chosen(&found, &[id(3)], now()).unwrap()),
+        ["the only snapshot of host b, no name goes"]
+    );
+    let plan = plan_chosen(&found, &[id(0), id(1), id(2), id(0)], now()).unwrap();
     assert_eq!(
         told(&plan),
         [
@@ -165,6 +169,44 @@ fn an_unnamed_group_of_several_things_needs_consent_before_it_loses_any() {
 }
 
 #[test]
+fn doubted_snapshots_do_not_release_the_brake() {
+    let mut found = snapshots(&[("a", "h", "/", ""); 9]);
+    // The last five have not come yet.
+    for (_, snapshot) in &mut found.all[4..] {
+        snapshot.time.seconds += 50_000 * DAY;
+    }
+    let mut options = keep_last(1);
+    options.policy.rules[0].reach = Reach::Within(Period { months: 0, days: 7, seconds: 0 });
+    options.policy.anchor = policy::Anchor::At(now());
+    assert_eq!(
+        told(&plan(&found, &options, now()).unwrap()),
+        [
+            "all 4 snapshots of host a, name h go, not counting 5 whose times are in doubt",
+            "4 of 4 snapshots go, more than half, not counting 5 whose times are in doubt",
+        ]
+    );
+    assert_eq!(
+        told(&plan(&found, &keep_last(1), now()).unwrap()),
+        ["3 of 4 snapshots go, more than half, not counting 5 whose times are in doubt"]
+    );
+    // Where only doubted ones go, and some of these are left, nothing is emptied.
+    found.observed.extend([4, 5].map(|number| (id(number), Timestamp::default())));
+    found.all.drain(..4);
+    let plan = plan(&found, &options, now()).unwrap();
+    assert_eq!((told(&plan), plan.dropped().count()), (Vec::new(), 2));
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_no_reason_to_give_a_snapshot_up() {
+    let table = [(Kind::Corrupt, true), (Kind::Newer, true), (Kind::Unavailable, false)];
+    for (kind, may) in table {
+        let error = RepositoryError::new(kind, "it", "is so");
+        let found = Snapshots { damaged: vec![(id(1), error)], ..Snapshots::default() };
+        assert_eq!(plan_chosen(&found, &[id(1)], now()).is_ok(), may, "{kind:?}");
+    }
+}
+
+#[test]
 fn a_plan_with_concerns_is_refused_without_consent() {
     use crate::codec::kdf::Argon2Cost;
     use crate::repository::keys::Credential;
@@ -181,7 +223,7 @@ fn a_plan_with_concerns_is_refused_without_consent() {
     let store = crate::store::Store::memory();
     let repository = Repository::create(store, &options, &credential, environment).unwrap();
     let found = snapshots(&[("a", "", "/", "")]);
-    let plan = plan_chosen(&found, &[id(0)]);
+    let plan = plan_chosen(&found, &[id(0)], now()).unwrap();
     let refused = forget(&repository, &plan, false, &SilentMonitor).unwrap_err();
     assert!(refused.to_string().contains("consent"), "{refused}");
     assert!(repository.store().list("tombs/").unwrap().is_empty());

@@ -57,6 +57,8 @@ pub struct PruneOptions {
     pub patience: Duration,
     /// Plan, and change nothing.
     pub dry_run: bool,
+    /// In a plan, take these for forgotten.
+    pub assume_forgotten: BTreeSet<SnapshotId>,
     /// Become the client that collects, where the store allows only one.
     pub become_maintainer: bool,
     /// Bytes that everything together may use.
@@ -73,6 +75,7 @@ impl Default for PruneOptions {
             },
             patience: Duration::from_secs(7 * 86_400),
             dry_run: false,
+            assume_forgotten: BTreeSet::new(),
             become_maintainer: false,
             memory_budget: 256 << 20,
         }
@@ -414,7 +417,10 @@ impl<'a> Collection<'_, 'a> {
         let generations = self.repository.generations()?;
         self.swept = generations.swept();
         let registered = self.repository.registered_sessions()?;
-        let snapshots = self.repository.snapshots(self.monitor)?;
+        let mut snapshots = self.repository.snapshots(self.monitor)?;
+        if self.options.dry_run {
+            snapshots.assume_forgotten(&self.options.assume_forgotten);
+        }
         self.repository.require_checkpoint(&generations, &snapshots)?;
         // By the very listing that is followed.
         let decided = snapshots.decided();
@@ -431,7 +437,8 @@ impl<'a> Collection<'_, 'a> {
                 finding.item,
                 format!(
                     "{}; what it needs is unknown and would be taken for garbage, so nothing is \
-                     collected. `aumbry check` names what is hit, `aumbry repair` mends what can be mended",
+                     collected. `aumbry check` names what is hit, `aumbry repair` mends what can be \
+                     mended; {IN_THE_WAY}",
                     finding.message
                 ),
             )));
@@ -625,6 +632,10 @@ impl<'a> Collection<'_, 'a> {
     }
 }
 
+/// What goes on standing in the way after a repair.
+const IN_THE_WAY: &str = "damaged snapshots stay in the way until they are forgotten, with `aumbry \
+                          repair snapshots --forget-originals` or `aumbry forget ID`";
+
 /// Nothing is collected from a repository that lacks what it promises: whoever mends it may need what is condemned.
 fn require_all(lost_blobs: u64, example: Option<BlobId>) -> Result<(), OpsError> {
     match example {
@@ -635,7 +646,7 @@ fn require_all(lost_blobs: u64, example: Option<BlobId>) -> Result<(), OpsError>
                 "is needed, and in no pack that the repository has ({lost_blobs} such blobs); nothing is \
                  collected. If the store's listings may be late, try again later. `aumbry check` names the \
                  files, a backup of their source stores them again, `aumbry repair snapshots` makes \
-                 snapshots without them"
+                 snapshots without them; {IN_THE_WAY}"
             ),
         ))),
     }

@@ -16,6 +16,7 @@ use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::reader::BlobReader;
 use crate::repository::session::Committed;
 use crate::repository::snapshots::Snapshots;
+use crate::repository::tombs::Undeleted;
 use crate::repository::verify::names;
 use crate::repository::writer::Writer;
 use crate::units::Timestamp;
@@ -48,6 +49,9 @@ pub struct SnapshotsRepair {
     pub snapshots: u64,
     /// Snapshots that the store had lost, and that the local cache put back.
     pub put_back: Vec<SnapshotId>,
+    /// Some of them beside an unfinished collection that may have looked before that: whether they stay is certain when
+    /// it has ended.
+    pub is_pending: bool,
     /// Snapshots that were made for damaged ones.
     pub made: Vec<MadeSnapshot>,
     /// Damaged snapshots that have a repaired one already.
@@ -94,8 +98,9 @@ pub fn repair_snapshots(
     repair.forgotten.clear();
     let mut put_back = Vec::new();
     for id in &repair.put_back {
-        if repository.put_back(*id)? {
+        if let Some(undeleted) = repository.put_back(*id)? {
             put_back.push(*id);
+            repair.is_pending |= undeleted == Undeleted::Pending;
         }
     }
     repair.put_back = put_back;

@@ -11,6 +11,7 @@ use aumbry::ops::forget::GroupBy;
 use aumbry::ops::forget::GroupKey;
 use aumbry::ops::forget::Planned;
 use aumbry::ops::forget::PlannedGroup;
+use aumbry::ops::forget::Unread;
 use aumbry::ops::forget::forget;
 use aumbry::ops::forget::plan;
 use aumbry::ops::forget::plan_chosen;
@@ -20,6 +21,8 @@ use aumbry::ops::forget::policy::Policy;
 use aumbry::ops::forget::policy::Reach;
 use aumbry::ops::forget::policy::Reason;
 use aumbry::ops::forget::policy::Rule;
+use aumbry::ops::forget::unread;
+use aumbry::ops::prune::PruneOptions;
 use aumbry::ops::select::SnapshotChoice;
 use aumbry::ops::select::SnapshotFilter;
 use aumbry::ops::select::choose;
@@ -191,8 +194,8 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome, Failure> {
     let found = context.snapshots(&repository, &monitor)?;
     let planned = if is_chosen {
         let choices = choices.into_iter().chain(at.map(SnapshotChoice::At));
-        let chosen = choices.map(|choice| find(context, &found, &choice, &filter));
-        plan_chosen(&found, &chosen.collect::<Result<Vec<_>, _>>()?)
+        let chosen = choices.map(|choice| find_any(context, &found, &choice, &filter));
+        plan_chosen(&found, &chosen.collect::<Result<Vec<_>, _>>()?, context.now())?
     } else {
         let ids = kept.iter().map(|choice| find(context, &found, choice, &filter));
         let policy = Policy {
@@ -208,26 +211,32 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome, Failure> {
 
     let needs_consent = !planned.concerns.is_empty() && !args.yes;
     if context.output.is_json() {
-        let groups: Vec<_> =
-            planned.groups.iter().map(|group| group_json(context, group)).collect();
-        context.output.json(&groups)?;
+        let groups = planned.groups.iter().map(|group| group_json(context, group));
+        let unread = (!planned.unread.is_empty()).then(|| unread_json(&planned.unread));
+        context.output.json(&groups.chain(unread).collect::<Vec<_>>())?;
     } else if args.dry_run || !context.output.is_quiet() || needs_consent {
         tell_plan(context, &planned)?;
     }
     let concerns: Vec<_> =
         planned.concerns.iter().map(|concern| printable(concern.to_string().as_bytes())).collect();
-    let outcome = if found.damaged.is_empty() { Outcome::Done } else { Outcome::Damaged };
+    let is_left = |id: &SnapshotId| !planned.unread.iter().any(|unread| unread.id == *id);
+    let outcome = match found.damaged.iter().any(|(id, _)| is_left(id)) {
+        true => Outcome::Damaged,
+        false => Outcome::Done,
+    };
     if args.dry_run {
         for concern in &concerns {
             monitor.note(&format!("this will need consent: {concern}"));
         }
         tell_end(context, "dry run: nothing was forgotten")?;
         if args.prune {
-            tell_end(context, "what a prune would free is known when they are forgotten")?;
+            let assume_forgotten = planned.dropped_ids().collect();
+            let pruning = PruneOptions { dry_run: true, assume_forgotten, ..pruning };
+            return Ok(worse(outcome, prune::run_on(&repository, &pruning, context)?));
         }
         return Ok(outcome);
     }
-    let question = match planned.dropped().count() {
+    let question = match planned.dropped_ids().count() {
         1 => "Forget it all the same?",
         _ => "Forget them all the same?",
     };
@@ -238,6 +247,7 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome, Failure> {
         context,
         &match forgotten {
             0 => "nothing was forgotten".to_string(),
+            _ if args.prune => format!("forgot {}", count(forgotten, "snapshot")),
             _ => format!(
                 "forgot {}; `aumbry undelete ID` brings {} back",
                 count(forgotten, "snapshot"),
@@ -248,9 +258,14 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome, Failure> {
     if !args.prune {
         return Ok(outcome);
     }
-    match prune::run_on(&repository, &pruning, context)? {
-        Outcome::Done => Ok(outcome),
-        pruned => Ok(pruned),
+    Ok(worse(outcome, prune::run_on(&repository, &pruning, context)?))
+}
+
+/// What the command came to, when forgetting came to the one and pruning to the other.
+fn worse(forgot: Outcome, pruned: Outcome) -> Outcome {
+    match pruned {
+        Outcome::Done => forgot,
+        pruned => pruned,
     }
 }
 
@@ -304,6 +319,30 @@ fn find(
     Ok(chosen.0)
 }
 
+/// As [`find`], also among what cannot be read, which only an id can name.
+fn find_any(
+    context: &Context,
+    found: &Snapshots,
+    choice: &SnapshotChoice,
+    filter: &SnapshotFilter,
+) -> Result<SnapshotId, Failure> {
+    let SnapshotChoice::Prefix(prefix) = choice else {
+        return find(context, found, choice, filter);
+    };
+    let matches = |id: &SnapshotId| id.starts_with(prefix);
+    let unread: Vec<_> = unread(found).map(|unread| unread.id).filter(|id| matches(id)).collect();
+    let readable = found.all.iter().map(|(id, _)| *id).filter(|id| matches(id));
+    match (&unread[..], readable.count()) {
+        ([], _) => find(context, found, choice, filter),
+        ([one], 0) => Ok(*one),
+        (several, others) => Err(Failure::failed(format!(
+            "{prefix:?} begins the ids of {} snapshots; of these cannot be read: {}",
+            several.len() + others,
+            several.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+        ))),
+    }
+}
+
 /// What to type instead, or next.
 fn hint(planned: &ForgetPlan) -> &'static str {
     let is_mixed = |concern: &Concern| matches!(concern, Concern::MixedPaths { .. });
@@ -324,17 +363,13 @@ fn tell_end(context: &Context, text: &str) -> Result<(), Failure> {
 
 fn tell_plan(context: &Context, planned: &ForgetPlan) -> Result<(), Failure> {
     let output = &context.output;
-    if let Some(until) = planned.copied_until {
-        output.remark(&format!(
-            "The store is a copy: up to {}, the times that snapshots claim are believed.",
-            context.local(until)
-        ));
-    }
     let is_doubted = |planned: &Planned| planned.verdict.doubted;
     if planned.groups.iter().flat_map(|group| &group.snapshots).any(is_doubted) {
         output.remark(
-            "Where a snapshot claims to be of another day than when the store first saw it, the \
-             time shown is the store's, and it takes no other snapshot's place.",
+            "Where the time that a snapshot claims is more than a day from when the store first showed \
+             it, or one of the two has not come yet, it takes no other one's place, and is kept \
+             where either time keeps it. --claimed-times believes claims, as after copying a store \
+             without its times.",
         );
     }
     for group in &planned.groups {
@@ -359,7 +394,25 @@ fn tell_plan(context: &Context, planned: &ForgetPlan) -> Result<(), Failure> {
         table.write(output)?;
         output.line("")?;
     }
-    Ok(())
+    if planned.unread.is_empty() {
+        return Ok(());
+    }
+    let number = planned.unread.len();
+    output.line(&format!("{}: {number} to forget", output.style().bold("what cannot be read")))?;
+    let columns = [("ID", Align::Left), ("Fate", Align::Left), ("What is wrong", Align::Left)];
+    let mut table = Table::new(&columns);
+    for unread in &planned.unread {
+        table.row([unread.id.short(), "forget".to_string(), wrong_with(unread)]);
+    }
+    table.write(output)?;
+    Ok(output.line("")?)
+}
+
+fn wrong_with(unread: &Unread) -> String {
+    match &unread.error {
+        Some(error) => printable(error.message.as_bytes()),
+        None => "the store does not show it".to_string(),
+    }
 }
 
 fn row(context: &Context, planned: &Planned) -> [String; 6] {
@@ -378,6 +431,23 @@ fn row(context: &Context, planned: &Planned) -> [String; 6] {
         reasons.join("\n"),
         paths.join("\n"),
     ]
+}
+
+/// What cannot be read, as a program reads it: a group that only these are in.
+fn unread_json(unread: &[Unread]) -> Value {
+    let unread = unread
+        .iter()
+        .map(|unread| json!({ "id": unread.id.to_string(), "message": wrong_with(unread) }));
+    json!({
+        "host": null,
+        "name": null,
+        "paths": null,
+        "tags": null,
+        "keep": [],
+        "remove": [],
+        "reasons": [],
+        "unread": unread.collect::<Vec<_>>(),
+    })
 }
 
 /// A group as a program reads it.
@@ -401,7 +471,8 @@ fn group_json(context: &Context, group: &PlannedGroup) -> Value {
                 "matches": if verdict.kept { reasons.clone() } else { Vec::new() },
                 "reason": reasons.join("; "),
                 "time_used": context.rfc3339(verdict.time),
-                "time_is_observed": verdict.doubted,
+                "time_is_observed": verdict.time != planned.snapshot.time,
+                "doubted": verdict.doubted,
             })
         })
         .collect();

@@ -1,5 +1,7 @@
 //! `aumbry prune`: space back from what no snapshot needs.
 
+use std::collections::BTreeSet;
+
 use aumbry::ops::prune::PruneOptions;
 use aumbry::ops::prune::PruneSummary;
 use aumbry::ops::prune::plan::PlanLimits;
@@ -94,6 +96,7 @@ impl PruneLimitArgs {
             limits,
             patience,
             dry_run,
+            assume_forgotten: BTreeSet::new(),
             become_maintainer: self.become_maintainer,
             memory_budget: MEMORY_BUDGET,
         })

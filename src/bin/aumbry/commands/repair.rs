@@ -191,6 +191,7 @@ impl Repairing<'_> {
         ];
         if is_blocked {
             // Looking into the rest needs what writers need.
+            told.extend(["packs", "snapshots"].map(skipped));
             return Ok(told);
         }
         told.push(packs(options, &repair_packs(repository, options, monitor)?));
@@ -264,6 +265,13 @@ fn quarantined(names: &[String]) -> Vec<String> {
 fn trouble_json<'a>(troubles: impl IntoIterator<Item = &'a Trouble>) -> Vec<Value> {
     let json = |trouble: &Trouble| json!({ "item": trouble.item, "message": trouble.message });
     troubles.into_iter().map(json).collect()
+}
+
+/// A part that could not be looked into.
+fn skipped(part: &'static str) -> Told {
+    let text = "not looked into before `aumbry repair generations` is done".to_string();
+    let json = json!({ "skipped": text });
+    Told { part, text, details: Vec::new(), json, found: false, remains: false }
 }
 
 fn config(options: &RepairOptions, repair: &ConfigRepair) -> Told {
@@ -428,6 +436,13 @@ fn snapshots(options: &RepairOptions, repair: &SnapshotsRepair) -> Told {
             details.push(format!("  and {} more", made.left_out.len() - LINES));
         }
     }
+    if repair.is_pending {
+        details.push(
+            "a collection that is not finished may have looked before snapshots were put back: finish \
+             it with `aumbry prune`, then see whether they are still there"
+                .to_string(),
+        );
+    }
     details.extend(lines("left", &repair.left));
     details.extend(lines("damaged", &repair.tombs));
     details.extend(quarantined(&repair.quarantined));
@@ -448,6 +463,7 @@ fn snapshots(options: &RepairOptions, repair: &SnapshotsRepair) -> Told {
     let json = json!({
         "snapshots": repair.snapshots,
         "put_back": ids(&repair.put_back),
+        "pending": repair.is_pending,
         "made": made,
         "known": ids(&repair.known),
         "left": trouble_json(&repair.left),
