@@ -300,6 +300,12 @@ mod tests {
             let wanted: Vec<_> = found.iter().map(|shard| shard[from..to].to_vec()).collect();
             assert_eq!(parts, wanted, "{from}");
         }
+        let mut damaged = shards.clone();
+        damaged[7].fill(0);
+        let mut slices: Vec<_> = damaged.iter_mut().map(Vec::as_mut_slice).collect();
+        let parity: Vec<_> = found.iter().map(|shard| Some(shard.as_slice())).collect();
+        assert_eq!(code.recover(&mut slices, &[7], &parity), Ok(()));
+        assert!(damaged == shards);
     }
 
     #[test]

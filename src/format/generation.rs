@@ -247,6 +247,8 @@ mod tests {
         ];
         let condemned = Condemned { packs: packs.clone(), publisher: publisher() };
         assert_eq!(Condemned::decode(&condemned.encode()), Ok(condemned));
+        let one = Condemned { packs: packs[..1].to_vec(), publisher: publisher() };
+        assert_eq!(Condemned::decode(&one.encode()), Ok(one));
         let live = vec![
             (SnapshotId(session(3)), None),
             (SnapshotId(session(4)), Some(Timestamp { seconds: -5, nanoseconds: 3 })),
@@ -281,5 +283,8 @@ mod tests {
         let mut later = Sweep::default().encode();
         put_field(&mut later, 1003, b"?");
         assert_eq!(Sweep::decode(&later).unwrap_err().kind, Kind::Newer);
+        let mut later = Condemned::default().encode();
+        put_field(&mut later, 1003, b"?");
+        assert_eq!(Condemned::decode(&later).unwrap_err().kind, Kind::Newer);
     }
 }

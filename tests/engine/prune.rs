@@ -90,6 +90,8 @@ fn what_only_a_forgotten_snapshot_needs_goes_and_the_rest_restores() {
         let dry = pruned(&repository, &PruneOptions { dry_run: true, ..tight() });
         let plan = dry.plan.unwrap();
         assert!(!plan.drop.is_empty() && plan.drop_bytes > 0 && dry.unused_before > 0);
+        let (dropped, copied) = (plan.drop.len() as u64, plan.repack.len() as u64);
+        assert_eq!([dry.requests[0], dry.requests[2]], [3 * copied, copied + dropped]);
         assert_eq!(pack_bytes(&store), before, "a dry run changes nothing");
 
         let summary = pruned(&repository, &tight());
@@ -97,6 +99,7 @@ fn what_only_a_forgotten_snapshot_needs_goes_and_the_rest_restores() {
         let freed = before - pack_bytes(&store);
         assert!(freed > before / 5, "{freed} of {before} freed, {summary:?}");
         assert_eq!(summary.cleared.snapshots, 1);
+        assert!(summary.bytes_deleted >= freed, "{summary:?}");
         let fresh = open_quick(store.clone(), None);
         let left = snapshots(&fresh);
         assert_eq!(left.len(), 1);
@@ -285,6 +288,28 @@ fn patience_counts_only_what_two_runs_have_seen() {
     let summary = pruned(&repository, &hasty);
     assert_eq!((summary.fenced, summary.held_by.len()), (1, 0));
     assert!(!repository.end(reader).unwrap(), "the reader was given up");
+}
+
+#[test]
+fn a_session_that_goes_on_making_packs_is_not_given_up() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..10, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    let busy = open_quick(store.clone(), None);
+    let writer = Writer::begin(&busy, false, &SilentMonitor).unwrap();
+    repository.forget(&[first], "").unwrap();
+    let hasty = PruneOptions { patience: Duration::from_nanos(1), ..PruneOptions::default() };
+    assert_eq!(pruned(&repository, &hasty).held_by.len(), 1);
+    let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
+    segments.put(&noise(10_000, 9)).unwrap();
+    segments.flush().unwrap();
+    drop(segments);
+    writer.finish().unwrap();
+    let summary = pruned(&repository, &hasty);
+    assert_eq!((summary.fenced, summary.held_by.len()), (0, 1));
+    assert_eq!(pruned(&repository, &hasty).fenced, 1);
 }
 
 /// A source during whose walk something happens, once, at its end.
@@ -768,5 +793,154 @@ fn registrations_of_sessions_that_have_ended_do_not_gather() {
             assert!(unlisted < 3);
             assert!(repository.undecided_sessions().unwrap().is_empty());
         }
+    }
+}
+
+#[test]
+fn a_dry_run_beside_an_unfinished_collection_plans_and_changes_nothing() {
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..10, 1);
+        let first = back_up(&repository, folder.path()).snapshot.unwrap();
+        let reader = repository.register(Purpose::Read).unwrap();
+        repository.forget(&[first], "").unwrap();
+        assert_eq!(pruned(&repository, &PruneOptions::default()).held_by.len(), 1);
+        let before = repository.generations().unwrap();
+        let dry = pruned(&repository, &PruneOptions { dry_run: true, ..tight() });
+        assert!(!dry.plan.unwrap().drop.is_empty());
+        let after = repository.generations().unwrap();
+        assert_eq!(before.open.map(|open| open.0), after.open.map(|open| open.0));
+        assert!(repository.end(reader).unwrap(), "the dry run gave nobody up");
+    }
+}
+
+#[test]
+fn sessions_that_ended_without_a_snapshot_are_worth_a_generation_when_they_are_many() {
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let aborts = || repository.snapshots(&SilentMonitor).unwrap().aborted.len();
+        while aborts() < 60 {
+            let session = repository.register(Purpose::Read).unwrap();
+            assert!(repository.end(session).unwrap());
+        }
+        assert!(pruned(&repository, &tight()).generations.is_empty());
+        while aborts() < 64 {
+            let session = repository.register(Purpose::Read).unwrap();
+            assert!(repository.end(session).unwrap());
+        }
+        let summary = pruned(&repository, &tight());
+        assert_eq!(summary.generations, [1]);
+        assert!(summary.cleared.aborts >= 60 && summary.cleared.sessions > 0, "{summary:?}");
+        assert!(aborts() < 10, "{} are left", aborts());
+        assert!(pruned(&repository, &tight()).generations.is_empty());
+    }
+}
+
+#[test]
+fn a_session_that_has_made_nothing_is_no_reason_for_a_generation() {
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..2, 1);
+        back_up(&repository, folder.path());
+        let session = repository.register(Purpose::Write).unwrap();
+        let summary = pruned(&repository, &tight());
+        assert_eq!((summary.generations.len(), summary.fenced), (0, 0));
+        assert!(repository.end(session).unwrap());
+    }
+}
+
+#[test]
+fn a_needed_blob_that_no_pack_has_stops_the_collection() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..5, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    write_files(folder.path(), 0..5, 2);
+    back_up(&repository, folder.path());
+    let packs = repository.cache().packs().unwrap();
+    let data = packs.iter().filter(|(_, pack)| pack.kind == ObjectKind::DataPack);
+    let newest = data.max_by_key(|(number, _)| *number).unwrap().1.id;
+    repository.forget(&[first], "").unwrap();
+    store.delete(&layout::pack(newest)).unwrap();
+    let before = pack_bytes(&store);
+    for client in [open_quick(store.clone(), None), repository] {
+        let error = prune(&client, &tight(), &SilentMonitor).unwrap_err().to_string();
+        assert!(error.contains("in no pack that the repository has"), "{error}");
+        assert_eq!(pack_bytes(&store), before);
+    }
+}
+
+#[test]
+fn a_pack_that_is_uploaded_once_more_after_its_sweep_goes_with_the_next_collection() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..5, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    let packs = store.list(layout::PACKS).unwrap();
+    let packs = packs.iter().map(|object| (object.name.clone(), store.get(&object.name).unwrap()));
+    let packs: Vec<_> = packs.collect();
+    // Two generations later: what the last sweep names is deleted by every collection.
+    let mut forgotten = first;
+    for version in 2..4 {
+        write_files(folder.path(), 0..5, version);
+        let next = back_up(&repository, folder.path()).snapshot.unwrap();
+        repository.forget(&[forgotten], "").unwrap();
+        forgotten = next;
+        assert_eq!(pruned(&repository, &tight()).generations.len(), 1);
+    }
+    for (name, object) in &packs {
+        assert_eq!(store.size(name).unwrap(), None);
+        store.create(name, object.clone()).unwrap();
+    }
+    pruned(&repository, &tight());
+    for (name, _) in &packs {
+        assert_eq!(store.size(name).unwrap(), None);
+    }
+    assert_whole(&store);
+}
+
+#[test]
+fn a_store_that_is_full_when_index_objects_are_merged_is_said_to_be_full() {
+    let control = FaultControl::new();
+    let store = Store::memory().with_faults(control.clone());
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    for version in 0..12 {
+        write_files(folder.path(), 0..1, version);
+        back_up(&repository, folder.path());
+    }
+    let mut stopped = 0;
+    for create in 0..10 {
+        control.fail_create_with_full(control.creates() + create);
+        match prune(&repository, &PruneOptions::default(), &SilentMonitor) {
+            Ok(summary) => stopped += u32::from(summary.stopped.is_some()),
+            Err(error) => assert!(error.to_string().contains("no space left"), "{error}"),
+        }
+    }
+    assert!(stopped > 0);
+    assert_whole(&store);
+}
+
+#[test]
+fn the_abort_of_a_session_stays_as_long_as_no_later_generation_has_ended() {
+    for store in both_forms() {
+        let repository = create_quick(store.clone(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 0..5, 1);
+        let first = back_up(&repository, folder.path()).snapshot.unwrap();
+        write_files(folder.path(), 0..5, 2);
+        back_up(&repository, folder.path());
+        repository.forget(&[first], "").unwrap();
+        assert_eq!(pruned(&repository, &tight()).generations.len(), 1);
+        let (_, snapshot) = snapshots(&repository).pop().unwrap();
+        let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+        writer.finish().unwrap();
+        assert!(repository.abort(writer.session()).unwrap(), "it is given up");
+        assert!(pruned(&repository, &tight()).generations.is_empty());
+        assert_eq!(writer.commit(snapshot).unwrap(), Committed::Fenced);
     }
 }

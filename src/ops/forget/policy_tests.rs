@@ -129,6 +129,9 @@ fn the_hour_that_comes_twice_is_two_and_a_day_ends_at_local_midnight() {
     ];
     assert_eq!(kept(&snapshots(&doubled, &berlin()), &hourly, &berlin()), [1, 3]);
 
+    let hours = ["2026-03-01T05:00:00", "2026-03-02T04:00:00", "2026-03-02T05:00:00"];
+    assert_eq!(kept(&snapshots(&hours, &berlin()), &hourly, &berlin()), [0, 1, 2]);
+
     let daily = policy(&[rule(Every::Day, Reach::Unlimited)]);
     let times = ["2026-07-01T21:30:00Z", "2026-07-01T22:30:00Z", "2026-07-02T02:00:00Z"];
     assert_eq!(kept(&snapshots(&times, &berlin()), &daily, &berlin()), [0, 2]);
@@ -270,6 +273,24 @@ fn every_reason_says_which_slot_of_which_rule() {
 }
 
 /// Snapshots of one machine, one a day at noon, each seen by the store when it was taken.
+#[test]
+fn what_goes_is_told_the_finest_rule_that_keeps_another_in_its_place() {
+    let zone = TimeZone::UTC;
+    let times = ["2026-01-01T08:00:00", "2026-01-01T09:00:00", "2026-06-01T00:00:00"];
+    let (day, year) = (rule(Every::Day, Reach::Unlimited), rule(Every::Year, Reach::Unlimited));
+    for rules in [[day, year], [year, day]] {
+        let verdicts = retain(&snapshots(&times, &zone), &policy(&rules), LATE, &zone);
+        let in_favour_of = Some((Every::Day, id(1)));
+        assert_eq!(verdicts[0].reasons, [Reason::NoRule { in_favour_of }]);
+    }
+}
+
+#[test]
+fn a_time_beyond_the_calendar_is_at_its_nearer_end() {
+    let year = |seconds| local(Timestamp { seconds, nanoseconds: 0 }, &TimeZone::UTC).year();
+    assert_eq!([i64::MIN, -1, 0, i64::MAX].map(year), [-9999, 1969, 1970, 9999]);
+}
+
 fn honest(days: std::ops::Range<i64>) -> Vec<Candidate<'static>> {
     days.map(|day| {
         let time = Timestamp { seconds: day * 86_400 + 43_200, nanoseconds: 0 };

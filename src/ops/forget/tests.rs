@@ -157,6 +157,8 @@ fn an_unnamed_group_of_several_things_needs_consent_before_it_loses_any() {
           favour of another's"]
     );
     assert_eq!(told(&plan(&found, &keep_last(3), now()).unwrap()), [""; 0]);
+    let of_one = snapshots(&[("a", "", "/1", ""), ("a", "", "/1", ""), ("a", "", "/1", "")]);
+    assert_eq!(told(&plan(&of_one, &keep_last(2), now()).unwrap()), [""; 0]);
     let group_by = GroupBy { paths: true, ..GroupBy::default() };
     let by_paths = ForgetOptions { group_by, ..keep_last(1) };
     assert_eq!(told(&plan(&found, &by_paths, now()).unwrap()), [""; 0]);

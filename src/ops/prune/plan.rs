@@ -230,6 +230,32 @@ mod tests {
         assert_eq!(plan(&packs, &TIGHT).repack, []);
     }
 
+    #[test]
+    fn what_frees_the_most_for_each_byte_that_is_read_goes_first() {
+        let mut packs = vec![pack(0, 700), pack(1, 500)];
+        // Ten times as large, and three tenths of it unused.
+        packs[0].object_length = 10_000;
+        assert_eq!((packs[0].unused_bytes(), packs[1].unused_bytes()), (3000, 500));
+        let plan = plan(&packs, &TIGHT);
+        assert_eq!(numbers(&plan.repack), [1, 0]);
+        assert_eq!((plan.repack_bytes, plan.write_bytes), (11_000, 7500));
+        assert_eq!(plan.freed_bytes(), 3500);
+    }
+
+    #[test]
+    fn what_a_limit_names_is_within_it() {
+        let packs = [pack(0, 100), pack(1, 200), pack(2, 0)];
+        let unused = |bytes| PlanLimits { max_unused: UnusedLimit::Bytes(bytes), ..TIGHT };
+        assert_eq!(plan(&packs, &unused(1700)).repack, []);
+        assert_eq!(plan(&packs, &unused(1700)).freed_bytes(), 1000);
+        assert_eq!(numbers(&plan(&packs, &unused(1699)).repack), [0]);
+        assert_eq!(plan(&packs, &unused(1699)).freed_bytes(), 1900);
+        let copied = |bytes| PlanLimits { max_repack_bytes: Some(bytes), ..TIGHT };
+        assert_eq!(numbers(&plan(&packs, &copied(2000)).repack), [0, 1]);
+        assert_eq!(numbers(&plan(&packs, &copied(1999)).repack), [0]);
+        assert_eq!(plan(&packs, &copied(999)).repack, []);
+    }
+
     proptest! {
         #[test]
         fn without_a_limit_on_copying_what_stays_unused_is_within_bounds(
