@@ -202,7 +202,8 @@ fn a_lost_laptop_is_shut_out_in_three_commands() {
 
     let run = scene.run(&["rekey", "--remove-key", &laptop[..8], "--yes"]).ok();
     assert!(run.text().contains("sealed with key epoch 2 now"), "{}", run.text());
-    let held = scene.run(&["rekey", "--drop-old"]).ok();
+    let held = scene.run(&["rekey", "--drop-old"]);
+    assert_eq!(held.code, 3, "{}", held.stderr);
     assert!(held.text().contains("epoch 1 is still needed: "), "{}", held.text());
     scene.run(&["prune", "--max-unused", "0"]).ok();
     let run = scene.run(&["rekey", "--drop-old", "--yes"]).ok();

@@ -158,6 +158,7 @@ pub fn prune(
             findings: &findings,
             walked: HashSet::new(),
             seen: &seen,
+            session: None,
             newest: 0,
             swept: 0,
             summary,
@@ -227,6 +228,8 @@ struct Collection<'c, 'a> {
     walked: HashSet<SnapshotId>,
     /// Which sessions had made nothing for how long when this run began.
     seen: &'c SeenIdle,
+    /// What this attempt is registered as, until that has ended.
+    session: Option<SessionId>,
     /// The newest generation that this attempt knows of.
     newest: u32,
     /// The newest sweep that it knows of.
@@ -253,7 +256,10 @@ impl<'a> Collection<'_, 'a> {
             true => None,
             false => Some(self.register()?),
         };
-        let ran = self.run(session);
+        self.session = session;
+        let ran = self.run();
+        // Not twice: where the store is full, that would fail.
+        let session = self.session.take();
         let ended = session.map_or(Ok(false), |session| self.repository.abort_at_need(session));
         match ran {
             Err(OpsError::Repository(error)) if is_damage(&error) => {
@@ -291,7 +297,7 @@ impl<'a> Collection<'_, 'a> {
         self.summary.cleared.snapshots += cleared.snapshots;
     }
 
-    fn run(&mut self, session: Option<SessionId>) -> Result<Attempt, OpsError> {
+    fn run(&mut self) -> Result<Attempt, OpsError> {
         if !self.finish_open()? {
             return Ok(Attempt::Done);
         }
@@ -316,10 +322,12 @@ impl<'a> Collection<'_, 'a> {
         self.summary.requests = self.requests(&plan);
         self.summary.plan = Some(plan.clone());
         drop(usage);
-        if let Some(session) = session
-            && !self.repository.end_at_need(session)?
-        {
-            return Ok(Attempt::Overtaken);
+        if let Some(session) = self.session {
+            let is_ours = self.repository.end_at_need(session)?;
+            self.session = None;
+            if !is_ours {
+                return Ok(Attempt::Overtaken);
+            }
         }
         if self.options.dry_run {
             return Ok(Attempt::Done);

@@ -26,6 +26,9 @@ impl UnusedLimit {
     }
 }
 
+/// So many small packs a writer leaves: two of data, which it fills at once, and one of trees.
+const SMALL_LEFT: [usize; 2] = [2, 1];
+
 /// What is known of a pack when the plan is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackUse {
@@ -137,8 +140,9 @@ pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
     for pack in candidates {
         let unused = pack.unused_bytes();
         let too_much = plan.unused_bytes > limits.max_unused.bytes(plan.kept_bytes);
-        // One small pack of its kind alone would only be written as another small pack.
-        let joined = limits.repack_small && pack.small && small[usize::from(pack.is_tree)] > 1;
+        // Fewer would only be written as so many small packs again.
+        let kind = usize::from(pack.is_tree);
+        let joined = limits.repack_small && pack.small && small[kind] > SMALL_LEFT[kind];
         if !(pack.old_epoch || too_much && unused > 0 || joined) {
             continue;
         }
@@ -217,17 +221,19 @@ mod tests {
     }
 
     #[test]
-    fn small_packs_are_joined_only_with_others() {
+    fn small_packs_are_joined_when_there_are_more_of_a_kind_than_a_writer_leaves() {
         let joining = PlanLimits { repack_small: true, ..TIGHT };
-        let mut packs = vec![pack(0, 1000), pack(1, 1000), pack(2, 1000)];
+        let mut packs = vec![pack(0, 1000), pack(1, 1000), pack(2, 1000), pack(3, 1000)];
         packs[0].small = true;
-        assert_eq!(plan(&packs, &joining).repack, []);
         packs[2].small = true;
-        packs[2].is_tree = true;
         assert_eq!(plan(&packs, &joining).repack, []);
-        packs[2].is_tree = false;
-        assert_eq!(numbers(&plan(&packs, &joining).repack), [0, 2]);
+        packs[3].small = true;
+        assert_eq!(numbers(&plan(&packs, &joining).repack), [0, 2, 3]);
         assert_eq!(plan(&packs, &TIGHT).repack, []);
+        packs[3].is_tree = true;
+        assert_eq!(plan(&packs, &joining).repack, []);
+        packs[2].is_tree = true;
+        assert_eq!(numbers(&plan(&packs, &joining).repack), [2, 3]);
     }
 
     #[test]
