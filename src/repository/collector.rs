@@ -16,6 +16,7 @@ use super::snapshots::Snapshots;
 use super::verify::is_damage;
 use crate::format::generation::{Condemned, Publisher, Sweep};
 use crate::format::header::ObjectKind;
+use crate::format::snapshot::Decision;
 use crate::id::{PackId, SessionId, SnapshotId};
 use crate::store::{Created, layout};
 use crate::units::Timestamp;
@@ -108,25 +109,29 @@ impl Repository {
     }
 
     /// For whoever has listed `snapshots` when every session before `generation` had decided: `undecided` are those of
-    /// which the listing shows no slot. One whose slot is there all the same proves that it is not whole. `false`: there is
-    /// one that has not decided after all.
+    /// which the listing shows no slot. One of them with a snapshot in its slot proves that the listing is not whole: who
+    /// registers as late as that begins anew. `false`: there is one that has not decided after all.
     pub fn require_slots(&self, generation: u32, undecided: &BTreeSet<SessionId>) -> Result<bool> {
         let mut all_decided = true;
         for session in undecided.iter().filter(|session| session.generation < generation) {
-            let name = layout::snapshot(*session);
-            if self.store.size(&name)?.is_some() {
-                if self.generations()?.swept() >= generation {
-                    // Another collector went on, and has cleared away what told of the session.
-                    return Ok(false);
+            match self.read_slot(SnapshotId(*session)) {
+                // Registered after the list was published, saw it, and decided since the slots were listed.
+                Ok(Decision::Abort) => {}
+                Err(error) if error.kind == Kind::NotFound => all_decided = false,
+                Err(error) if !is_damage(&error) => return Err(error),
+                Ok(Decision::Snapshot(_)) | Err(_) => {
+                    if self.generations()?.swept() >= generation {
+                        // Another collector went on, and has cleared away what told of the session.
+                        return Ok(false);
+                    }
+                    return Err(RepositoryError::new(
+                        Kind::Unavailable,
+                        layout::snapshot(*session),
+                        "is there, and the store's listing leaves it out: what is listed is not everything, \
+                         and nothing is collected. Run `aumbry prune` again when the store's listings are whole",
+                    ));
                 }
-                return Err(RepositoryError::new(
-                    Kind::Unavailable,
-                    name,
-                    "is there, and the store's listing leaves it out: what is listed is not everything, \
-                     and nothing is collected. Run `aumbry prune` again when the store's listings are whole",
-                ));
             }
-            all_decided = false;
         }
         Ok(all_decided)
     }

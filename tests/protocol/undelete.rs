@@ -103,6 +103,12 @@ impl Protocol {
             UndeleteStep::MarkTombs => {
                 let tombs = state.undelete.tombs;
                 Self::undo(state, tombs);
+                // Where no tomb has arrived yet, it seems that there is nothing to undo.
+                if self.breaks(Broken::NextTombNotMarked)
+                    && let Some(wanted) = Self::wanted(state)
+                {
+                    Self::let_return(wanted);
+                }
                 UndeleteStep::RemoveTombs
             }
             UndeleteStep::RemoveTombs => {
