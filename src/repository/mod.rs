@@ -115,7 +115,7 @@ impl Repository {
             ));
         }
         // A config that was lost must not cost what it belonged to: its key slots may still be saved.
-        for folder in [layout::SNAPSHOTS, layout::INDEX, layout::PACKS] {
+        for folder in TELLTALES {
             if let Some(object) = store.list(folder)?.first() {
                 return Err(RepositoryError::new(
                     Kind::Conflict,
@@ -181,7 +181,7 @@ impl Repository {
     fn read_config(store: &Store) -> Result<(Header, Vec<u8>)> {
         let object = match store.get(layout::CONFIG).map_err(RepositoryError::from) {
             Err(error) if error.kind == Kind::NotFound => {
-                for folder in [layout::SNAPSHOTS, layout::INDEX, layout::PACKS] {
+                for folder in TELLTALES {
                     if !store.list(folder)?.is_empty() {
                         let message = "is gone; the rest of the repository is there";
                         return Err(RepositoryError::corrupt(layout::CONFIG, message));
@@ -489,6 +489,10 @@ fn found(
         object => Ok(Some(object?)),
     }
 }
+
+/// Where something stands when a repository was in use, or when a repair of its config was stopped half way.
+const TELLTALES: [&str; 5] =
+    [layout::SNAPSHOTS, layout::INDEX, layout::PACKS, layout::SESSIONS, layout::QUARANTINE];
 
 /// Names and headers of a few objects that only this repository's keys fit.
 fn sample_headers(store: &Store) -> Result<Vec<(String, Vec<u8>)>> {

@@ -49,9 +49,8 @@ impl Repository {
         };
         match self.prove_bytes(name, object.clone()) {
             Ok(()) => return Ok(None),
-            Err(error) if error.kind == Kind::Corrupt => {}
-            Err(error) => return Err(error),
-        }
+            Err(error) => self.require_damage(error)?,
+        };
         for number in 0..COPIES {
             let copy = match number {
                 0 => format!("{}{name}", layout::QUARANTINE),
@@ -78,6 +77,15 @@ impl Repository {
         }
         let message = format!("{COPIES} damaged objects of this name are there already");
         Err(RepositoryError::new(Kind::Conflict, format!("{}{name}", layout::QUARANTINE), message))
+    }
+
+    /// This error as damage, if it is. An epoch that these keys do not have is, too, unless newer keys can be found.
+    pub fn require_damage(&self, error: RepositoryError) -> Result<RepositoryError> {
+        match error.kind {
+            Kind::Corrupt => Ok(error),
+            Kind::WrongKey => self.require_newest_keys().map(|()| error),
+            _ => Err(error),
+        }
     }
 
     /// Makes the config again of the settings in the keyring, if there is none.

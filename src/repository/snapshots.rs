@@ -233,6 +233,7 @@ impl Repository {
         }
         let in_time = in_time?;
         let generations = self.generations()?;
+        generations.require_readable()?;
         match &generations.open {
             _ if !generations.lets_live(id.0) => Ok(None),
             // A generation after this session has waited for it, unless it gave it up.

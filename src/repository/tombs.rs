@@ -225,6 +225,8 @@ impl Repository {
         done?;
         let in_time = in_time?;
         let generations = self.generations()?;
+        // A sweep that cannot be read may be the one that let them go.
+        generations.require_readable()?;
         self.require_living(&generations, ids)?;
         match &generations.open {
             // A generation after this session has waited for it, unless it gave it up.

@@ -565,19 +565,22 @@ fn a_lost_config_is_made_again_and_one_of_a_newer_version_is_not() {
     let wanted = restorable(&store);
     let config = store.get("config").unwrap();
     let settings = *open_quick(store.clone(), None).settings();
-    let damaged = {
+    let damaged = |byte: usize| {
         let mut bytes = config.clone();
-        bytes[200] ^= 1;
-        bytes
+        bytes[byte] ^= 2;
+        Some(bytes)
     };
-    for bytes in [None, Some(damaged)] {
+    // The last one names a key epoch that there never was.
+    let damages =
+        [(None, Kind::Corrupt), (damaged(200), Kind::Corrupt), (damaged(12), Kind::WrongKey)];
+    for (bytes, kind) in damages {
         store.delete("config").unwrap();
         if let Some(bytes) = &bytes {
             store.create("config", bytes.clone()).unwrap();
         }
         let error =
             Repository::open(store.clone(), &quick_key(1), environment(None)).err().unwrap();
-        assert_eq!((error.kind, error.item.as_str()), (Kind::Corrupt, "config"));
+        assert_eq!((error.kind, error.item.as_str()), (kind, "config"));
         let repository = open_any(&store);
         let dry = RepairOptions { dry_run: true, ..options() };
         assert!(repair_config(&repository, &dry).unwrap().made);
@@ -596,6 +599,18 @@ fn a_lost_config_is_made_again_and_one_of_a_newer_version_is_not() {
     store.create("config", newer).unwrap();
     let without = Repository::open_without_config(store, &quick_key(1), environment(None));
     assert_eq!(without.err().unwrap().kind, Kind::Newer);
+}
+
+#[test]
+fn a_repository_without_snapshots_is_one_though_the_repair_of_its_config_was_stopped() {
+    let store = Store::memory();
+    create_quick_with(store.clone(), small_settings(), None);
+    store.create("quarantine/config", store.get("config").unwrap()).unwrap();
+    store.delete("config").unwrap();
+    let opened = Repository::open(store.clone(), &quick_key(1), environment(None));
+    assert_eq!(opened.err().unwrap().kind, Kind::Corrupt);
+    assert!(repair_config(&open_any(&store), &options()).unwrap().made);
+    open_quick(store, None);
 }
 
 #[test]

@@ -134,7 +134,9 @@ impl Client {
 
     /// After the faults: repairs what they damaged, and takes up the newest keys.
     pub fn make_fit(&mut self) -> Result<(), OpsError> {
-        let Some(repository) = self.repository.take() else { return Ok(()) };
+        if self.repository.is_none() {
+            return Ok(());
+        }
         let state = self.world.state();
         let gc_is_rotten = state.rotten.iter().any(|name| name.starts_with(layout::GC));
         // A repair that was stopped may have taken it away.
@@ -144,9 +146,10 @@ impl Client {
         let collects = self.odds.is_conditional || self.number == 0;
         let mut options = self.repair_options();
         if config_is_rotten {
-            repair_config(&repository, &options)?;
+            // As the command does it, with the newest keys.
+            self.starts += 1;
+            self.open_without_config()?;
         }
-        self.repository = Some(repository);
         if self.has_old_keys() {
             self.start();
         }

@@ -216,18 +216,27 @@ fn drop_old_keys(world: &Arc<World>, repository: &Repository) -> Result<(), Stri
     Ok(())
 }
 
-/// Forgets a snapshot that a lost sweep let go, and that the collector therefore misses, as its error says.
+/// Forgets what a lost sweep let go, and the collector therefore misses, as its error says: one snapshot, or all that
+/// nobody counts on.
 fn forget_as_told(world: &World, repository: &Repository, error: &OpsError) -> bool {
     let OpsError::Repository(error) = error else { return false };
-    let Some(id) = layout::parse_snapshot(&error.item).map(SnapshotId) else { return false };
-    let state = world.state();
-    let is_kept = state.promises.reported.get(&id).is_some_and(|promise| promise.is_kept);
-    if !state.lost_sweep || is_kept || !error.message.contains("aumbry forget") {
+    if !world.state().lost_sweep || !error.message.contains("aumbry forget") {
         return false;
     }
+    let mut ids: Vec<_> = match layout::parse_snapshot(&error.item) {
+        Some(session) => vec![SnapshotId(session)],
+        None => match repository.snapshots(&SilentMonitor) {
+            Ok(found) => found.all.iter().map(|(id, _)| *id).collect(),
+            Err(_) => return false,
+        },
+    };
+    let state = world.state();
+    let is_kept =
+        |id: &SnapshotId| state.promises.reported.get(id).is_some_and(|promise| promise.is_kept);
+    ids.retain(|id| !is_kept(id));
     drop(state);
-    world.state().counts.add("forgotten as told", 1);
-    repository.forget(&[id], "as told").is_ok()
+    world.state().counts.add("forgotten as told", ids.len() as u64);
+    !ids.is_empty() && repository.forget(&ids, "as told").is_ok()
 }
 
 /// To repair everything that needs nobody's word.

@@ -29,8 +29,10 @@ pub fn repair_config(
     let mut examined = Examined::default();
     match repository.examine(CONFIG) {
         Err(error) if error.kind == Kind::NotFound => repair.missing = true,
-        Ok(Some(error)) if error.kind != Kind::Corrupt => return Err(error.into()),
-        found => examined.damaged.extend(found?.map(Trouble::from)),
+        found => {
+            let damage = found?.map(|error| repository.require_damage(error)).transpose()?;
+            examined.damaged.extend(damage.map(Trouble::from));
+        }
     }
     repair.damaged = examined.damaged.first().cloned();
     repair.made = repair.missing || repair.damaged.is_some();

@@ -77,8 +77,10 @@ impl Examined {
     fn look(&mut self, repository: &Repository, name: &str) -> Result<(), OpsError> {
         match repository.examine(name) {
             Ok(None) => {}
-            Ok(Some(error)) if error.kind == Kind::Corrupt => self.damaged.push(error.into()),
-            Ok(Some(error)) => self.left.push(error.into()),
+            Ok(Some(error)) => match repository.require_damage(error.clone()) {
+                Ok(damage) => self.damaged.push(damage.into()),
+                Err(_) => self.left.push(error.into()),
+            },
             // What is gone since it was listed was removed by a collector.
             Err(error) if error.kind == Kind::NotFound => {}
             Err(error) => return Err(error.into()),
