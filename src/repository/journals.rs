@@ -1,6 +1,7 @@
 //! The backups of this machine that run, and those that ended early: each keeps a journal in the cache, whose name is its
 //! session's, and which is locked as long as it runs. What the journals tell is `ops::backup`'s.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -53,14 +54,16 @@ impl Repository {
         let entries_of = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
         let sources = entries_of(&folder.join(JOURNALS)).map(|entry| entry.path());
         let journals = sources.flat_map(|sources| entries_of(&sources).map(|entry| entry.path()));
-        let left: Vec<(SessionId, File)> =
-            journals.filter_map(|path| Some((session_of(&path)?, open_left(&path)?))).collect();
+        // Not kept locked: its next backup may want to read it at any time. What has ended does not begin again.
+        let has_ended = |path: &PathBuf| open_left(path).is_some();
+        let left: HashSet<SessionId> =
+            journals.filter(has_ended).filter_map(|path| session_of(&path)).collect();
         if left.is_empty() {
             return Ok(Vec::new());
         }
         let mut aborted = Vec::new();
         for session in self.undecided_sessions()? {
-            if left.iter().any(|(other, _)| *other == session) && self.abort(session)? {
+            if left.contains(&session) && self.abort_at_need(session)? {
                 aborted.push(session);
             }
         }

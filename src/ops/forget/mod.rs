@@ -20,6 +20,9 @@ use crate::repository::verify::is_damage;
 use crate::units::Timestamp;
 use policy::{Candidate, PIN_TAG, Policy, Reason, Times, Verdict, retain};
 
+/// How many snapshots are forgotten after one look at the tombs that there are.
+const FORGOTTEN_AT_ONCE: usize = 256;
+
 /// By what snapshots are put into groups. A policy is applied to each group for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupBy {
@@ -439,12 +442,13 @@ pub fn forget(
         return Err(OpsError::Invalid(format!("nothing was forgotten without consent: {concern}")));
     }
     let mut summary = ForgetSummary::default();
-    for id in plan.dropped_ids() {
+    let dropped: Vec<_> = plan.dropped_ids().collect();
+    for ids in dropped.chunks(FORGOTTEN_AT_ONCE) {
         if monitor.interrupted() {
             return Err(OpsError::Interrupted);
         }
-        repository.forget(&[id], &plan.why)?;
-        summary.forgotten.push(id);
+        repository.forget(ids, &plan.why)?;
+        summary.forgotten.extend(ids);
     }
     Ok(summary)
 }

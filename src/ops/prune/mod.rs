@@ -238,18 +238,21 @@ struct Collection<'c, 'a> {
 }
 
 impl<'a> Collection<'_, 'a> {
+    /// Gives up the backups of this machine that were killed. What cannot be given up is waited for.
+    fn abort_left(&mut self) {
+        let left = self.repository.abort_left_sessions().unwrap_or_default();
+        for session in &left {
+            self.monitor.note(&format!(
+                "session {session} was a backup of this machine that did not come to its end; nothing waits for it"
+            ));
+        }
+        self.summary.fenced += left.len() as u64;
+    }
+
     /// Collects. What seems to be lost while another collector moves it is not: then it is said to be overtaken.
     fn attempt(&mut self) -> Result<Attempt, OpsError> {
         if !self.options.dry_run {
             self.repository.require_maintainer(self.options.become_maintainer)?;
-            let left = self.repository.abort_left_sessions()?;
-            for session in &left {
-                self.monitor.note(&format!(
-                    "session {} was a backup of this machine that did not come to its end; nothing waits for it",
-                    session
-                ));
-            }
-            self.summary.fenced += left.len() as u64;
         }
         // Registered, no generation begins and ends unnoticed while this one looks at what is needed.
         let session = match self.options.dry_run {
@@ -257,6 +260,9 @@ impl<'a> Collection<'_, 'a> {
             false => Some(self.register()?),
         };
         self.session = session;
+        if session.is_some() {
+            self.abort_left();
+        }
         let ran = self.run();
         // Not twice: where the store is full, that would fail.
         let session = self.session.take();
