@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::model::{assert_same, create_quick, folder_contents, open_quick};
 use crate::prune::{Eventful, assert_whole, files, impatient, pruned, tight, write_files};
-use crate::support::{back_up, contents, noise, options, snapshots};
+use crate::support::{back_up, back_up_with, contents, noise, options, snapshots};
 
 fn replace(store: &Store, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
     let mut object = store.get(name).unwrap();
@@ -352,6 +352,25 @@ fn a_disk_that_is_full_to_the_last_byte_can_be_freed() {
     assert_eq!(reserve(&store), 4, "it is filled again");
     let (_, newest) = snapshots(&repository).pop().unwrap();
     assert_same(&contents(&repository, &newest), &folder_contents(folder.path()), "left");
+    assert_whole(&store);
+}
+
+#[test]
+fn a_backup_that_died_of_a_full_disk_is_given_up_in_the_room_of_the_reserve() {
+    let Disk { folder, store, repository, control, first, _place } = disk();
+    let cache = tempfile::tempdir().unwrap();
+    let client = open_quick(store.clone().with_faults(control.clone()), Some(cache.path()));
+    write_files(folder.path(), 100..160, 1);
+    control.set_free_bytes(Some(100_000));
+    assert!(back_up_with(&client, folder.path(), &options(), &SilentMonitor).is_err());
+    assert_eq!(client.undecided_sessions().unwrap().len(), 1);
+    // What is left is taken by others.
+    control.set_free_bytes(Some(0));
+    repository.forget(&[first], "").unwrap();
+    let before = pack_bytes(&store);
+    let summary = pruned(&client, &tight());
+    assert_eq!((summary.fenced, summary.held_by.len()), (1, 0));
+    assert!(pack_bytes(&store) < before);
     assert_whole(&store);
 }
 
