@@ -110,8 +110,21 @@ impl Repository {
 
     /// For whoever has listed `snapshots` when every session before `generation` had decided: `undecided` are those of
     /// which the listing shows no slot. One of them with a snapshot in its slot proves that the listing is not whole: who
-    /// registers as late as that begins anew. `false`: there is one that has not decided after all.
-    pub fn require_slots(&self, generation: u32, undecided: &BTreeSet<SessionId>) -> Result<bool> {
+    /// registers as late as that begins anew. `false`: there is one that has not decided after all, or that committed
+    /// although it was given up (`aborted`), as it may without create-if-absent: then its snapshot counts.
+    pub fn require_slots(
+        &self,
+        generation: u32,
+        undecided: &BTreeSet<SessionId>,
+        aborted: &[SessionId],
+    ) -> Result<bool> {
+        if !self.store.is_conditional() {
+            for session in aborted.iter().filter(|session| session.generation < generation) {
+                if self.store.size(&layout::snapshot(*session))?.is_some() {
+                    return Ok(false);
+                }
+            }
+        }
         let mut all_decided = true;
         for session in undecided.iter().filter(|session| session.generation < generation) {
             match self.read_slot(SnapshotId(*session)) {

@@ -262,7 +262,8 @@ fn replace_figures(text: &str) -> String {
             .iter()
             .enumerate()
             .map(|(at, word)| {
-                let is_number = word.starts_with(|first: char| first.is_ascii_digit());
+                let is_number =
+                    word.starts_with(|first: char| first.is_ascii_digit()) && !word.ends_with(':');
                 match *word {
                     _ if is_number && is_counted(at) => "#",
                     "B" | "KiB" | "MiB" if is_about_storing => "B",

@@ -532,7 +532,8 @@ impl<'a> Collection<'_, 'a> {
             _ => return Ok(Ended::Overtaken),
         }
         let waits = !is_left_out(Step::WaitForSessions);
-        if waits && !self.repository.require_slots(generation, &marked.undecided)? {
+        let (undecided, aborted) = (&marked.undecided, &marked.snapshots.aborted);
+        if waits && !self.repository.require_slots(generation, undecided, aborted)? {
             return Ok(Ended::Overtaken);
         }
         let damaged = self.repository.damaged_packs()?;
