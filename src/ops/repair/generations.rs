@@ -16,6 +16,7 @@
 //!   stale or short, wait until they are whole: a snapshot that is neither listed nor known here counts as swept.
 
 use super::{Examined, RepairOptions, Trouble};
+use crate::format::snapshot::Decision;
 use crate::id::SnapshotId;
 use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
@@ -23,7 +24,7 @@ use crate::repository::Repository;
 use crate::repository::collector::SeenIdle;
 use crate::repository::error::Kind;
 use crate::repository::generations::Generations;
-use crate::repository::verify::names;
+use crate::repository::verify::{is_damage, names};
 use crate::units::Timestamp;
 
 /// How often sessions are given up before this is left to another run: between two looks, new ones may come.
@@ -145,8 +146,22 @@ fn live(
     generation: u32,
     monitor: &dyn Monitor,
 ) -> Result<Vec<(SnapshotId, Option<Timestamp>)>, OpsError> {
+    let registered = repository.registered_sessions()?;
     let snapshots = repository.snapshots(monitor)?;
-    let ids = snapshots.all.iter().map(|(id, _)| *id);
+    // What the listing leaves out of the sessions that are registered is asked for by name.
+    let decided = snapshots.decided();
+    let unlisted = registered.iter().filter(|session| !decided.contains(session));
+    let mut left_out = Vec::new();
+    for session in unlisted.chain(&snapshots.aborted) {
+        let id = SnapshotId(*session);
+        match repository.read_slot(id) {
+            Ok(Decision::Abort) => {}
+            Err(error) if error.kind == Kind::NotFound => {}
+            Err(error) if !is_damage(&error) => return Err(error.into()),
+            Ok(Decision::Snapshot(_)) | Err(_) => left_out.push(id),
+        }
+    }
+    let ids = snapshots.all.iter().map(|(id, _)| *id).chain(left_out);
     let unreadable = snapshots.damaged.iter().map(|(id, _)| *id);
     let ids = ids.chain(unreadable).chain(snapshots.vanished.iter().copied());
     let is_known = generations.last.is_some() || generations.swept() == 0;
