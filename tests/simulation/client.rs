@@ -197,12 +197,14 @@ impl Client {
                 self.repository = Some(repository);
                 return;
             }
+            let was_rotten = !self.world.state().rotten.is_empty();
             let result = catch_unwind(AssertUnwindSafe(|| self.verb(&repository)));
             self.repository = Some(repository);
             let has_old_keys = self.has_old_keys();
             let has_failed = !matches!(result, Ok((_, Ok(()))));
             let mut state = self.world.state();
-            let is_rotten = !state.rotten.is_empty();
+            // Somebody may have repaired meanwhile what this one could not read.
+            let is_rotten = was_rotten || !state.rotten.is_empty();
             let (is_stopped, faults) = state.restart(self.number);
             let faults = faults + u64::from(is_rotten || has_old_keys);
             match result {
