@@ -17,7 +17,7 @@ use crate::repository::reader::BlobReader;
 use crate::repository::session::Committed;
 use crate::repository::snapshots::Snapshots;
 use crate::repository::tombs::Undeleted;
-use crate::repository::verify::names;
+use crate::repository::verify::{is_damage, names};
 use crate::repository::writer::Writer;
 use crate::units::Timestamp;
 use crate::view::DirectoryRoot;
@@ -281,7 +281,11 @@ fn mend_as(
     let left_out = std::mem::take(&mut rewriter.left_out);
     let stored_again = rewriter.finish()?;
     writer.finish()?;
-    let slot_is_whole = repository.read_slot(id).is_ok();
+    let slot_is_whole = match repository.read_slot(id) {
+        Ok(_) => true,
+        Err(error) if error.kind == Kind::NotFound || is_damage(&error) => false,
+        Err(error) => return Err(error.into()),
+    };
     let is_known = |(_, other): &(SnapshotId, Snapshot)| {
         other.repaired.as_ref().is_some_and(|from| from.original == id)
     };
