@@ -151,8 +151,9 @@ fn live(
     // What the listing leaves out of the sessions that are registered is asked for by name.
     let decided = snapshots.decided();
     let unlisted = registered.iter().filter(|session| !decided.contains(session));
+    let candidates = unlisted.chain(&snapshots.aborted);
     let mut left_out = Vec::new();
-    for session in unlisted.chain(&snapshots.aborted) {
+    for session in candidates.filter(|session| generations.lets_live(**session)) {
         let id = SnapshotId(*session);
         match repository.read_slot(id) {
             Ok(Decision::Abort) => {}
