@@ -222,8 +222,9 @@ fn require_still_unused(repository: &Repository, epochs: &[u32]) -> Result<(), O
     }
 }
 
-/// Does what was planned; what came to need a data key since is kept from losing it. Everything takes effect with the one object that gives the new keyring to all who stay;
-/// what follows tidies up, and another run does it if this one is stopped.
+/// Does what was planned; what came to need a data key since is kept from losing it. Everything takes effect with the
+/// one object that gives the new keyring to all who stay; what follows tidies up, and another run does it if this
+/// one is stopped.
 pub fn rekey(repository: &Repository, plan: &RekeyPlan) -> Result<RekeySummary, OpsError> {
     let keyring: Keyring = match plan.change {
         Change::NewEpoch => repository.with_new_epoch()?,

@@ -67,23 +67,23 @@ impl Repository {
         let generation = generations.newest.checked_add(1).ok_or_else(|| {
             RepositoryError::new(Kind::Invalid, layout::GC, "has used up all generations")
         })?;
-        let condemned = Condemned { packs, publisher: self.publisher() };
-        let name = layout::condemned(generation);
-        let object = self.seal(ObjectKind::Condemned, &name, condemned.encode())?;
-        match self.create_at_need(&name, object, Some(Spender::Collecting))? {
+        match self.publish_condemned(generation, packs)? {
             Created::New => Ok(Some(generation)),
             Created::AlreadyThere => Ok(None),
         }
     }
 
+    fn publish_condemned(&self, generation: u32, packs: Vec<PackId>) -> Result<Created> {
+        let condemned = Condemned { packs, publisher: self.publisher() };
+        let name = layout::condemned(generation);
+        let object = self.seal(ObjectKind::Condemned, &name, condemned.encode())?;
+        self.create_at_need(&name, object, Some(Spender::Collecting))
+    }
+
     /// Puts a list of no packs where one that could not be read was: its generation is over, and whoever asks by
     /// name whether it has begun finds it.
     pub fn condemn_nothing(&self, generation: u32) -> Result<()> {
-        let name = layout::condemned(generation);
-        let condemned = Condemned { packs: Vec::new(), publisher: self.publisher() };
-        let object = self.seal(ObjectKind::Condemned, &name, condemned.encode())?;
-        self.store.create(&name, object)?;
-        Ok(())
+        self.publish_condemned(generation, Vec::new()).map(drop)
     }
 
     /// The sessions that may count on what `generation` condemns and have not decided. To be asked after the

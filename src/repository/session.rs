@@ -119,13 +119,16 @@ impl Repository {
     /// have gone. That is so also when its ABORT has been cleared away again: no sweep is published while an older
     /// session is undecided.
     pub fn end(&self, session: SessionId) -> Result<bool> {
-        let is_ours = self.abort(session)?;
-        Ok(is_ours && self.generations()?.swept() <= session.generation)
+        self.end_by(session, None)
     }
 
     /// The same for a collector, if need be in the place of a part of the reserve.
     pub fn end_at_need(&self, session: SessionId) -> Result<bool> {
-        let is_ours = self.abort_at_need(session)?;
+        self.end_by(session, Some(Spender::Collecting))
+    }
+
+    fn end_by(&self, session: SessionId, spender: Option<Spender>) -> Result<bool> {
+        let is_ours = self.abort_by(session, spender)?;
         Ok(is_ours && self.generations()?.swept() <= session.generation)
     }
 

@@ -50,9 +50,7 @@ impl Snapshots {
         let hidden = self.swept.iter().chain(&self.tombs).map(|id| id.0);
         all.chain(damaged).chain(hidden).chain(self.aborted.iter().copied()).collect()
     }
-}
 
-impl Snapshots {
     /// As if these were forgotten.
     pub fn assume_forgotten(&mut self, ids: &BTreeSet<SnapshotId>) {
         self.all.retain(|(id, _)| !ids.contains(id));
@@ -234,14 +232,8 @@ impl Repository {
         let in_time = in_time?;
         let generations = self.generations()?;
         generations.require_readable()?;
-        match &generations.open {
-            _ if !generations.lets_live(id.0) => Ok(None),
-            // A generation after this session has waited for it, unless it gave it up.
-            Some((open, _)) if *open <= session.generation || !in_time => {
-                Ok(Some(Undeleted::Pending))
-            }
-            _ => Ok(Some(Undeleted::Back)),
-        }
+        let lives = generations.lets_live(id.0);
+        Ok(lives.then(|| Undeleted::by(session, in_time, &generations)))
     }
 
     fn note_vanished(

@@ -15,7 +15,7 @@ use crate::format::header::ObjectKind;
 use crate::format::session::Purpose;
 use crate::format::snapshot::{Decision, Snapshot};
 use crate::format::tomb::Tomb;
-use crate::id::{SnapshotId, TombId};
+use crate::id::{SessionId, SnapshotId, TombId};
 use crate::monitor::Monitor;
 use crate::store::layout;
 
@@ -38,6 +38,17 @@ pub enum Undeleted {
     /// It is shown again, and an unfinished collection may have looked before that was so: certain when that has
     /// ended.
     Pending,
+}
+
+impl Undeleted {
+    /// What a session has reached that is over: `in_time` where no collector gave it up, and the generations since.
+    pub(super) fn by(session: SessionId, in_time: bool, generations: &Generations) -> Self {
+        match &generations.open {
+            // A generation after this session has waited for it, unless it gave it up.
+            Some((open, _)) if *open <= session.generation || !in_time => Undeleted::Pending,
+            _ => Undeleted::Back,
+        }
+    }
 }
 
 /// What stands below `tombs/` of one snapshot, by its names alone.
@@ -228,11 +239,7 @@ impl Repository {
         // A sweep that cannot be read may be the one that let them go.
         generations.require_readable()?;
         self.require_living(&generations, ids)?;
-        match &generations.open {
-            // A generation after this session has waited for it, unless it gave it up.
-            Some((open, _)) if *open <= session.generation || !in_time => Ok(Undeleted::Pending),
-            _ => Ok(Undeleted::Back),
-        }
+        Ok(Undeleted::by(session, in_time, &generations))
     }
 
     fn undo_tombs(&self, ids: &[SnapshotId]) -> Result<()> {
