@@ -3,8 +3,9 @@
 //! from the store.
 //!
 //! A run's file is complete and durable before redb lists it, and goes after redb has ceased to; what redb does
-//! not list is a left-over and is removed when the cache is opened. A run that turns out to be damaged takes the
-//! cache with it when it is closed.
+//! not list is a left-over and is removed when the cache is opened. When a run turns out to be damaged,
+//! all of them are forgotten, and what follows from them; what was seen of snapshots and sweeps, which no store tells
+//! again, stays.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -279,16 +280,23 @@ impl IndexCache {
             Some(_) => {}
             None => Self::make_tables(&database, &expected)?,
         }
-        let runs = Self::open_runs(&database, &place)?;
+        let opened = Self::open_runs(&database, &place);
+        let is_broken = opened.is_err();
+        let runs = opened.unwrap_or_default();
         let next_run = runs.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
         let view = Self::make_view(&database, runs)?;
-        Ok(Some(IndexCache {
+        let cache = IndexCache {
             database,
             place,
             writing: Mutex::new(Writing { next_run, passing: false }),
             view: RwLock::new(view),
             packs: Mutex::default(),
-        }))
+        };
+        if is_broken {
+            // Runs are made anew from the store; what was seen of snapshots and sweeps is not.
+            cache.clear()?;
+        }
+        Ok(Some(cache))
     }
 
     /// Opens the runs that the database lists.
@@ -1043,8 +1051,10 @@ impl IndexCache {
 
 impl Drop for IndexCache {
     fn drop(&mut self) {
+        let is_broken = self.view.read().runs.iter().any(|(_, run)| run.is_broken());
         if let Place::Folder(folder) = &self.place
-            && self.view.read().runs.iter().any(|(_, run)| run.is_broken())
+            && is_broken
+            && self.clear().is_err()
         {
             let _ = remove(&folder.with_extension("redb"));
         }

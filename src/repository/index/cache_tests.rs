@@ -108,7 +108,7 @@ fn a_broken_or_foreign_cache_is_made_anew() {
 }
 
 #[test]
-fn a_run_that_is_gone_or_cut_costs_the_cache_and_left_overs_go() {
+fn a_run_that_is_gone_or_cut_costs_the_index_and_left_overs_go() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.redb");
     let runs = path.with_extension("runs");
@@ -134,13 +134,16 @@ fn a_run_that_is_gone_or_cut_costs_the_cache_and_left_overs_go() {
 }
 
 #[test]
-fn a_run_that_is_garbled_is_an_error_once_and_costs_the_cache() {
+fn a_run_that_is_garbled_is_an_error_once_and_costs_the_index_and_no_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.redb");
     let runs = path.with_extension("runs");
     let repository = RepositoryId([5; 16]);
     let cache = IndexCache::open(Some(&path), repository).unwrap();
     cache.add(&[index(1)], &[pack(0, 0..500)]).unwrap();
+    let slot = SnapshotId(SessionId { generation: 0, random: [7; 16] });
+    cache.update_slots(&[(slot, vec![1, 2, 3])], &[]).unwrap();
+    cache.follow(0, 4, [9; 32], &[]).unwrap();
     drop(cache);
     let file = fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
     let mut bytes = fs::read(&file).unwrap();
@@ -156,6 +159,11 @@ fn a_run_that_is_garbled_is_an_error_once_and_costs_the_cache() {
     let cache = IndexCache::open(Some(&path), repository).unwrap();
     assert_eq!(cache.blob_count(), 0);
     assert!(cache.indexes().unwrap().is_empty());
+    // What the store may not show again.
+    assert_eq!(cache.slots().unwrap()[&slot], [1, 2, 3]);
+    assert_eq!(cache.followed().unwrap().map(|followed| followed.to), Some(4));
+    cache.add(&[index(1)], &[pack(0, 0..500)]).unwrap();
+    assert!((0..500).all(|number| cache.lookup(&id(number)).unwrap().is_some()));
 }
 
 #[test]
