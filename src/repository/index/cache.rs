@@ -7,29 +7,32 @@
 //! all of them are forgotten, and what follows from them; what was seen of snapshots and sweeps, which no store tells
 //! again, stays.
 
+mod listings;
+mod place;
+mod remembered;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, TableDefinition, WriteTransaction,
+    TableDefinition, WriteTransaction,
 };
 
+use self::place::{Place, remove};
+pub use self::remembered::Followed;
 use super::super::error::{Kind, RepositoryError, Result};
 use super::rows::{decode_pack, encode_pack, name_bytes, read_name};
 use super::run::{IndexEntry, MergedRows, Run, RunWriter};
 use super::{Location, PackInfo, locations};
-use crate::format::bytes::{Reader, put_time, put_varint};
 use crate::format::index::PackRecord;
 use crate::format::pack::Encoding;
-use crate::id::{BlobId, IndexId, PackId, RepositoryId, SessionId, SnapshotId};
-use crate::units::Timestamp;
+use crate::id::{BlobId, IndexId, PackId, RepositoryId};
 
 /// Raised whenever a table changes its meaning: an older cache is thrown away.
 const CACHE_VERSION: u64 = 5;
@@ -72,105 +75,6 @@ const PROVEN: TableDefinition<&[u8], (i64, u32)> = TableDefinition::new("proven"
 
 /// Name of a slot → when the store first showed it: seconds (8 bytes) and nanoseconds (4), little endian.
 const OBSERVED: TableDefinition<&[u8], [u8; 12]> = TableDefinition::new("observed");
-
-/// Where the files of runs go.
-enum Place {
-    /// Into this folder, which is this cache's own.
-    Folder(PathBuf),
-    /// Into this folder, which is another cache's: without a name, so that they end with the process.
-    Unnamed(PathBuf),
-    /// Into memory.
-    Memory,
-}
-
-/// Makes the names of files that lose them at once differ within this process.
-static UNNAMED: AtomicU32 = AtomicU32::new(0);
-
-impl Place {
-    fn path(folder: &Path, number: u32) -> PathBuf {
-        folder.join(format!("{number:08x}"))
-    }
-
-    /// An empty file for the run with this number; `None`: it goes into memory.
-    fn create(&self, number: u32) -> io::Result<Option<File>> {
-        let (path, named) = match self {
-            Place::Memory => return Ok(None),
-            Place::Folder(folder) => (Self::path(folder, number), true),
-            Place::Unnamed(folder) => {
-                let count = UNNAMED.fetch_add(1, Ordering::Relaxed);
-                (folder.join(format!("{}-{count}.unnamed", std::process::id())), false)
-            }
-        };
-        // What has this name was never listed, or is no longer.
-        remove(&path)?;
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        if !named {
-            remove(&path)?;
-        }
-        Ok(Some(file))
-    }
-
-    /// Makes the names of new files durable.
-    fn sync(&self) -> io::Result<()> {
-        match self {
-            Place::Folder(folder) => File::open(folder)?.sync_all(),
-            Place::Unnamed(_) | Place::Memory => Ok(()),
-        }
-    }
-
-    /// Removes every file that is none of these runs: what was merged, and what a writer that was stopped
-    /// could not list or remove. What cannot be removed costs space until the next time.
-    fn keep_only(&self, runs: &BTreeSet<u32>) {
-        let Place::Folder(folder) = self else { return };
-        let kept: BTreeSet<PathBuf> = runs.iter().map(|run| Self::path(folder, *run)).collect();
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if !kept.contains(&path) {
-                let _ = remove(&path);
-            }
-        }
-    }
-}
-
-/// Removes a file that may not be there.
-fn remove(path: &Path) -> io::Result<()> {
-    fs::remove_file(path).or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })
-}
-
-/// How far the cache has followed the chain of sweeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Followed {
-    /// Every pack that a sweep of this generation or a later one dropped is known.
-    pub from: u32,
-    /// The newest sweep that was seen.
-    pub to: u32,
-    /// BLAKE3 of its object.
-    pub hash: [u8; 32],
-    /// A sweep between was missed: only a listing of all packs tells which are there.
-    pub unlisted: bool,
-}
-
-impl Followed {
-    fn encode(&self) -> Vec<u8> {
-        let numbers = [self.from.to_le_bytes(), self.to.to_le_bytes()].concat();
-        [&numbers[..], &self.hash, &[u8::from(self.unlisted)]].concat()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (from, rest) = bytes.split_first_chunk()?;
-        let (to, rest) = rest.split_first_chunk()?;
-        let (hash, rest) = rest.split_first_chunk()?;
-        Some(Followed {
-            from: u32::from_le_bytes(*from),
-            to: u32::from_le_bytes(*to),
-            hash: *hash,
-            unlisted: *rest.first()? != 0,
-        })
-    }
-}
 
 /// Why packs leave the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -733,202 +637,6 @@ impl IndexCache {
         Ok(())
     }
 
-    /// How far the chain of sweeps was followed; `None` before the first.
-    pub fn followed(&self) -> Result<Option<Followed>> {
-        let transaction = self.database.begin_read().map_err(cache_error)?;
-        let table = transaction.open_table(META).map_err(cache_error)?;
-        let row = table.get("followed").map_err(cache_error)?;
-        Ok(row.and_then(|row| Followed::decode(row.value())))
-    }
-
-    /// Takes in sweeps up to generation `to`: forgets these packs, and never takes them in again.
-    pub fn follow(&self, from: u32, to: u32, hash: [u8; 32], packs: &[PackId]) -> Result<()> {
-        let before = self.followed()?;
-        let unlisted = before.is_some_and(|before| before.unlisted)
-            || from > before.map_or(0, |before| before.from);
-        self.put_followed(packs, &Followed { from, to, hash, unlisted })
-    }
-
-    /// Forgets which packs sweeps have dropped.
-    pub fn forget_swept(&self) -> Result<()> {
-        let _writing = self.writing.lock();
-        let transaction = self.begin_write()?;
-        transaction.delete_table(SWEPT).map_err(cache_error)?;
-        transaction.open_table(SWEPT).map_err(cache_error)?;
-        transaction.commit().map_err(cache_error)
-    }
-
-    /// Remembers whether only a listing tells which packs are there.
-    pub fn set_unlisted(&self, unlisted: bool) -> Result<()> {
-        match self.followed()? {
-            Some(followed) if followed.unlisted != unlisted => {
-                self.put_followed(&[], &Followed { unlisted, ..followed })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn put_followed(&self, packs: &[PackId], followed: &Followed) -> Result<()> {
-        let mut writing = self.writing.lock();
-        let transaction = self.begin_write()?;
-        {
-            let mut table = transaction.open_table(META).map_err(cache_error)?;
-            table.insert("followed", followed.encode().as_slice()).map_err(cache_error)?;
-        }
-        self.drop_in(&mut writing, transaction, packs, Dropped::Swept)
-    }
-
-    /// By which this client is known as the one that collects.
-    pub fn maintainer(&self) -> Result<Option<[u8; 16]>> {
-        let transaction = self.database.begin_read().map_err(cache_error)?;
-        let table = transaction.open_table(META).map_err(cache_error)?;
-        let row = table.get("maintainer").map_err(cache_error)?;
-        Ok(row.and_then(|row| row.value().try_into().ok()))
-    }
-
-    /// Remembers by what this client is known.
-    pub fn keep_maintainer(&self, id: [u8; 16]) -> Result<()> {
-        let transaction = self.begin_write()?;
-        {
-            let mut table = transaction.open_table(META).map_err(cache_error)?;
-            table.insert("maintainer", id.as_slice()).map_err(cache_error)?;
-        }
-        transaction.commit().map_err(cache_error)
-    }
-
-    /// A sealed object of collection that was read before.
-    pub fn generation(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let transaction = self.database.begin_read().map_err(cache_error)?;
-        let table = transaction.open_table(GENERATIONS).map_err(cache_error)?;
-        Ok(table.get(name).map_err(cache_error)?.map(|row| row.value().to_vec()))
-    }
-
-    /// Remembers a sealed object of collection. The newest few are kept.
-    pub fn keep_generation(&self, name: &str, object: &[u8]) -> Result<()> {
-        let transaction = self.begin_write()?;
-        {
-            let mut table = transaction.open_table(GENERATIONS).map_err(cache_error)?;
-            table.insert(name, object).map_err(cache_error)?;
-            // Names sort as generations do.
-            while ReadableTableMetadata::len(&table).map_err(cache_error)? > KEPT_GENERATIONS {
-                table.pop_first().map_err(cache_error)?;
-            }
-        }
-        transaction.commit().map_err(cache_error)
-    }
-
-    /// How many objects each session that decides nothing had made when it was first seen like this, and when that
-    /// was.
-    pub fn idle(&self) -> Result<HashMap<SessionId, (u64, Timestamp)>> {
-        let transaction = self.database.begin_read().map_err(cache_error)?;
-        let table = transaction.open_table(IDLE).map_err(cache_error)?;
-        let mut idle = HashMap::new();
-        for row in table.iter().map_err(cache_error)? {
-            let (name, row) = row.map_err(cache_error)?;
-            let Ok(name) = name.value().try_into() else { continue };
-            let mut reader = Reader::new(row.value());
-            if let (Ok(objects), Ok(since)) = (reader.varint(), reader.time()) {
-                idle.insert(SessionId::from_bytes(name), (objects, since));
-            }
-        }
-        Ok(idle)
-    }
-
-    /// Remembers how far these sessions have come and since when, and forgets all others.
-    pub fn keep_idle(&self, sessions: &[(SessionId, u64, Timestamp)]) -> Result<()> {
-        let transaction = self.begin_write()?;
-        transaction.delete_table(IDLE).map_err(cache_error)?;
-        {
-            let mut table = transaction.open_table(IDLE).map_err(cache_error)?;
-            for (session, objects, since) in sessions {
-                let mut row = Vec::new();
-                put_varint(&mut row, *objects);
-                put_time(&mut row, *since);
-                table.insert(session.to_bytes().as_slice(), row.as_slice()).map_err(cache_error)?;
-            }
-        }
-        transaction.commit().map_err(cache_error)
-    }
-
-    /// Remembers which packs an index object lists.
-    pub fn note_listing(&self, listings: &[(IndexId, Vec<PackId>)]) -> Result<()> {
-        let transaction = self.begin_write()?;
-        {
-            let mut table = transaction.open_table(LISTED).map_err(cache_error)?;
-            for (index, packs) in listings {
-                let names: Vec<u8> =
-                    packs.iter().flat_map(|pack| name_bytes(pack.session, pack.number)).collect();
-                let name = name_bytes(index.session, index.number);
-                table.insert(name.as_slice(), names.as_slice()).map_err(cache_error)?;
-            }
-        }
-        transaction.commit().map_err(cache_error)
-    }
-
-    /// For each index object in the cache: how many packs it lists, and how many of them the cache has.
-    pub fn listings(&self) -> Result<Vec<(IndexId, usize, usize)>> {
-        let transaction = self.database.begin_read().map_err(cache_error)?;
-        let indexes = transaction.open_table(INDEXES).map_err(cache_error)?;
-        let listed = transaction.open_table(LISTED).map_err(cache_error)?;
-        let numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
-        let mut listings = Vec::new();
-        for row in indexes.iter().map_err(cache_error)? {
-            let (name, ()) = row.map(|(name, _)| (name, ())).map_err(cache_error)?;
-            let Some((session, number)) = read_name(name.value()) else { continue };
-            let Some(packs) = listed.get(name.value()).map_err(cache_error)? else { continue };
-            let names = packs.value().chunks(SessionId::LENGTH + 4);
-            let (total, mut known) = (names.len(), 0);
-            for pack in names {
-                known += usize::from(numbers.get(pack).map_err(cache_error)?.is_some());
-            }
-            listings.push((IndexId { session, number }, total, known));
-        }
-        Ok(listings)
-    }
-
-    /// The names of index objects that those in the cache are known to supersede.
-    pub fn superseded(&self) -> Result<BTreeSet<IndexId>> {
-        let names = self.names(SUPERSEDED)?.into_iter();
-        Ok(names.map(|PackId { session, number }| IndexId { session, number }).collect())
-    }
-
-    /// Remembers that index objects in the cache supersede these.
-    pub fn supersede(&self, indexes: &[IndexId]) -> Result<()> {
-        if indexes.is_empty() {
-            return Ok(());
-        }
-        let transaction = self.begin_write()?;
-        {
-            let mut table = transaction.open_table(SUPERSEDED).map_err(cache_error)?;
-            for index in indexes {
-                let name = name_bytes(index.session, index.number);
-                table.insert(name.as_slice(), ()).map_err(cache_error)?;
-            }
-        }
-        transaction.commit().map_err(cache_error)
-    }
-
-    /// Forgets the names of index objects that are gone, if those in the cache supersede all of them: their packs
-    /// stay. Returns whether they did.
-    pub fn forget_superseded(&self, gone: &[IndexId]) -> Result<bool> {
-        let transaction = self.begin_write()?;
-        {
-            let superseded = transaction.open_table(SUPERSEDED).map_err(cache_error)?;
-            let mut listed = transaction.open_table(LISTED).map_err(cache_error)?;
-            let mut table = transaction.open_table(INDEXES).map_err(cache_error)?;
-            for index in gone {
-                let name = name_bytes(index.session, index.number);
-                if superseded.get(name.as_slice()).map_err(cache_error)?.is_none() {
-                    return Ok(false);
-                }
-                table.remove(name.as_slice()).map_err(cache_error)?;
-                listed.remove(name.as_slice()).map_err(cache_error)?;
-            }
-        }
-        transaction.commit().map_err(cache_error)?;
-        Ok(true)
-    }
-
     /// Every place of every blob, in the order of ids: copies of one blob stand together.
     pub fn entries(&self) -> Result<impl Iterator<Item = Result<(BlobId, Location)>> + use<>> {
         let runs: Vec<Arc<Run>> =
@@ -957,96 +665,6 @@ impl IndexCache {
         self.packs.lock().clear();
         Ok(())
     }
-
-    /// When packs were last proven by this client, as far as it knows.
-    pub fn proven(&self) -> Result<HashMap<PackId, Timestamp>> {
-        let transaction = self.database.begin_read().map_err(cache_error)?;
-        let table = transaction.open_table(PROVEN).map_err(cache_error)?;
-        let mut proven = HashMap::new();
-        for row in table.iter().map_err(cache_error)? {
-            let (name, time) = row.map_err(cache_error)?;
-            let (seconds, nanoseconds) = time.value();
-            if let Some((session, number)) = read_name(name.value()) {
-                proven.insert(PackId { session, number }, Timestamp { seconds, nanoseconds });
-            }
-        }
-        Ok(proven)
-    }
-
-    /// Remembers that packs were proven, and forgets it of others.
-    pub fn update_proven(&self, proven: &[(PackId, Timestamp)], others: &[PackId]) -> Result<()> {
-        let transaction = self.begin_write()?;
-        let mut table = transaction.open_table(PROVEN).map_err(cache_error)?;
-        for (pack, time) in proven {
-            let name = name_bytes(pack.session, pack.number);
-            let time = (time.seconds, time.nanoseconds);
-            table.insert(name.as_slice(), time).map_err(cache_error)?;
-        }
-        for pack in others {
-            let name = name_bytes(pack.session, pack.number);
-            table.remove(name.as_slice()).map_err(cache_error)?;
-        }
-        drop(table);
-        transaction.commit().map_err(cache_error)
-    }
-
-    /// The sealed slots that were seen, by session.
-    pub fn slots(&self) -> Result<HashMap<SnapshotId, Vec<u8>>> {
-        let transaction = self.database.begin_read().map_err(cache_error)?;
-        let table = transaction.open_table(SLOTS).map_err(cache_error)?;
-        let mut slots = HashMap::new();
-        for row in table.iter().map_err(cache_error)? {
-            let (name, object) = row.map_err(cache_error)?;
-            if let Ok(name) = name.value().try_into() {
-                slots.insert(SnapshotId(SessionId::from_bytes(name)), object.value().to_vec());
-            }
-        }
-        Ok(slots)
-    }
-
-    /// Remembers sealed slots, and forgets others.
-    pub fn update_slots(&self, seen: &[(SnapshotId, Vec<u8>)], gone: &[SnapshotId]) -> Result<()> {
-        let mut transaction = self.database.begin_write().map_err(cache_error)?;
-        transaction.set_quick_repair(true);
-        let mut table = transaction.open_table(SLOTS).map_err(cache_error)?;
-        for (id, object) in seen {
-            table.insert(id.0.to_bytes().as_slice(), object.as_slice()).map_err(cache_error)?;
-        }
-        for id in gone {
-            table.remove(id.0.to_bytes().as_slice()).map_err(cache_error)?;
-        }
-        drop(table);
-        transaction.commit().map_err(cache_error)
-    }
-
-    /// When the store first showed each snapshot, as far as this client was there to see it.
-    pub fn observed(&self) -> Result<HashMap<SnapshotId, Timestamp>> {
-        let transaction = self.database.begin_read().map_err(cache_error)?;
-        let table = transaction.open_table(OBSERVED).map_err(cache_error)?;
-        let mut observed = HashMap::new();
-        for row in table.iter().map_err(cache_error)? {
-            let (name, time) = row.map_err(cache_error)?;
-            if let Ok(name) = name.value().try_into() {
-                observed.insert(SnapshotId(SessionId::from_bytes(name)), read_time(&time.value()));
-            }
-        }
-        Ok(observed)
-    }
-
-    /// Remembers when the store first showed snapshots.
-    pub fn remember_observed(&self, observed: &[(SnapshotId, Timestamp)]) -> Result<()> {
-        let mut transaction = self.database.begin_write().map_err(cache_error)?;
-        transaction.set_quick_repair(true);
-        let mut table = transaction.open_table(OBSERVED).map_err(cache_error)?;
-        for (id, time) in observed {
-            let mut value = [0; 12];
-            value[..8].copy_from_slice(&time.seconds.to_le_bytes());
-            value[8..].copy_from_slice(&time.nanoseconds.to_le_bytes());
-            table.insert(id.0.to_bytes().as_slice(), value).map_err(cache_error)?;
-        }
-        drop(table);
-        transaction.commit().map_err(cache_error)
-    }
 }
 
 impl Drop for IndexCache {
@@ -1059,13 +677,6 @@ impl Drop for IndexCache {
             let _ = remove(&folder.with_extension("redb"));
         }
     }
-}
-
-fn read_time(value: &[u8; 12]) -> Timestamp {
-    let (mut seconds, mut nanoseconds) = ([0; 8], [0; 4]);
-    seconds.copy_from_slice(&value[..8]);
-    nanoseconds.copy_from_slice(&value[8..]);
-    Timestamp { seconds: i64::from_le_bytes(seconds), nanoseconds: u32::from_le_bytes(nanoseconds) }
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use super::*;
 use crate::format::header::{Header, ObjectKind};
 use crate::format::pack::{BlobRecord, Encoding, PackDirectory};
+use crate::id::{SessionId, SnapshotId};
+use crate::units::Timestamp;
 
 fn id(number: u32) -> BlobId {
     BlobId(*blake3::hash(&number.to_le_bytes()).as_bytes())
