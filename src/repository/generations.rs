@@ -238,14 +238,11 @@ impl Repository {
     pub(super) fn follow_sweeps(&self, generations: &Generations) -> Result<()> {
         let Some(last) = &generations.last else {
             return match self.cache.followed()? {
-                Some(followed) if followed.to > 0 && generations.trouble.is_none() => {
-                    Err(older_state(followed.to, 0))
-                }
+                Some(followed) if generations.trouble.is_none() => Err(older_state(followed.to, 0)),
                 _ => Ok(()),
             };
         };
-        let followed = self.cache.followed()?;
-        let known = followed.filter(|followed| followed.to > 0);
+        let known = self.cache.followed()?;
         if let Some(known) = known {
             if known.to > last.generation {
                 return Err(older_state(known.to, last.generation));
@@ -272,8 +269,8 @@ impl Repository {
             self.cache.clear()?;
             self.cache.forget_swept()?;
         }
-        let from = match (followed, is_gapless) {
-            (Some(followed), true) => followed.from,
+        let from = match (known, is_gapless) {
+            (Some(known), true) => known.from,
             (None, true) => 0,
             (_, false) => oldest.generation,
         };
@@ -304,4 +301,20 @@ fn other_history(generation: u32) -> RepositoryError {
         layout::sweep(generation),
         "is not the one that this client has seen: the store shows another history",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repair_is_advised_for_damage_and_not_for_a_key_that_is_missing() {
+        let told = |kind| {
+            let trouble = Some(RepositoryError::new(kind, "gc/1", "cannot be read"));
+            Generations { trouble, ..Generations::default() }.require_readable().unwrap_err()
+        };
+        assert!(told(Kind::Corrupt).message.contains("aumbry repair generations"));
+        assert_eq!(told(Kind::WrongKey).message, "cannot be read");
+        assert!(Generations::default().require_readable().is_ok());
+    }
 }

@@ -75,11 +75,6 @@ impl PackShape {
         self.shard_range(self.shards()).start + HEADER_LENGTH
     }
 
-    /// How many frames there are.
-    pub fn frames(&self) -> usize {
-        self.frames
-    }
-
     /// How many parity shards there are.
     pub fn shards(&self) -> usize {
         self.parity.shards.into()
@@ -87,14 +82,16 @@ impl PackShape {
 
     fn frame_range(&self, frame: usize) -> Range<usize> {
         let start = HEADER_LENGTH + frame * SEALED_FRAME_LENGTH;
-        let end = HEADER_LENGTH + sealed_length(self.parity.plain_length) as usize;
-        start..end.min(start + SEALED_FRAME_LENGTH)
+        start..self.frames_end().min(start + SEALED_FRAME_LENGTH)
+    }
+
+    fn frames_end(&self) -> usize {
+        HEADER_LENGTH + sealed_length(self.parity.plain_length) as usize
     }
 
     /// A parity shard without its tag.
     fn shard_range(&self, shard: usize) -> Range<usize> {
-        let frames_end = self.frame_range(self.frames - 1).end;
-        let start = frames_end + shard * (self.shard_length + TAG_LENGTH);
+        let start = self.frames_end() + shard * (self.shard_length + TAG_LENGTH);
         start..start + self.shard_length
     }
 
@@ -226,7 +223,7 @@ impl Sealer {
         let (bad_frames, bad_shards) = shape.damaged(&cipher, &object);
         let (lost, left) = (bad_frames.len(), shape.shards() - bad_shards.len());
         let beyond_reach = || {
-            let (frames, shards) = (shape.frames(), shape.shards());
+            let (frames, shards) = (shape.frames, shape.shards());
             let message = format!(
                 "{lost} of {frames} frames are damaged and {left} of {shards} parity shards are whole: more \
                  than parity can mend"
@@ -256,7 +253,7 @@ impl Sealer {
                 return Err(RepositoryError::corrupt(name, message));
             }
         }
-        let frames = shape.frames();
+        let frames = shape.frames;
         Ok(Mended { object, header, bad_frames, bad_shards, bad_header, found_length, frames })
     }
 }

@@ -67,6 +67,16 @@ impl<'a> BlobReader<'a> {
         }
     }
 
+    /// A reader for going through directories, with its part of the memory that a command may use.
+    pub fn for_a_walk(repository: &'a Repository, memory_budget: u64) -> Self {
+        Self::new(repository, (memory_budget / 4).min(64 << 20))
+    }
+
+    /// A reader that shares the memory that a command may use with a writer's packs.
+    pub fn beside_a_writer(repository: &'a Repository, memory_budget: u64) -> Self {
+        Self::new(repository, (memory_budget / 8).max(8 << 20))
+    }
+
     /// The repository that is read.
     pub fn repository(&self) -> &'a Repository {
         self.repository

@@ -219,6 +219,17 @@ pub struct PackVerifier<'r, 'a> {
 }
 
 impl<'r, 'a> PackVerifier<'r, 'a> {
+    /// How many of them may be at work on packs of these lengths in so much memory: one at least.
+    pub fn affordable(
+        repository: &Repository,
+        packs: &[(PackId, u64)],
+        memory_budget: u64,
+    ) -> usize {
+        let largest = packs.iter().map(|(_, length)| *length).max().unwrap_or(0);
+        let each = largest + 2 * u64::from(repository.settings().segment_length);
+        (memory_budget / 2 / each.max(1)).max(1) as usize
+    }
+
     /// A verifier that reads the bases of deltas through `reader`.
     pub fn new(reader: &'r BlobReader<'a>) -> Result<Self> {
         let decompressor = Decompressor::new().named("zstd")?;

@@ -29,6 +29,8 @@ struct State {
     reads: u64,
     deletes: u64,
     stop_at: Option<(u64, Effect)>,
+    fail_at: Option<u64>,
+    miss_read: Option<u64>,
     full_at_create: Option<u64>,
     lose_reply_of_create: Option<u64>,
     bytes_left: Option<u64>,
@@ -93,6 +95,16 @@ impl FaultControl {
         self.state().stop_at = None;
     }
 
+    /// Call number `call` fails and does nothing; the next one passes.
+    pub fn fail_at(&self, call: u64) {
+        self.state().fail_at = Some(call);
+    }
+
+    /// Read number `read` finds nothing; the next one finds what is there.
+    pub fn miss_read(&self, read: u64) {
+        self.state().miss_read = Some(read);
+    }
+
     /// Create number `create` finds the store full; the next one does not.
     pub fn fail_create_with_full(&self, create: u64) {
         self.state().full_at_create = Some(create);
@@ -131,7 +143,16 @@ impl FaultControl {
             Some((at, Effect::After)) => number == at,
             _ => false,
         };
-        state.reads += u64::from(matches!(call, Call::Read));
+        if state.fail_at == Some(number) {
+            let message = "this call fails, the next one passes";
+            return Verdict::Refuse(StoreError::new(Kind::Unavailable, name, message));
+        }
+        if let Call::Read = call {
+            state.reads += 1;
+            if state.miss_read == Some(state.reads - 1) {
+                return Verdict::Refuse(StoreError::new(Kind::NotFound, name, "does not exist"));
+            }
+        }
         state.deletes += u64::from(matches!(call, Call::Delete { .. }));
         if let Call::Create { bytes } = call {
             let create = state.creates;
@@ -202,6 +223,19 @@ mod tests {
         assert_eq!(store.create("a", vec![1]).unwrap_err().kind, Kind::Unavailable);
         assert_eq!(store.delete("a").unwrap_err().kind, Kind::Unavailable);
         control.resume();
+        assert_eq!(store.get("a").unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_call_fails_alone() {
+        let (store, control) = faulty();
+        control.fail_at(1);
+        store.create("a", vec![1]).unwrap();
+        assert_eq!(store.get("a").unwrap_err().kind, Kind::Unavailable);
+        assert_eq!(store.get("a").unwrap(), [1]);
+        control.miss_read(control.reads() + 1);
+        assert_eq!(store.get("a").unwrap(), [1]);
+        assert_eq!(store.get("a").unwrap_err().kind, Kind::NotFound);
         assert_eq!(store.get("a").unwrap(), [1]);
     }
 

@@ -242,7 +242,7 @@ impl World {
     }
 
     /// Two snapshots that share nothing but names, the first of them forgotten.
-    fn of_whole_packs(is_conditional: bool) -> World {
+    pub fn of_whole_packs(is_conditional: bool) -> World {
         let (mut world, repository) = World::empty(is_conditional, small_settings());
         write_files(world.source.path(), 0..4, 1);
         let first = world.save(&repository);
@@ -254,7 +254,7 @@ impl World {
     }
 
     /// A generation that a reader held up, which has ended.
-    fn with_an_open_generation(is_conditional: bool) -> World {
+    pub fn with_an_open_generation(is_conditional: bool) -> World {
         let world = Self::of_whole_packs(is_conditional);
         let repository = world.client();
         let reader = repository.register(Purpose::Read).unwrap();
@@ -265,7 +265,7 @@ impl World {
     }
 
     /// As many snapshots as make index objects worth merging.
-    fn of_many_backups(is_conditional: bool) -> World {
+    pub fn of_many_backups(is_conditional: bool) -> World {
         let (mut world, repository) = World::empty(is_conditional, small_settings());
         for version in 0..10 {
             let file = world.source.path().join("file");

@@ -150,7 +150,7 @@ fn flip(store: &Store, name: &str, at: usize) {
 }
 
 /// One index object is gone, and the others are damaged.
-fn without_index(is_conditional: bool) -> World {
+pub fn without_index(is_conditional: bool) -> World {
     let world = World::with_a_forgotten_one(is_conditional);
     let objects = world.store.list(layout::INDEX).unwrap();
     assert!(objects.len() > 1);
@@ -162,7 +162,7 @@ fn without_index(is_conditional: bool) -> World {
 }
 
 /// Damage in a pack of data and in one of directories, which parity makes up for.
-fn with_parity_and_damage(is_conditional: bool) -> World {
+pub fn with_parity_and_damage(is_conditional: bool) -> World {
     let settings = Settings { parity_percent: 50, ..small_settings() };
     let world = World::of_versions_with(is_conditional, settings);
     let repository = world.client();
@@ -175,7 +175,7 @@ fn with_parity_and_damage(is_conditional: bool) -> World {
 }
 
 /// The newest snapshot has lost content for good.
-fn with_a_loss(is_conditional: bool) -> World {
+pub fn with_a_loss(is_conditional: bool) -> World {
     let mut world = World::of_versions(is_conditional);
     let repository = world.client();
     let newest: SnapshotId = snapshots(&repository).last().unwrap().0;
@@ -190,7 +190,7 @@ fn with_a_loss(is_conditional: bool) -> World {
 }
 
 /// The same, and the pack is salvaged.
-fn with_a_loss_that_is_known(is_conditional: bool) -> World {
+pub fn with_a_loss_that_is_known(is_conditional: bool) -> World {
     let world = with_a_loss(is_conditional);
     let done = repair_packs(&world.client(), &repair(), &SilentMonitor).unwrap();
     assert!(done.salvaged.len() == 1 && done.salvaged[0].lost > 0);
@@ -198,7 +198,7 @@ fn with_a_loss_that_is_known(is_conditional: bool) -> World {
 }
 
 /// A collector condemned packs, died, and what it wrote is damaged.
-fn with_a_damaged_generation(is_conditional: bool) -> World {
+pub fn with_a_damaged_generation(is_conditional: bool) -> World {
     let world = World::with_a_forgotten_one(is_conditional);
     let repository = world.client();
     // Where one client collects, this is the one.

@@ -390,6 +390,18 @@ fn a_tomb_that_comes_after_nobody_saw_it_forgets_nothing_that_was_brought_back()
 }
 
 #[test]
+fn an_undelete_brings_back_what_is_forgotten_and_refuses_what_is_not() {
+    for (store, id) in stores_of_one_snapshot() {
+        let repository = open(store, None);
+        let refused = undelete(&repository, &[id], &SilentMonitor).unwrap_err();
+        assert!(refused.to_string().contains("not among those that were forgotten"), "{refused}");
+        repository.forget(&[id], "").unwrap();
+        let done = undelete(&repository, &[id], &SilentMonitor).unwrap();
+        assert_eq!((done.restored, done.is_pending), (vec![id], false));
+    }
+}
+
+#[test]
 fn what_an_undelete_orders_and_comes_late_undoes_no_later_forget() {
     for (store, id) in stores_of_one_snapshot() {
         let repository = open(store.clone(), None);

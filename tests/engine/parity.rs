@@ -257,6 +257,51 @@ fn as_many_as_there_are_parity_shards_are_mended_and_one_more_is_refused_and_nam
 }
 
 #[test]
+fn what_was_damaged_is_told_in_numbers() {
+    let fixture = fixture(40);
+    let is_long = |(_, object): &(&PackId, &Vec<u8>)| shape(object).0 > 3;
+    let (pack, object) = fixture.packs.iter().find(is_long).unwrap();
+    let (frames, shards, _) = shape(object);
+    let places = places(object);
+    let mend = |bytes: &[u8]| {
+        fixture.put(*pack, bytes);
+        let mended = open_quick(fixture.store.clone(), None).mend_pack(*pack);
+        mended.map(|mended| (mended.was_whole(), mended.describe()))
+    };
+    let length = object.len();
+    let longer = [&object[..], &[0]].concat();
+    for (bytes, what) in [
+        (object.clone(), String::new()),
+        (broken(object, places[1].clone()), format!("1 of {frames} frames")),
+        (broken(object, places[frames].clone()), format!("1 of {shards} parity shards")),
+        (broken(object, 0..9), "the header or its copy".to_string()),
+        (longer, format!("its length ({} of {length} bytes)", length + 1)),
+    ] {
+        assert_eq!(mend(&bytes).unwrap(), (what.is_empty(), what));
+    }
+    let too_much = [&places[..shards], &places[frames..=frames]].concat();
+    let refused = mend(&broken_all(object, &too_much)).unwrap_err();
+    let left = shards - 1;
+    let told = format!("{shards} of {frames} frames are damaged and {left} of {shards} parity");
+    assert!(refused.message.starts_with(&told), "{refused}");
+}
+
+#[test]
+fn without_its_header_and_the_copy_a_pack_is_mended_with_the_one_that_the_index_has() {
+    let fixture = fixture(40);
+    for (pack, object) in &fixture.packs {
+        let end = object.len();
+        let both = [0..HEADER_LENGTH, end - HEADER_LENGTH..end];
+        fixture.put(*pack, &broken_all(object, &both));
+        let repository = open_quick(fixture.store.clone(), None);
+        assert!(repository.mend_pack(*pack).is_err(), "nothing tells what it was");
+        repository.refresh_index(&SilentMonitor).unwrap();
+        assert!(repository.mend_pack(*pack).unwrap().object == *object);
+        fixture.put(*pack, object);
+    }
+}
+
+#[test]
 fn a_pack_in_no_index_object_is_mended_and_read() {
     let fixture = fixture(10);
     for object in fixture.store.list(layout::INDEX).unwrap() {
@@ -311,6 +356,14 @@ fn packs_without_parity_are_read_beside_packs_with_it_and_are_not_mended() {
     assert_eq!(object[33], 0);
     assert_eq!(repository.mend_pack(*pack).map(drop).unwrap_err().kind, Kind::Invalid);
     assert_eq!(fixture.damage(&repository), []);
+    for index in fixture.store.list(layout::INDEX).unwrap() {
+        fixture.store.delete(&index.name).unwrap();
+    }
+    fixture.put(*pack, &object[..HEADER_LENGTH + 7]);
+    let damage = fixture.damage(&open_quick(fixture.store.clone(), None));
+    let told =
+        damage.iter().any(|damage| damage.message.contains("135 bytes are not whole frames"));
+    assert!(told, "{damage:?}");
     let other = Settings { parity_percent: 5, ..*repository.settings() };
     assert!(Settings::decode(&other.encode()).is_ok_and(|read| read == other));
 }

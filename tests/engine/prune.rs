@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aumbry::clock::{Clock, FakeClock};
-use aumbry::format::header::ObjectKind;
+use aumbry::format::header::{HEADER_LENGTH, ObjectKind};
+use aumbry::format::index::{Index, PackRecord};
+use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
 use aumbry::format::session::Purpose;
-use aumbry::id::{SnapshotId, TombId};
-use aumbry::monitor::{Monitor, SilentMonitor};
+use aumbry::id::{BlobId, IndexId, PackId, SnapshotId, TombId};
+use aumbry::monitor::{Monitor, RecordingMonitor, SilentMonitor};
 use aumbry::ops::backup::backup;
 use aumbry::ops::check::{CheckOptions, DataSelection, check};
-use aumbry::ops::prune::plan::UnusedLimit;
+use aumbry::ops::prune::plan::{PackPlan, UnusedLimit};
 use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
+use aumbry::repository::index::PackInfo;
 use aumbry::repository::session::Committed;
 use aumbry::repository::tombs::Undeleted;
 use aumbry::repository::writer::Writer;
@@ -24,6 +27,7 @@ use aumbry::source::{Source, SourceError, Step};
 use aumbry::store::{Effect, FaultControl, Store, layout};
 use aumbry::units::Timestamp;
 
+use crate::crash_collection::World;
 use crate::model::{assert_same, create_quick, folder_contents, open_quick};
 use crate::support::{back_up, back_up_with, contents, environment, noise, options, snapshots};
 
@@ -530,6 +534,23 @@ fn index_objects_become_few_and_a_client_that_was_away_finds_everything() {
 }
 
 #[test]
+fn index_objects_are_not_merged_beside_an_open_generation_or_with_a_damaged_one() {
+    let world = World::of_many_backups(true);
+    let [open, damaged] = [(); 2].map(|()| crate::model::copy_of(&world.store));
+    let collector = open_quick(open.clone(), None);
+    collector.condemn(&collector.generations().unwrap(), Vec::new()).unwrap().unwrap();
+    let name = damaged.list(layout::INDEX).unwrap()[0].name.clone();
+    damaged.delete(&name).unwrap();
+    damaged.create(&name, vec![0; 200]).unwrap();
+    for store in [&open, &damaged] {
+        let merged = open_quick(store.clone(), None).merge_indexes(&SilentMonitor).unwrap();
+        assert_eq!((merged.removed, merged.written), (0, 0));
+    }
+    let merged = world.client().merge_indexes(&SilentMonitor).unwrap();
+    assert_eq!((merged.removed, merged.written), (10, 1));
+}
+
+#[test]
 fn two_collectors_at_once_collect_the_same() {
     let store = Store::memory();
     let repository = create_quick(store.clone(), None);
@@ -863,13 +884,120 @@ fn a_needed_blob_that_no_pack_has_stops_the_collection() {
     let packs = repository.cache().packs().unwrap();
     let data = packs.iter().filter(|(_, pack)| pack.kind == ObjectKind::DataPack);
     let newest = data.max_by_key(|(number, _)| *number).unwrap().1.id;
+    let length = store.size(&layout::pack(newest)).unwrap().unwrap();
+    let blobs = repository.read_pack_directory(newest, length).unwrap().directory.blob_count();
+    assert!(blobs > 1);
     repository.forget(&[first], "").unwrap();
     store.delete(&layout::pack(newest)).unwrap();
     let before = pack_bytes(&store);
+    let lost = blobs.to_string() + " such blobs";
     for client in [open_quick(store.clone(), None), repository] {
-        let error = prune(&client, &tight(), &SilentMonitor).unwrap_err().to_string();
-        assert!(error.contains("in no pack that the repository has"), "{error}");
-        assert_eq!(pack_bytes(&store), before);
+        for dry_run in [true, false] {
+            let options = PruneOptions { dry_run, ..tight() };
+            let error = prune(&client, &options, &SilentMonitor).unwrap_err().to_string();
+            assert!(error.contains("in no pack that the repository has"), "{error}");
+            assert!(!dry_run || error.contains(&lost), "{lost}: {error}");
+            assert_eq!(pack_bytes(&store), before);
+        }
+    }
+}
+
+/// Lists a pack in an index object of a session of its own, and puts something as long as it should be in its place.
+fn list_pack(repository: &Repository, like: &PackRecord, directory: PackDirectory) -> PackId {
+    let session = repository.register(Purpose::Write).unwrap();
+    let id = PackId { session, number: 1 };
+    let object_length = directory.body_length() + 1000;
+    let object = vec![0; object_length as usize];
+    repository.store().create(&layout::pack(id), object).unwrap();
+    let pack = PackRecord { id, header: like.header, object_length, directory };
+    let name = layout::index(IndexId { session, number: 1 });
+    let index = Index { packs: vec![pack], ..Index::default() };
+    let object = repository.seal(ObjectKind::Index, &name, index.encode()).unwrap();
+    repository.store().create(&name, object).unwrap();
+    repository.abort(session).unwrap();
+    id
+}
+
+/// What the packs of data hold, oldest first.
+fn data_packs(repository: &Repository) -> Vec<PackRecord> {
+    let packs = repository.cache().packs().unwrap().into_iter().map(|(_, pack)| pack);
+    let packs = packs.filter(|pack| pack.kind == ObjectKind::DataPack);
+    let read = |pack: PackInfo| repository.read_pack_directory(pack.id, pack.object_length);
+    packs.map(|pack| read(pack).unwrap()).collect()
+}
+
+fn planned(store: &Store) -> PackPlan {
+    let options = PruneOptions { dry_run: true, ..tight() };
+    pruned(&open_quick(store.clone(), None), &options).plan.unwrap()
+}
+
+#[test]
+fn what_deltas_are_read_against_stays_and_a_copy_that_is_no_delta_is_preferred() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..1, 1);
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    write_files(folder.path(), 0..1, 2);
+    back_up(&repository, folder.path());
+    let packs = data_packs(&repository);
+    let base = packs.iter().find(|pack| pack.id.session == first.0).unwrap();
+    let later = packs.iter().filter(|pack| pack.id.session != first.0);
+    let plain = later.max_by_key(|pack| pack.directory.blob_count()).unwrap();
+    repository.forget(&[first], "").unwrap();
+    assert!(planned(&store).drop.contains(&base.id), "nobody needs it yet");
+    let blobs = |pack: &PackRecord| -> Vec<BlobRecord> {
+        pack.directory.segments.iter().flat_map(|segment| segment.blobs.clone()).collect()
+    };
+    let bases = blobs(base).iter().map(|blob| blob.id).collect();
+    // All that the plain one has but for one blob, and more that is needed than anywhere else.
+    let mut directory = PackDirectory::default();
+    directory.push(10, Encoding::Delta(bases), blobs(plain)[1..].to_vec());
+    let delta = list_pack(&repository, plain, directory);
+    let plan = planned(&store);
+    assert!(!plan.drop.contains(&base.id), "a needed blob has a delta against it");
+    assert!(!plan.drop.contains(&plain.id) && plan.drop.contains(&delta), "{plan:?}");
+    assert!(plan.repack.is_empty(), "the plain one is needed as a whole: {plan:?}");
+}
+
+#[test]
+fn a_pack_of_which_only_a_later_version_knows_what_is_needed_is_left() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..1, 1);
+    back_up(&repository, folder.path());
+    let like = &data_packs(&repository)[0];
+    for (encoding, is_dropped) in [(Encoding::Stored, true), (Encoding::Unknown(9), false)] {
+        let mut directory = PackDirectory::default();
+        directory.push(10, encoding, vec![BlobRecord { id: BlobId([7; 32]), length: 10 }]);
+        let pack = list_pack(&repository, like, directory);
+        assert_eq!(planned(&store).drop.contains(&pack), is_dropped);
+    }
+}
+
+#[test]
+fn a_pack_of_which_something_cannot_be_read_is_told_and_left_when_others_are_copied() {
+    let world = World::with_a_forgotten_one(true);
+    let repository = world.client();
+    let plan = planned(&world.store);
+    let packs = data_packs(&repository).into_iter();
+    let pack = packs.map(|pack| pack.id).find(|pack| plan.repack.contains(pack)).unwrap();
+    let name = layout::pack(pack);
+    let whole = world.store.get(&name).unwrap();
+    // A blob of it, and what says where its blobs stand.
+    for at in [HEADER_LENGTH + 10, whole.len() - 1] {
+        let store = crate::model::copy_of(&world.store);
+        let mut object = whole.clone();
+        object[HEADER_LENGTH + 10..=at].iter_mut().for_each(|byte| *byte ^= 1);
+        store.delete(&name).unwrap();
+        store.create(&name, object).unwrap();
+        let monitor = RecordingMonitor::default();
+        prune(&open_quick(store.clone(), None), &tight(), &monitor).unwrap();
+        let problems = monitor.problems();
+        let told = problems.iter().find(|problem| problem.item == format!("pack {pack}")).unwrap();
+        assert!(told.message.contains("the pack is left as it is"), "{told:?}");
+        assert!(store.size(&name).unwrap().is_some());
     }
 }
 

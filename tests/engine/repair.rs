@@ -27,7 +27,7 @@ use aumbry::tree::entry::Node;
 use aumbry::view::{DirectoryRoot, Entries, read_file};
 
 use crate::model::{copy_of, create_quick_with, open_quick, quick_key};
-use crate::support::{back_up, environment, noise, small_settings, snapshots};
+use crate::support::{back_up, contents, environment, noise, small_settings, snapshots};
 
 fn options() -> RepairOptions {
     RepairOptions {
@@ -359,6 +359,58 @@ fn what_is_good_in_a_damaged_pack_is_stored_again_and_a_collection_drops_it() {
 }
 
 #[test]
+fn a_pack_that_nobody_can_list_is_told_and_the_others_are_listed() {
+    let store = three_snapshots();
+    for object in store.list(layout::INDEX).unwrap() {
+        store.delete(&object.name).unwrap();
+    }
+    let packs = store.list(layout::PACKS).unwrap();
+    // Its directory is at the end.
+    let last = &packs[0];
+    let mut object = store.get(&last.name).unwrap();
+    object[last.size as usize - 1] ^= 1;
+    store.delete(&last.name).unwrap();
+    store.create(&last.name, object).unwrap();
+    for dry_run in [true, false] {
+        let options = RepairOptions { dry_run, ..options() };
+        let done =
+            repair_index(&open_quick(store.clone(), None), &options, &SilentMonitor).unwrap();
+        let unreadable: Vec<_> = done.unreadable.iter().map(|trouble| &trouble.item).collect();
+        assert_eq!(unreadable, [&last.name]);
+        assert_eq!(done.packs_listed, packs.len() as u64 - 1, "dry run: {dry_run}");
+    }
+}
+
+#[test]
+fn damaged_objects_of_one_name_are_all_kept_and_what_is_whole_or_gone_is_not_taken() {
+    for is_conditional in [true, false] {
+        let store = match is_conditional {
+            true => three_snapshots(),
+            false => three_snapshots().without_conditions(),
+        };
+        let repository = open_quick(store.clone(), None);
+        let name = store.list(layout::INDEX).unwrap()[0].name.clone();
+        let whole = store.get(&name).unwrap();
+        assert_eq!(repository.quarantine(&name).unwrap(), None, "it is whole");
+        let mut copies = Vec::new();
+        // The last one is what the first one was: as after a repair that was stopped.
+        for bit in [0, 1, 2, 0] {
+            let mut damaged = whole.clone();
+            damaged[whole.len() / 2] ^= 1 << bit;
+            store.delete(&name).unwrap();
+            store.create(&name, damaged.clone()).unwrap();
+            let copy = repository.quarantine(&name).unwrap().unwrap();
+            assert!(store.get(&copy).unwrap() == damaged);
+            assert_eq!(store.size(&name).unwrap(), None);
+            copies.push(copy);
+        }
+        let first = format!("{}{name}", layout::QUARANTINE);
+        assert_eq!(copies, [first.clone(), format!("{first}.1"), format!("{first}.2"), first]);
+        assert_eq!(repository.quarantine(&name).unwrap(), None, "it is gone");
+    }
+}
+
+#[test]
 fn every_index_object_can_be_lost_at_once() {
     let whole = three_snapshots();
     for damaged in [false, true] {
@@ -480,6 +532,60 @@ fn a_snapshot_with_missing_content_gets_another_with_what_is_there_and_stays() {
         );
     }
     assert!(partly > 3, "{partly} files were kept in part");
+}
+
+#[test]
+fn a_directory_of_which_a_part_is_lost_keeps_its_other_entries() {
+    let whole = Store::memory();
+    let repository = create_quick_with(whole.clone(), small_settings(), None);
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..2000 {
+        let drawn: String =
+            noise(10, number + 1).iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::write(folder.path().join(drawn), noise(60, number)).unwrap();
+    }
+    back_up(&repository, folder.path());
+    let packs = repository.cache().packs().unwrap().into_iter();
+    let packs: Vec<_> = packs.filter(|(_, pack)| pack.kind == ObjectKind::TreePack).collect();
+    let mut in_part = 0;
+    for (_, pack) in &packs {
+        let store = copy_of(&whole);
+        store.delete(&layout::pack(pack.id)).unwrap();
+        let repository = open_quick(store, None);
+        let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        let Some(made) = done.made.first() else { continue };
+        let [line] = &made.left_out[..] else { panic!("{:?}", made.left_out) };
+        let entries = contents(&repository, &find_repaired(&repository)[0].1).len();
+        match line.ends_with("tree: a part of its entries cannot be read") {
+            true => assert!(entries > 300 && entries < 2000, "{entries}"),
+            false => assert!(line.ends_with("tree: cannot be read; it is empty") && entries == 1),
+        }
+        in_part += u32::from(entries > 1);
+    }
+    assert!(in_part > 0, "of {} packs", packs.len());
+}
+
+#[test]
+fn what_stands_only_in_packs_that_are_recorded_as_damaged_is_stored_again_and_counted() {
+    for kind in [ObjectKind::DataPack, ObjectKind::TreePack] {
+        let store = Store::memory();
+        let repository = create_quick_with(store.clone(), small_settings(), None);
+        let folder = tempfile::tempdir().unwrap();
+        write_tree(folder.path(), 0);
+        back_up(&repository, folder.path());
+        let packs = repository.cache().packs().unwrap();
+        let (_, pack) = packs.into_iter().find(|(_, pack)| pack.kind == kind).unwrap();
+        let record = repository.read_pack_directory(pack.id, pack.object_length).unwrap();
+        let blobs = record.directory.blob_count() as u64;
+        repository.record_damage(pack.id, "a test", &[]).unwrap();
+        for (dry_run, wanted) in [(true, blobs), (false, blobs), (false, 0)] {
+            let options = RepairOptions { dry_run, ..options() };
+            let client = open_quick(store.clone(), None);
+            let done = repair_snapshots(&client, &options, &SilentMonitor).unwrap();
+            assert!(done.made.is_empty() && done.left.is_empty());
+            assert_eq!(done.blobs_stored_again, wanted, "{kind:?}, dry run: {dry_run}");
+        }
+    }
 }
 
 #[test]
@@ -662,6 +768,7 @@ fn a_condemned_list_that_cannot_be_read_ends_with_nothing_dropped_and_needs_no_c
     assert!(plan.blocked && plan.needs_consent.is_none() && plan.ended == Some(open));
     let done = repair_generations(&repository, &repair, &SilentMonitor).unwrap();
     assert_eq!((done.ended, done.fenced, done.quarantined.len()), (Some(open), 0, 1));
+    assert_eq!(repository.generations().unwrap().newest, open, "no other one was begun");
     // Who asks by name whether the generation has begun finds so.
     repository.prove_sealed(ObjectKind::Condemned, &layout::condemned(open)).unwrap();
     assert!(repository.abort(holder).unwrap(), "who came after the list is not in the way");
@@ -698,6 +805,8 @@ fn a_sweep_that_cannot_be_read_needs_consent_and_then_everybody_goes_on() {
     let done = repair_generations(&repository, &options(), &SilentMonitor).unwrap();
     assert_eq!((done.ended, done.fenced), (Some(swept + 1), 1));
     assert!(!repository.abort(undecided).unwrap());
+    let begun = layout::condemned(swept + 1);
+    repository.prove_sealed(ObjectKind::Condemned, &begun).unwrap();
 
     let folder = tempfile::tempdir().unwrap();
     write_tree(folder.path(), 3);
@@ -725,6 +834,22 @@ fn with_the_sweep_in_its_cache_a_client_needs_no_consent() {
     // It is put back, so that nobody finds a gap.
     open_quick(store.clone(), None).prove_sealed(ObjectKind::Sweep, &layout::sweep(swept)).unwrap();
     assert_eq!(checked(&open_quick(store, None)).damage, []);
+}
+
+#[test]
+fn what_is_forgotten_can_still_come_back_after_the_first_generation_was_repaired() {
+    let store = Store::memory();
+    let repository = create_quick_with(store.clone(), small_settings(), None);
+    let folder = tempfile::tempdir().unwrap();
+    write_tree(folder.path(), 0);
+    let id = back_up(&repository, folder.path()).snapshot.unwrap();
+    repository.forget(&[id], "").unwrap();
+    let open = repository.condemn(&repository.generations().unwrap(), Vec::new()).unwrap().unwrap();
+    flip(&store, &layout::condemned(open));
+    let repository = open_quick(store.clone(), None);
+    repair_generations(&repository, &options(), &SilentMonitor).unwrap();
+    repository.undelete(&[id]).unwrap();
+    assert_eq!(snapshots(&open_quick(store, None)).len(), 1);
 }
 
 #[test]

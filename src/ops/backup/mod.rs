@@ -195,7 +195,7 @@ fn run(
     let known = repository.snapshots(monitor)?.all;
     let paths = source.paths();
     let parent = choose_parent(&known, options, &paths)?;
-    let reader = BlobReader::new(repository, (options.memory_budget / 8).max(8 << 20));
+    let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
     let journals = repository.journal_folder(&paths);
     let resumed = Resumed::load(journals.as_deref());
     let journal = journals

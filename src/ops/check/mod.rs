@@ -233,7 +233,7 @@ fn run(
     monitor.phase(Phase::CheckStructure);
     let mut summary =
         CheckSummary { snapshots: snapshots.all.len() as u64, ..CheckSummary::default() };
-    let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
+    let reader = BlobReader::for_a_walk(repository, options.memory_budget);
     let drawn = Drawing::new(options.restore_sample, repository)?;
     let offer = |place: &Place, entry: &Entry, file: &FileContent| drawn.offer(place, entry, file);
     let mut walk = Walk::new(&reader, monitor, &findings);

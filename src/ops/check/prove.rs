@@ -112,9 +112,7 @@ pub fn prove(
     let selected = select(repository, packs, known, &reader.take_failing(), options.data, summary)?;
     let bytes = selected.iter().map(|(_, length)| length).sum();
     monitor.expect(Progress { files: 0, bytes });
-    let largest = selected.iter().map(|(_, length)| *length).max().unwrap_or(0);
-    let each = largest + 2 * u64::from(repository.settings().segment_length);
-    let affordable = (options.memory_budget / 2 / each.max(1)).max(1) as usize;
+    let affordable = PackVerifier::affordable(repository, &selected, options.memory_budget);
     let workers = (rayon::current_num_threads() + 1).min(affordable).min(selected.len());
     let work = Work {
         packs,

@@ -286,6 +286,27 @@ fn what_goes_is_told_the_finest_rule_that_keeps_another_in_its_place() {
 }
 
 #[test]
+fn of_two_in_a_stretch_that_is_not_kept_neither_stands_for_the_other() {
+    let zone = TimeZone::UTC;
+    let times = [
+        "2026-01-01T08:00:00",
+        "2026-01-01T09:00:00",
+        "2026-01-02T08:00:00",
+        "2026-01-02T09:00:00",
+        "2026-01-03T08:00:00",
+        "2026-01-03T09:00:00",
+    ];
+    let rules = [rule(Every::Day, Reach::Count(2))];
+    let verdicts = retain(&snapshots(&times, &zone), &policy(&rules), LATE, &zone);
+    let stands = |at: usize| match verdicts[at].reasons[..] {
+        [Reason::NoRule { in_favour_of }] => Some(in_favour_of.map(|(_, other)| other)),
+        _ => None,
+    };
+    let told: Vec<_> = (0..6).map(stands).collect();
+    assert_eq!(told, [Some(None), Some(None), Some(Some(id(3))), None, Some(Some(id(5))), None]);
+}
+
+#[test]
 fn a_time_beyond_the_calendar_is_at_its_nearer_end() {
     let year = |seconds| local(Timestamp { seconds, nanoseconds: 0 }, &TimeZone::UTC).year();
     assert_eq!([i64::MIN, -1, 0, i64::MAX].map(year), [-9999, 1969, 1970, 9999]);

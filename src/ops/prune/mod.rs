@@ -148,7 +148,7 @@ pub fn prune(
     let seen = repository.seen_idle()?;
     let mut outcome = Ok(Attempt::Overtaken);
     for _ in 0..ATTEMPTS {
-        let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
+        let reader = BlobReader::for_a_walk(repository, options.memory_budget);
         let findings = Findings::default();
         let mut collection = Collection {
             repository,

@@ -204,6 +204,16 @@ mod tests {
         assert_eq!(numbers(&plan.repack), [4, 3]);
         assert_eq!((plan.drop_bytes, plan.repack_bytes, plan.write_bytes), (1000, 2000, 600));
         assert_eq!((plan.unused_bytes, plan.kept_bytes), (20, 2600));
+        assert_eq!(plan.read_requests, 6);
+    }
+
+    #[test]
+    fn packs_that_nobody_can_read_are_counted_among_those_that_go() {
+        let mut packs = [pack(0, 0), pack(1, 0), pack(2, 0), pack(3, 1000)];
+        packs[0].unreadable = true;
+        packs[2].unreadable = true;
+        let plan = plan(&packs, &TIGHT);
+        assert_eq!((plan.drop.len(), plan.drop_unreadable), (3, 2));
     }
 
     #[test]

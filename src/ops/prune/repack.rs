@@ -62,7 +62,7 @@ pub fn copy(
     // What fits into one pack is not spread over one for each thread.
     let fitting = bytes.div_ceil(u64::from(repository.settings().pack_length).max(1)) as usize;
     let workers = repository.threads(WORKERS).min(fitting);
-    let reader = BlobReader::new(repository, (options.memory_budget / 8).max(8 << 20));
+    let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
     let emptied = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
     let copied = AtomicU64::new(0);

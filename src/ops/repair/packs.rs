@@ -194,10 +194,8 @@ fn prove(
 ) -> Result<Vec<(PackId, String)>, OpsError> {
     let bytes = packs.iter().map(|(_, length)| length).sum();
     monitor.expect(Progress { files: 0, bytes });
-    let reader = BlobReader::new(repository, (options.memory_budget / 8).max(8 << 20));
-    let largest = packs.iter().map(|(_, length)| *length).max().unwrap_or(0);
-    let each = largest + 2 * u64::from(repository.settings().segment_length);
-    let affordable = (options.memory_budget / 2 / each.max(1)).max(1) as usize;
+    let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
+    let affordable = PackVerifier::affordable(repository, packs, options.memory_budget);
     let (next, read) = (AtomicUsize::new(0), AtomicU64::new(0));
     let found = Mutex::new(Vec::new());
     let left = Mutex::new(Vec::new());
@@ -297,7 +295,7 @@ fn copy(
     let mut excluded = repository.missing_packs()?;
     excluded.extend(damaged.iter().map(|pack| pack.id));
     let writer = writer.excluding(&excluded)?;
-    let reader = BlobReader::new(repository, (options.memory_budget / 4).max(8 << 20));
+    let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
     let mut data = writer.segments(ObjectKind::DataPack)?;
     let mut trees = writer.segments(ObjectKind::TreePack)?;
     let mut blobs = HashMap::new();

@@ -130,7 +130,7 @@ fn find(
     monitor: &dyn Monitor,
     repair: &mut SnapshotsRepair,
 ) -> Result<Found, OpsError> {
-    let mut found = Found { snapshots: repository.snapshots(monitor)?, ..Found::default() };
+    let mut found = Found { snapshots: listed(repository, monitor)?, ..Found::default() };
     let snapshots = &found.snapshots;
     repair.snapshots = snapshots.all.len() as u64;
     let mut examined = Examined::default();
@@ -169,7 +169,7 @@ fn find(
     }
     let writer = Writer::begin(repository, true, &SilentMonitor)?;
     let writer = writer.excluding(&repository.missing_packs()?)?;
-    let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
+    let reader = BlobReader::for_a_walk(repository, options.memory_budget);
     let mut rewriter = Rewriter::new(&reader, &writer, monitor)?;
     for (id, snapshot) in readable {
         monitor.current(&id.short());
@@ -209,6 +209,15 @@ fn find(
         repair.forgotten = originals(repair);
     }
     Ok(found)
+}
+
+/// The snapshots. One that the store does not hand out is none of which anything is known: another time.
+fn listed(repository: &Repository, monitor: &dyn Monitor) -> Result<Snapshots, OpsError> {
+    let snapshots = repository.snapshots(monitor)?;
+    match snapshots.damaged.iter().find(|(_, error)| !is_damage(error)) {
+        Some((_, error)) => Err(error.clone().into()),
+        None => Ok(snapshots),
+    }
 }
 
 fn nothing_left(id: SnapshotId, error: &RepositoryError) -> Trouble {
@@ -269,13 +278,13 @@ fn mend_as(
 ) -> Result<bool, OpsError> {
     let repository = writer.repository();
     let writer = writer.excluding(&repository.missing_packs()?)?;
-    let listed = repository.snapshots(monitor)?;
+    let listed = listed(repository, monitor)?;
     if listed.tombs.contains(&id) || !repository.generations()?.lets_live(id.0) {
         // Forgotten, or let go by a collector, since it was found damaged.
         return Ok(repository.end(writer.session())?);
     }
     let known = listed.all;
-    let reader = BlobReader::new(repository, (options.memory_budget / 4).min(64 << 20));
+    let reader = BlobReader::for_a_walk(repository, options.memory_budget);
     let mut rewriter = Rewriter::new(&reader, &writer, monitor)?;
     let rewritten = rewriter.rewrite(DirectoryRoot::of_snapshot(snapshot))?;
     let left_out = std::mem::take(&mut rewriter.left_out);
@@ -283,7 +292,7 @@ fn mend_as(
     writer.finish()?;
     let slot_is_whole = match repository.read_slot(id) {
         Ok(_) => true,
-        Err(error) if error.kind == Kind::NotFound || is_damage(&error) => false,
+        Err(error) if is_damage(&error) => false,
         Err(error) => return Err(error.into()),
     };
     let is_known = |(_, other): &(SnapshotId, Snapshot)| {
@@ -344,4 +353,34 @@ fn recorded(left_out: &[String]) -> String {
         lines.push(format!("and {} more", left_out.len() - LINES_RECORDED));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SessionId;
+
+    #[test]
+    fn what_a_newer_version_or_another_key_may_read_is_left_and_other_errors_stop() {
+        let id = SnapshotId(SessionId { generation: 0, random: [1; 16] });
+        let left = |kind| left_for_later(id, RepositoryError::new(kind, "item", "why").into());
+        assert!(left(Kind::Newer).unwrap().message.starts_with("is left as it is"));
+        assert!(left(Kind::WrongKey).is_ok());
+        assert!(left(Kind::Unavailable).is_err() && left(Kind::Corrupt).is_err());
+    }
+
+    #[test]
+    fn so_many_lines_are_recorded_and_of_more_the_number() {
+        let lines = |count: usize| (0..count).map(|line| line.to_string()).collect::<Vec<_>>();
+        assert_eq!(recorded(&lines(3)), "0\n1\n2");
+        assert_eq!(recorded(&lines(LINES_RECORDED)).lines().last(), Some("999"));
+        assert_eq!(recorded(&lines(LINES_RECORDED + 2)).lines().last(), Some("and 2 more"));
+    }
+
+    #[test]
+    fn a_repaired_snapshot_is_a_nanosecond_behind_its_original() {
+        let time = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
+        assert_eq!(just_after(time(5, 7)), time(5, 8));
+        assert_eq!(just_after(time(5, 999_999_999)), time(6, 0));
+    }
 }
