@@ -281,3 +281,23 @@ impl Repository {
         Decision::decode(&payload).named(name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_assumed_to_be_forgotten_is_a_tomb_and_nothing_else() {
+        let id = |number| SnapshotId(SessionId { generation: 0, random: [number; 16] });
+        let error = |id: SnapshotId| (id, RepositoryError::corrupt("item", "why"));
+        let mut snapshots = Snapshots {
+            damaged: vec![error(id(1)), error(id(2))],
+            vanished: vec![id(3), id(4)],
+            ..Snapshots::default()
+        };
+        snapshots.assume_forgotten(&[id(1), id(3), id(5)].into());
+        assert_eq!(snapshots.damaged.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(2)]);
+        assert_eq!(snapshots.vanished, [id(4)]);
+        assert_eq!(snapshots.tombs, [id(1), id(3), id(5)].into());
+    }
+}

@@ -1,5 +1,6 @@
 //! A store that fails when it is told to, for tests: the same calls, the same faults.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +32,7 @@ struct State {
     stop_at: Option<(u64, Effect)>,
     fail_at: Option<u64>,
     miss_read: Option<u64>,
+    unlisted: BTreeSet<String>,
     full_at_create: Option<u64>,
     lose_reply_of_create: Option<u64>,
     bytes_left: Option<u64>,
@@ -103,6 +105,15 @@ impl FaultControl {
     /// Read number `read` finds nothing; the next one finds what is there.
     pub fn miss_read(&self, read: u64) {
         self.state().miss_read = Some(read);
+    }
+
+    /// From now on listings leave out the object of this name.
+    pub fn leave_out(&self, name: &str) {
+        self.state().unlisted.insert(name.to_string());
+    }
+
+    pub(super) fn lists(&self, name: &str) -> bool {
+        !self.state().unlisted.contains(name)
     }
 
     /// Create number `create` finds the store full; the next one does not.
@@ -227,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_fails_alone() {
+    fn a_call_fails_alone_and_a_listing_is_short() {
         let (store, control) = faulty();
         control.fail_at(1);
         store.create("a", vec![1]).unwrap();
@@ -237,6 +248,10 @@ mod tests {
         assert_eq!(store.get("a").unwrap(), [1]);
         assert_eq!(store.get("a").unwrap_err().kind, Kind::NotFound);
         assert_eq!(store.get("a").unwrap(), [1]);
+        assert_eq!(store.list("").unwrap().len(), 1);
+        control.leave_out("a");
+        assert_eq!(store.list("").unwrap().len(), 0);
+        assert_eq!(store.size("a").unwrap(), Some(1));
     }
 
     #[test]

@@ -289,6 +289,9 @@ impl Store {
                     modified: modified(entry.metadata()),
                 })
                 .collect();
+            if let Some(faults) = &self.faults {
+                objects.retain(|object| faults.lists(&object.name));
+            }
             objects.sort_unstable_by(|left, right| left.name.cmp(&right.name));
             Ok(objects)
         })

@@ -7,7 +7,7 @@ use aumbry::monitor::SilentMonitor;
 use aumbry::repository::Repository;
 use aumbry::repository::error::{Kind, RepositoryError};
 use aumbry::repository::index::cache::Followed;
-use aumbry::store::{Store, layout};
+use aumbry::store::{FaultControl, Store, layout};
 
 use crate::model::{copy_of, create_quick, open_quick};
 use crate::prune::write_files;
@@ -141,4 +141,41 @@ fn a_newest_sweep_that_cannot_be_read_is_no_older_state() {
     let now = followed(&client).unwrap().unwrap();
     assert_eq!(now.to, 1);
     assert!(client.generations().unwrap().trouble.is_some());
+}
+
+#[test]
+fn generations_that_a_listing_leaves_out_are_asked_for_by_name() {
+    let (store, packs) = with_packs();
+    let list = |left_out: &[String], cache: Option<&Path>| {
+        let control = FaultControl::new();
+        left_out.iter().for_each(|name| control.leave_out(name));
+        open_quick(store.clone().with_faults(control), cache).generations().unwrap()
+    };
+    let collector = open_quick(store.clone(), None);
+    collector.condemn(&collector.generations().unwrap(), packs[..1].to_vec()).unwrap().unwrap();
+    let first = list(&[], None);
+    assert_eq!((first.newest, first.swept(), first.sweeps.len()), (1, 0, 0));
+    assert_eq!(list(&[layout::condemned(1)], None).open.unwrap().0, 1);
+    collector.sweep(1, None, packs[..1].to_vec(), Vec::new()).unwrap();
+    for pack in &packs[1..3] {
+        sweep(&store, &[*pack]);
+    }
+    let sweeps: Vec<_> = (1..=3).map(layout::sweep).collect();
+    let both = |from: u32| (from..=3).flat_map(|k| [layout::sweep(k), layout::condemned(k)]);
+    for left_out in [sweeps.clone(), sweeps[2..].to_vec(), both(2).collect(), both(1).collect()] {
+        let found = list(&left_out, None);
+        assert_eq!((found.newest, found.swept()), (3, 3), "without {left_out:?}");
+        assert!(found.open.is_none());
+    }
+    // Who has followed a sweep knows of it when nothing before it is there any more.
+    let cache = tempfile::tempdir().unwrap();
+    followed(&client(&store, cache.path())).unwrap();
+    for generation in 1..3 {
+        store.delete(&layout::sweep(generation)).unwrap();
+        store.delete(&layout::condemned(generation)).unwrap();
+    }
+    let found = list(&both(1).collect::<Vec<_>>(), Some(cache.path()));
+    assert_eq!((found.newest, found.swept()), (3, 3));
+    sweep(&store, &packs[3..4]);
+    assert_eq!(list(&[], Some(cache.path())).newest, 4);
 }

@@ -312,6 +312,8 @@ fn a_pack_in_no_index_object_is_mended_and_read() {
         for damage in [0..HEADER_LENGTH, last] {
             fixture.put(*pack, &broken(object, damage));
             let repository = open_quick(fixture.store.clone(), None);
+            repository.adopt_readable_packs().unwrap();
+            assert!(repository.take_mended().contains_key(pack), "what it holds was asked for");
             let mended = repository.mend_pack(*pack).unwrap();
             assert!(mended.object == *object);
             let snapshot = &snapshots(&repository)[0].1;

@@ -209,6 +209,7 @@ a_call_that_fails_is_told! {
     in_following_the_sweeps: of_several_generations(), looked, 5;
     in_a_repair_of_the_config: World::of_versions(true), config_repaired, 1;
     in_a_repair_of_generations: crash_repairs::with_a_damaged_generation(true), generations_repaired, 10;
+    in_a_look_at_a_whole_index: World::of_versions(true), index_looked_at, 5;
     in_a_look_at_the_index: crash_repairs::without_index(true), index_looked_at, 10;
     in_a_repair_of_the_index: crash_repairs::without_index(true), index_repaired, 10;
     in_a_repair_of_packs_by_parity: crash_repairs::with_parity_and_damage(true), packs_repaired, 10;
@@ -223,5 +224,39 @@ fn what_is_gone_when_it_is_read_is_passed_over() {
     miss_everywhere(&world, looked, &[layout::GC, layout::INDEX]);
     miss_everywhere(&world, generations_repaired, &[layout::GC, layout::TOMBS]);
     miss_everywhere(&world, index_looked_at, &[layout::GC, layout::INDEX]);
-    miss_everywhere(&world, snapshots_looked_at, &[layout::GC, layout::INDEX, layout::TOMBS]);
+    miss_everywhere(
+        &world,
+        snapshots_looked_at,
+        &[layout::GC, layout::INDEX, layout::TOMBS, layout::SNAPSHOTS],
+    );
+}
+
+#[test]
+fn a_store_that_is_full_once_is_said_to_be_full_and_the_next_prune_comes_to_the_same_end() {
+    for world in [World::with_a_forgotten_one(true), World::of_many_backups(true)] {
+        let end = {
+            let store = copy_of(&world.store);
+            pruned(&client(&store, 1)).unwrap();
+            state(&store)
+        };
+        for create in 0.. {
+            let (store, control) = (copy_of(&world.store), FaultControl::new());
+            let repository = client(&store.clone().with_faults(control.clone()), 1);
+            let at = control.creates() + create;
+            control.fail_create_with_full(at);
+            match prune(&repository, &tight(), &SilentMonitor) {
+                Ok(_) => {}
+                Err(OpsError::Repository(error)) => {
+                    assert_eq!(error.kind, Kind::Full, "create {create}: {error}");
+                }
+                Err(error) => panic!("create {create}: {error}"),
+            }
+            if control.creates() <= at {
+                assert!(create > 3, "{create} creates");
+                break;
+            }
+            pruned(&repository).unwrap();
+            assert_eq!(state(&store), end, "create {create}");
+        }
+    }
 }

@@ -487,6 +487,11 @@ fn a_snapshot_with_missing_content_gets_another_with_what_is_there_and_stays() {
             assert!(snapshot.tags.contains(&"repaired".to_string()));
             let original = originals.iter().find(|(id, _)| *id == from.original).unwrap();
             assert_eq!((&original.1.host, &original.1.paths), (&snapshot.host, &snapshot.paths));
+            assert_eq!(snapshot.program, "test");
+            let lines = from.left_out.lines().count() as u64;
+            assert_eq!(snapshot.counts.problems, original.1.counts.problems + lines);
+            assert!(snapshot.predecessor.is_some());
+            assert_ne!(snapshot.predecessor, original.1.predecessor);
             assert!(snapshot.time > original.1.time);
             // Nothing in it is damaged, and what could be read of the original is in it.
             let hit = format!("{}:", id.short());
@@ -532,6 +537,192 @@ fn a_snapshot_with_missing_content_gets_another_with_what_is_there_and_stays() {
         );
     }
     assert!(partly > 3, "{partly} files were kept in part");
+}
+
+#[test]
+fn of_a_long_file_with_a_hole_the_rest_is_kept_and_a_short_one_that_is_lost_is_left_out() {
+    let settings = Settings {
+        chunk_minimum: 256,
+        chunk_average: 1024,
+        chunk_maximum: 4096,
+        ..small_settings()
+    };
+    let whole = Store::memory();
+    let repository = create_quick_with(whole.clone(), settings, None);
+    let folder = tempfile::tempdir().unwrap();
+    // Its list of chunks takes several nodes.
+    let long = noise(3_000_000, 1);
+    fs::write(folder.path().join("long"), &long).unwrap();
+    let long_id = back_up(&repository, folder.path()).snapshot.unwrap();
+    fs::write(folder.path().join("short"), noise(900, 2)).unwrap();
+    let short_id = back_up(&repository, folder.path()).snapshot.unwrap();
+    let packs = repository.cache().packs().unwrap().into_iter().map(|(_, pack)| pack);
+    let packs: Vec<_> = packs.filter(|pack| pack.kind == ObjectKind::DataPack).collect();
+    let of = |session| packs.iter().find(|pack| pack.id.session == session).unwrap();
+    for (id, name) in [(long_id, "long"), (short_id, "short")] {
+        let pack = of(id.0);
+        let store = copy_of(&whole);
+        store.delete(&layout::pack(pack.id)).unwrap();
+        let repository = open_quick(store, None);
+        let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        let line = &done.made.last().unwrap().left_out[0];
+        let repaired = find_repaired(&repository).pop().unwrap().1;
+        let mut found = contents(&repository, &repaired);
+        if name == "short" {
+            assert!(line.contains("short: nothing of it can be read; it is left out"), "{line}");
+            assert!(found.keys().all(|path| !path.ends_with(b"short.damaged")));
+            continue;
+        }
+        let kept = found.remove(&b"/tree/long.damaged"[..]).unwrap();
+        assert_eq!(kept.len(), long.len());
+        let zeros = kept.iter().zip(&long).filter(|(is, was)| is != was).count();
+        assert!(kept.iter().zip(&long).all(|(is, was)| is == was || *is == 0));
+        assert!(zeros > 10_000 && zeros < 100_000, "{zeros} bytes of one pack");
+        assert!(line.contains("of 3000000 bytes cannot be read; kept with zeros"), "{line}");
+    }
+}
+
+#[test]
+fn what_was_swept_does_not_come_back_with_a_repair_though_its_tomb_is_still_there() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    let (id, _) = snapshots(&repository).remove(0);
+    repository.forget(&[id], "").unwrap();
+    let before = repository.generations().unwrap();
+    let generation = repository.condemn(&before, Vec::new()).unwrap().unwrap();
+    let live = snapshots(&repository).into_iter().map(|(id, _)| (id, None)).collect();
+    repository.sweep(generation, before.last.as_ref(), Vec::new(), live).unwrap();
+    let open = repository.condemn(&repository.generations().unwrap(), Vec::new()).unwrap().unwrap();
+    flip(&store, &layout::condemned(open));
+    let repository = open_quick(store, None);
+    repair_generations(&repository, &options(), &SilentMonitor).unwrap();
+    let last = repository.generations().unwrap().last.unwrap();
+    assert!(last.generation == open && !last.sweep.lists(id));
+    assert_eq!(last.sweep.live.len(), snapshots(&repository).len());
+}
+
+#[test]
+fn blobs_that_are_stored_again_for_a_snapshot_that_is_made_are_counted() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    repository.refresh_index(&SilentMonitor).unwrap();
+    let packs = repository.cache().packs().unwrap().into_iter().map(|(_, pack)| pack);
+    let packs: Vec<_> = packs.filter(|pack| pack.kind == ObjectKind::DataPack).collect();
+    // What is in one is gone; what is in the other can be read, and nobody counts on it.
+    store.delete(&layout::pack(packs[0].id)).unwrap();
+    repository.record_damage(packs[1].id, "a test", &[]).unwrap();
+    let looked = repair_snapshots(
+        &open_quick(store.clone(), None),
+        &RepairOptions { dry_run: true, ..options() },
+        &SilentMonitor,
+    );
+    let done = repair_snapshots(&open_quick(store, None), &options(), &SilentMonitor).unwrap();
+    assert!(!done.made.is_empty() && done.blobs_stored_again > 0);
+    assert_eq!(done.blobs_stored_again, looked.unwrap().blobs_stored_again);
+}
+
+#[test]
+fn a_config_that_is_there_is_left_and_a_damaged_one_is_told() {
+    let store = three_snapshots();
+    let repository = open_quick(store.clone(), None);
+    let whole = store.get("config").unwrap();
+    repository.create_config().unwrap();
+    assert!(store.get("config").unwrap() == whole);
+    flip(&store, "config");
+    assert_eq!(repository.create_config().unwrap_err().kind, Kind::Corrupt);
+    store.delete("config").unwrap();
+    repository.create_config().unwrap();
+    assert_eq!(checked(&open_quick(store, None)).damage, []);
+}
+
+#[test]
+fn damage_in_the_index_does_not_stop_the_repair_of_packs_and_what_no_one_can_list_is_told() {
+    let store = three_snapshots();
+    let indexes = store.list(layout::INDEX).unwrap();
+    flip(&store, &indexes[0].name);
+    let repository = open_quick(store.clone(), None);
+    let done = repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+    assert!(done.salvaged.is_empty() && done.left.is_empty(), "{done:?}");
+    for index in &indexes {
+        store.delete(&index.name).unwrap();
+    }
+    // Recorded as damaged, and its directory, which is at the end, is.
+    let pack = store.list(layout::PACKS).unwrap().remove(0);
+    let mut object = store.get(&pack.name).unwrap();
+    object[pack.size as usize - 1] ^= 1;
+    store.delete(&pack.name).unwrap();
+    store.create(&pack.name, object).unwrap();
+    let id = layout::parse_pack(&pack.name).unwrap();
+    repository.record_damage(id, "a test", &[]).unwrap();
+    let options = RepairOptions { read_data: false, ..options() };
+    let done = repair_packs(&open_quick(store, None), &options, &SilentMonitor).unwrap();
+    let [left] = &done.left[..] else { panic!("{done:?}") };
+    let told = "is recorded as damaged, and what it holds is not known";
+    assert!(left.item == pack.name && left.message.starts_with(told), "{left:?}");
+}
+
+#[test]
+fn what_a_pack_cost_is_recorded_with_it_and_a_second_repair_says_nothing_of_it() {
+    let store = three_snapshots();
+    let packs = store.list(layout::PACKS).unwrap();
+    let mut lost = 0;
+    for pack in &packs {
+        let store = copy_of(&store);
+        let mut object = store.get(&pack.name).unwrap();
+        object[HEADER_LENGTH + 10] ^= 1;
+        store.delete(&pack.name).unwrap();
+        store.create(&pack.name, object).unwrap();
+        let done = repair_packs(&open_quick(store.clone(), None), &options(), &SilentMonitor);
+        let [salvaged] = &done.unwrap().salvaged[..] else { panic!("one is damaged") };
+        let repository = open_quick(store, None);
+        let record = repository.read_damage(salvaged.pack).unwrap();
+        assert_eq!(record.lost.unwrap().len() as u64, salvaged.lost);
+        lost += salvaged.lost;
+        let again = repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+        assert!(again.salvaged.is_empty() && again.bytes_written == 0, "{again:?}");
+        let sessions = repository.store().list(layout::INDEX).unwrap().len();
+        repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+        assert_eq!(repository.store().list(layout::INDEX).unwrap().len(), sessions);
+    }
+    assert!(lost > 0);
+}
+
+/// Listings leave these objects out as soon as anything is told.
+struct Forgetful {
+    control: FaultControl,
+    names: [String; 2],
+}
+
+impl Monitor for Forgetful {
+    fn note(&self, _text: &str) {
+        self.names.iter().for_each(|name| self.control.leave_out(name));
+    }
+}
+
+#[test]
+fn a_generation_that_is_ended_spares_what_a_listing_leaves_out_of_those_that_are_registered() {
+    for is_damaged in [false, true] {
+        let control = FaultControl::new();
+        let store = three_snapshots();
+        let repository = open_quick(store.clone().with_faults(control.clone()), None);
+        let aborted = repository.register(Purpose::Write).unwrap();
+        let (id, _) = snapshots(&repository).pop().unwrap();
+        let generations = repository.generations().unwrap();
+        let open = repository.condemn(&generations, Vec::new()).unwrap().unwrap();
+        repository.abort(aborted).unwrap();
+        flip(&store, &layout::condemned(open));
+        if is_damaged {
+            flip(&store, &layout::snapshot(id.0));
+        }
+        // The first thing that is told is that the list cannot be read, and the snapshots are listed then.
+        let names = [layout::snapshot(id.0), layout::snapshot(aborted)];
+        let client = open_quick(store.with_faults(control.clone()), None);
+        let monitor = Forgetful { control, names };
+        repair_generations(&client, &options(), &monitor).unwrap();
+        let last = client.generations().unwrap().last.unwrap();
+        assert!(last.sweep.lists(id), "damaged: {is_damaged}");
+        assert!(!last.sweep.lists(SnapshotId(aborted)));
+    }
 }
 
 #[test]

@@ -12,7 +12,6 @@ use crate::id::{IndexId, PackId};
 use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
 use crate::repository::Repository;
-use crate::repository::error::Kind;
 use crate::repository::verify::{is_damage, names};
 
 /// Index objects that are read together.
@@ -97,8 +96,7 @@ fn listed_packs(
         for (id, index) in read {
             match index {
                 Ok(index) => listed.extend(index.packs.iter().map(|pack| pack.id)),
-                Err(error) if error.kind == Kind::NotFound => {}
-                // Once more, so that nothing is quarantined for an error on the way.
+                // Once more, so that nothing is quarantined for an error on the way, or because it is gone.
                 Err(error) if is_damage(&error) => examined.look(repository, &names::index(id))?,
                 Err(error) => return Err(error.into()),
             }
