@@ -49,7 +49,8 @@ fn whether_all_have_decided_is_asked_by_name() {
         assert_eq!(session.generation, 0);
         assert!(!ask(1, &[session]).unwrap(), "it has not decided");
         assert!(ask(0, &[session]).unwrap(), "it began when the generation had begun");
-        repository.abort(session).unwrap();
+        assert!(repository.abort(session).unwrap());
+        assert!(!repository.abort(session).unwrap(), "it was given up before");
         if store.is_conditional() {
             assert!(ask(1, &[session]).unwrap());
         }
@@ -149,6 +150,16 @@ fn who_published_and_when_is_told() {
     sweep(&repository, &[id]);
     let publisher = repository.generations().unwrap().last.unwrap().sweep.publisher;
     assert_eq!((&*publisher.host, &*publisher.user), ("testhost", "tester"));
+}
+
+#[test]
+fn a_reader_is_registered_while_it_reads() {
+    for (_, repository, _) in repositories() {
+        let reader = repository.register_reader(&SilentMonitor).unwrap();
+        assert_eq!(repository.undecided_sessions().unwrap(), [reader]);
+        repository.end_reader(Some(reader), &SilentMonitor);
+        assert!(repository.undecided_sessions().unwrap().is_empty());
+    }
 }
 
 #[test]

@@ -169,7 +169,19 @@ fn brought_back(repository: &Repository) -> Result<String, OpsError> {
 fn looked(repository: &Repository) -> Result<String, OpsError> {
     repository.refresh_index(&SilentMonitor)?;
     let known = repository.cache().packs()?.len();
-    Ok(format!("{known} packs, {:?}", repository.cache().followed()?))
+    let generations = repository.generations()?;
+    let open = generations.open.map(|(generation, _)| generation);
+    let trouble = generations.trouble;
+    Ok(format!("{known} packs, {open:?}, {trouble:?}, {:?}", repository.cache().followed()?))
+}
+
+/// A pack is recorded as damaged that can be read: what is in it is to be stored again.
+fn with_a_pack_that_does_not_count() -> World {
+    let world = World::of_versions(true);
+    let repository = world.client();
+    let (_, pack) = repository.cache().packs().unwrap().remove(0);
+    repository.record_damage(pack.id, "a test", &[]).unwrap();
+    world
 }
 
 /// Several generations have ended, another is open, and there is a tomb.
@@ -215,6 +227,7 @@ a_call_that_fails_is_told! {
     in_a_repair_of_packs_by_parity: crash_repairs::with_parity_and_damage(true), packs_repaired, 10;
     in_a_repair_that_salvages_packs: crash_repairs::with_a_loss(true), packs_repaired, 10;
     in_a_look_at_snapshots: crash_repairs::with_a_loss_that_is_known(true), snapshots_looked_at, 10;
+    in_a_repair_that_stores_again: with_a_pack_that_does_not_count(), snapshots_repaired, 10;
     in_a_repair_of_snapshots: crash_repairs::with_a_loss_that_is_known(true), snapshots_repaired, 10;
 }
 
@@ -257,6 +270,25 @@ fn a_store_that_is_full_once_is_said_to_be_full_and_the_next_prune_comes_to_the_
             }
             pruned(&repository).unwrap();
             assert_eq!(state(&store), end, "create {create}");
+        }
+    }
+}
+
+#[test]
+fn who_is_not_the_one_that_collects_does_not_become_it_because_a_call_failed() {
+    let world = World::of_whole_packs(false);
+    pruned(&client(&world.store, 1)).unwrap();
+    let named = world.store.get(layout::MAINTAINER).unwrap();
+    for call in 0.. {
+        let (store, control) = (copy_of(&world.store).without_conditions(), FaultControl::new());
+        let other = client(&store.clone().with_faults(control.clone()), 2);
+        let at = control.calls() + call;
+        control.fail_at(at);
+        let error = pruned(&other).unwrap_err().to_string();
+        assert!(error.contains("--become-maintainer") || error.contains("this call fails"));
+        assert!(store.get(layout::MAINTAINER).unwrap() == named, "call {call}");
+        if control.calls() <= at {
+            break;
         }
     }
 }

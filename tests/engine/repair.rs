@@ -12,6 +12,7 @@ use aumbry::format::snapshot::Snapshot;
 use aumbry::id::{SnapshotId, TombId};
 use aumbry::monitor::{Monitor, Progress, RecordingMonitor, SilentMonitor};
 use aumbry::ops::OpsError;
+use aumbry::ops::backup::BackupOptions;
 use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
 use aumbry::ops::prune::{PruneOptions, prune};
 use aumbry::ops::rekey::{self, Change, RekeyOptions};
@@ -27,7 +28,9 @@ use aumbry::tree::entry::Node;
 use aumbry::view::{DirectoryRoot, Entries, read_file};
 
 use crate::model::{copy_of, create_quick_with, open_quick, quick_key};
-use crate::support::{back_up, contents, environment, noise, small_settings, snapshots};
+use crate::support::{
+    back_up, back_up_with, contents, environment, noise, small_settings, snapshots,
+};
 
 fn options() -> RepairOptions {
     RepairOptions {
@@ -723,6 +726,38 @@ fn a_generation_that_is_ended_spares_what_a_listing_leaves_out_of_those_that_are
         assert!(last.sweep.lists(id), "damaged: {is_damaged}");
         assert!(!last.sweep.lists(SnapshotId(aborted)));
     }
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_is_kept_as_an_empty_one_and_the_repaired_snapshot_is_marked() {
+    let store = Store::memory();
+    let repository = create_quick_with(store.clone(), small_settings(), None);
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("sub")).unwrap();
+    fs::write(folder.path().join("sub/file"), b"of the first").unwrap();
+    let first = back_up(&repository, folder.path()).snapshot.unwrap();
+    fs::write(folder.path().join("new"), b"of the second").unwrap();
+    let tagged = BackupOptions { tags: vec!["home".into()], ..crate::support::options() };
+    let second = back_up_with(&repository, folder.path(), &tagged, &SilentMonitor).unwrap();
+    repository.forget(&[first], "").unwrap();
+    // The directory that did not change stands with the first one's.
+    for object in store.list(&layout::session_packs(first.0)).unwrap() {
+        store.delete(&object.name).unwrap();
+    }
+    let repository = open_quick(store, None);
+    let options = RepairOptions { program: "another".into(), ..options() };
+    let done = repair_snapshots(&repository, &options, &SilentMonitor).unwrap();
+    let [made] = &done.made[..] else { panic!("{done:?}") };
+    assert_eq!(Some(made.original), second.snapshot);
+    assert_eq!(made.left_out, ["/tree/sub: cannot be read; it is empty"]);
+    let (_, repaired) = find_repaired(&repository).pop().unwrap();
+    assert_eq!(
+        (&repaired.tags[..], &*repaired.program),
+        (&["home".into(), "repaired".into()][..], "another")
+    );
+    let found = contents(&repository, &repaired);
+    let paths: Vec<_> = found.keys().map(|path| String::from_utf8_lossy(path)).collect();
+    assert_eq!(paths, ["/tree", "/tree/new", "/tree/sub"]);
 }
 
 #[test]
