@@ -167,9 +167,8 @@ fn brought_back(repository: &Repository) -> Result<String, OpsError> {
 
 /// Follows the sweeps and takes in the index.
 fn looked(repository: &Repository) -> Result<String, OpsError> {
-    repository.refresh_index(&SilentMonitor)?;
+    let generations = repository.refresh_index(&SilentMonitor)?.generations;
     let known = repository.cache().packs()?.len();
-    let generations = repository.generations()?;
     let open = generations.open.map(|(generation, _)| generation);
     let trouble = generations.trouble;
     Ok(format!("{known} packs, {open:?}, {trouble:?}, {:?}", repository.cache().followed()?))

@@ -804,6 +804,12 @@ fn what_stands_only_in_packs_that_are_recorded_as_damaged_is_stored_again_and_co
         let record = repository.read_pack_directory(pack.id, pack.object_length).unwrap();
         let blobs = record.directory.blob_count() as u64;
         repository.record_damage(pack.id, "a test", &[]).unwrap();
+        let client = open_quick(copy_of(&store), None);
+        let packs = repair_packs(&client, &options(), &SilentMonitor).unwrap();
+        let [salvaged] = &packs.salvaged[..] else { panic!("{packs:?}") };
+        assert_eq!((salvaged.pack, salvaged.blobs, salvaged.is_new), (pack.id, blobs, false));
+        let again = repair_packs(&client, &options(), &SilentMonitor).unwrap();
+        assert!(again.salvaged.is_empty() && again.bytes_written == 0, "{again:?}");
         for (dry_run, wanted) in [(true, blobs), (false, blobs), (false, 0)] {
             let options = RepairOptions { dry_run, ..options() };
             let client = open_quick(store.clone(), None);
