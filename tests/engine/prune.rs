@@ -883,15 +883,13 @@ fn a_needed_blob_that_no_pack_has_stops_the_collection() {
     write_files(folder.path(), 0..5, 1);
     let first = back_up(&repository, folder.path()).snapshot.unwrap();
     write_files(folder.path(), 0..5, 2);
-    back_up(&repository, folder.path());
-    let packs = repository.cache().packs().unwrap();
-    let data = packs.iter().filter(|(_, pack)| pack.kind == ObjectKind::DataPack);
-    let newest = data.max_by_key(|(number, _)| *number).unwrap().1.id;
-    let length = store.size(&layout::pack(newest)).unwrap().unwrap();
-    let blobs = repository.read_pack_directory(newest, length).unwrap().directory.blob_count();
+    let second = back_up(&repository, folder.path()).snapshot.unwrap();
+    let packs = data_packs(&repository).into_iter().filter(|pack| pack.id.session == second.0);
+    let lost = packs.max_by_key(|pack| pack.directory.blob_count()).unwrap();
+    let blobs = lost.directory.blob_count();
     assert!(blobs > 1);
     repository.forget(&[first], "").unwrap();
-    store.delete(&layout::pack(newest)).unwrap();
+    store.delete(&layout::pack(lost.id)).unwrap();
     let before = pack_bytes(&store);
     let lost = blobs.to_string() + " such blobs";
     for client in [open_quick(store.clone(), None), repository] {
