@@ -40,7 +40,7 @@ use aumbry::format::snapshot::{Decision, Snapshot};
 use aumbry::format::tomb::Tomb;
 use aumbry::id::{BlobId, KeySlotId, PackId, RepositoryId, SessionId, SnapshotId, TombId};
 use aumbry::monitor::SilentMonitor;
-use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
+use aumbry::ops::backup::{BackupOptions, ChangeDetection, Deltas, backup};
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, prune};
 use aumbry::ops::rekey::{self, Change, RekeyOptions};
@@ -332,6 +332,7 @@ fn back_up(repository: &Repository, tree: &Path) {
         tags: vec!["one".into(), "two".into()],
         time: None,
         zone_offset_seconds: 3600,
+        deltas: Deltas::Auto,
         dry_run: false,
         skip_if_unchanged: false,
         program: "aumbry fixture".into(),
@@ -472,7 +473,16 @@ fn write_delta(folder: &Path, tree: &Path) {
     let bases = [segments.put(first).unwrap().0, segments.put(second).unwrap().0];
     segments.flush().unwrap();
     let (a, b) = new.split_at(8_000);
-    let ids = writer.put_delta(&bases, &old, &[a, b]).unwrap();
+    let reader = BlobReader::new(&repository, 1 << 20);
+    let mut deltas = writer.deltas(&reader);
+    let ids = [a, b].map(|bytes| {
+        let (id, is_new) = segments.claim(bytes).unwrap();
+        assert!(is_new);
+        deltas.push(id, bytes, &bases, &mut segments).unwrap();
+        id
+    });
+    deltas.flush(&mut segments).unwrap();
+    segments.flush().unwrap();
     let extent = |blob, bytes: &[u8]| Extent::Data { blob, length: bytes.len() as u64 };
     let naming = repository.naming();
     let file = |name: &str, bytes: &[u8], extents: Vec<Extent>| Entry {

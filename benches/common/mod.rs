@@ -16,7 +16,7 @@ use aumbry::format::index::{Index, PackRecord};
 use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
 use aumbry::id::{BlobId, IndexId, PackId, RepositoryId, SessionId};
 use aumbry::monitor::Monitor;
-use aumbry::ops::backup::{BackupOptions, ChangeDetection};
+use aumbry::ops::backup::{BackupOptions, ChangeDetection, Deltas};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::keys::Credential;
 use aumbry::repository::{CreateOptions, Environment, Repository};
@@ -224,6 +224,7 @@ pub fn backup_options(dry_run: bool) -> BackupOptions {
         tags: Vec::new(),
         time: None,
         zone_offset_seconds: 0,
+        deltas: Deltas::Auto,
         dry_run,
         skip_if_unchanged: false,
         program: "bench".into(),

@@ -92,6 +92,7 @@ impl Compressor {
 pub fn compress_delta(level: i32, prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, CompressError> {
     let window = (prefix.len() + plain.len()).next_power_of_two().ilog2();
     let mut context = CCtx::create();
+    // Its own context, because one that is used again would have to be outlived by every prefix.
     for parameter in [
         CParameter::CompressionLevel(level),
         CParameter::WindowLog(window.clamp(17, WINDOW_LOG_MAX)),

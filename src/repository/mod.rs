@@ -4,6 +4,7 @@
 
 pub mod chance;
 pub mod collector;
+pub mod delta;
 pub mod error;
 pub mod generations;
 pub mod health;

@@ -92,6 +92,15 @@ impl<'a> BlobReader<'a> {
         self.copies(id).map(|copies| copies[0])
     }
 
+    /// Where reading the blob begins: its first copy, or, if that is a delta, the first base.
+    pub fn first_read(&self, id: &BlobId) -> Result<Location> {
+        let location = self.locate(id)?;
+        match self.repository.cache.bases(&location)?.first() {
+            Some(base) => self.locate(base),
+            None => Ok(location),
+        }
+    }
+
     /// Every place that has the blob, at least one. A blob that the index does not know is looked for in
     /// the packs that no index object lists, once.
     fn copies(&self, id: &BlobId) -> Result<Vec<Location>> {
@@ -288,20 +297,7 @@ impl<'a> BlobReader<'a> {
     pub(super) fn prefix(&self, kind: ObjectKind, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
         let mut prefix = Vec::new();
         for base in bases {
-            let mut copies = self.copies(base)?;
-            let mut failure = Ok(());
-            copies.retain(|location| match self.is_delta(location) {
-                Ok(delta) => !delta,
-                Err(error) => {
-                    failure = Err(error);
-                    false
-                }
-            });
-            failure?;
-            if copies.is_empty() {
-                return Err(RepositoryError::corrupt(name, "a delta against a delta"));
-            }
-            let blob = self.first_whole(base, kind, &copies)?;
+            let blob = self.base(kind, name, base)?;
             if (prefix.len() + blob.len()) as u64 > SEGMENT_LENGTH_MAX {
                 return Err(RepositoryError::corrupt(name, "a delta with too long a prefix"));
             }
@@ -310,10 +306,14 @@ impl<'a> BlobReader<'a> {
         Ok(prefix)
     }
 
-    fn is_delta(&self, location: &Location) -> Result<bool> {
-        let pack = self.repository.cache.pack(location.pack)?;
-        let segment = pack.segments.get(location.segment as usize);
-        Ok(matches!(segment.map(|segment| &segment.encoding), Some(Encoding::Delta(_))))
+    /// One base of the delta that is called `name`.
+    pub(super) fn base(&self, kind: ObjectKind, name: &str, base: &BlobId) -> Result<Blob> {
+        let mut copies = self.copies(base)?;
+        copies.retain(|location| !location.is_delta);
+        if copies.is_empty() {
+            return Err(RepositoryError::corrupt(name, "a delta against a delta"));
+        }
+        self.first_whole(base, kind, &copies)
     }
 
     /// Bytes of a pack's plaintext, mended where they are damaged and the pack has parity.

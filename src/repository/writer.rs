@@ -14,12 +14,15 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use super::Repository;
+use super::delta::DeltaWriter;
 use super::error::{Kind, Named, RepositoryError, Result};
+use super::index::Location;
 use super::index::objects::IndexReport;
 use super::packer::PackBuilder;
 use super::planted::{Step, is_left_out};
+use super::reader::BlobReader;
 use super::session::Committed;
-use crate::codec::compress::{Compressor, compress_delta};
+use crate::codec::compress::Compressor;
 use crate::format::header::ObjectKind;
 use crate::format::index::{Index, PackRecord};
 use crate::format::pack::{BlobRecord, Encoding};
@@ -82,6 +85,8 @@ pub struct Writer<'a> {
     repository: &'a Repository,
     session: SessionId,
     trusts_parent: bool,
+    /// Nothing that deltas may be read against is lost.
+    deltas: bool,
     /// The cache's numbers of packs that this session does not refer to: they are damaged or missing.
     excluded: HashSet<u32>,
     dry_run: bool,
@@ -159,6 +164,7 @@ impl<'a> Writer<'a> {
         }
         // A damaged index object may have listed packs that nobody misses.
         let trusts_parent = lacking.is_empty() && !index_is_damaged;
+        let deltas = trusts_parent;
         // Those that a collector means to drop are there for readers, and no longer for writers. A parent may need
         // one of them and be forgotten before the sweep, which would not spare it for this session's sake.
         let condemned = match is_left_out(Step::ExcludeCondemned) {
@@ -190,6 +196,7 @@ impl<'a> Writer<'a> {
         Ok(Writer {
             repository,
             trusts_parent,
+            deltas,
             excluded,
             session,
             dry_run,
@@ -252,6 +259,34 @@ impl<'a> Writer<'a> {
         self.repository.cache.has_outside(id, &self.excluded)
     }
 
+    /// Where a delta of this session can find this base: in a pack that counts, and not in another delta.
+    pub(super) fn base(&self, id: &BlobId) -> Result<Option<Location>> {
+        self.repository.cache.base_outside(id, &self.excluded)
+    }
+
+    /// What a delta of this session may be read against in the place of this old blob: itself, or, where it is a
+    /// delta, its own bases; nothing when they are gone.
+    pub(super) fn bases_for(&self, old: &BlobId) -> Result<Vec<(BlobId, Location)>> {
+        if let Some(location) = self.base(old)? {
+            return Ok(vec![(*old, location)]);
+        }
+        let Some(delta) = self.repository.cache.lookup(old)? else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for base in self.repository.cache.bases(&delta)? {
+            match self.base(&base)? {
+                Some(location) => found.push((base, location)),
+                None => return Ok(Vec::new()),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a new blob may be stored as a delta. Not one that older packs had, and that is stored again because
+    /// they are lost: it may be the base of deltas, which can be read again only when it is none itself.
+    pub(super) fn may_be_delta(&self, id: &BlobId) -> Result<bool> {
+        Ok(self.deltas && self.repository.cache.lookup(id)?.is_none())
+    }
+
     /// `true`: the blob is new, and the caller, who is the only one to hear so, must store it.
     pub fn claim(&self, id: &BlobId) -> Result<bool> {
         // Looked up under the lock: an index object that is being taken in moves blobs from here to there, and
@@ -281,37 +316,14 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Stores data blobs as one delta segment against `bases`, whose plaintexts one after another are
-    /// `prefix`. The bases must stand in segments that are no deltas. Returns the blobs' ids; those that the
-    /// repository has already are left out of the segment.
-    pub fn put_delta(
-        &self,
-        bases: &[BlobId],
-        prefix: &[u8],
-        plains: &[&[u8]],
-    ) -> Result<Vec<BlobId>> {
-        let mut ids = Vec::new();
-        let mut blobs = Vec::new();
-        let mut plain = Vec::new();
-        for bytes in plains {
-            let id = self.repository.naming.data_id(bytes);
-            ids.push(id);
-            if self.claim(&id)? {
-                plain.extend_from_slice(bytes);
-                blobs.push(BlobRecord { id, length: bytes.len() as u32 });
-            }
-        }
-        if !blobs.is_empty() {
-            let level = self.repository.settings.compression_level;
-            let stored = compress_delta(level, prefix, &plain).named("zstd")?;
-            let encoding = Encoding::Delta(bases.to_vec());
-            self.put_segment(ObjectKind::DataPack, &stored, encoding, blobs)?;
-        }
-        Ok(ids)
+    /// Something that gathers blobs of changed files into deltas, and hands to `segments` what is no smaller for it.
+    /// `reader` opens the bases. One for each thread.
+    pub fn deltas<'w>(&'w self, reader: &'w BlobReader<'w>) -> DeltaWriter<'w> {
+        DeltaWriter::new(self, reader)
     }
 
     /// Puts a segment into an open pack, and uploads the pack when it is full.
-    fn put_segment(
+    pub(super) fn put_segment(
         &self,
         kind: ObjectKind,
         stored: &[u8],
@@ -536,17 +548,34 @@ impl<'w> SegmentWriter<'w> {
 
     /// Names the blob, and stores it unless the repository has it. Returns its id and whether it was new.
     pub fn put(&mut self, plain: &[u8]) -> Result<(BlobId, bool)> {
+        let (id, new) = self.claim(plain)?;
+        if new {
+            self.push(id, plain)?;
+        }
+        Ok((id, new))
+    }
+
+    /// Names the blob. Returns its id and whether it is new: then the caller must store it.
+    pub fn claim(&self, plain: &[u8]) -> Result<(BlobId, bool)> {
         let naming = &self.writer.repository.naming;
         let id = match self.kind {
             ObjectKind::DataPack => naming.data_id(plain),
             _ => naming.tree_id(plain),
         };
-        let new = self.writer.claim(&id)?;
-        if new {
-            self.plain.extend_from_slice(plain);
-            self.added(id, plain.len())?;
-        }
-        Ok((id, new))
+        Ok((id, self.writer.claim(&id)?))
+    }
+
+    /// Stores a blob that was claimed.
+    pub fn push(&mut self, id: BlobId, plain: &[u8]) -> Result<()> {
+        self.plain.extend_from_slice(plain);
+        self.added(id, plain.len())
+    }
+
+    /// How long these bytes would be as a segment of their own.
+    pub(super) fn stored_length(&mut self, plain: &[u8]) -> Result<usize> {
+        self.stored.clear();
+        self.compressor.compress(plain, &mut self.stored).named("zstd")?;
+        Ok(self.stored.len())
     }
 
     /// The segment's buffer, to read a blob's bytes into behind what is there. Whatever is appended must be
@@ -557,17 +586,18 @@ impl<'w> SegmentWriter<'w> {
 
     /// Like [`SegmentWriter::put`] for the bytes that were appended to the buffer from `start` on.
     pub fn put_tail(&mut self, start: usize) -> Result<(BlobId, bool)> {
-        let tail = &self.plain[start..];
-        let length = tail.len();
-        let naming = &self.writer.repository.naming;
-        let id = match self.kind {
-            ObjectKind::DataPack => naming.data_id(tail),
-            _ => naming.tree_id(tail),
-        };
-        let new = self.writer.claim(&id)?;
+        let (id, new) = self.claim_tail(start)?;
         if new {
-            self.added(id, length)?;
-        } else {
+            self.added(id, self.plain.len() - start)?;
+        }
+        Ok((id, new))
+    }
+
+    /// Names the bytes that were appended to the buffer from `start` on, and cuts them off unless they are new: then
+    /// the caller must cut them off and store them.
+    pub fn claim_tail(&mut self, start: usize) -> Result<(BlobId, bool)> {
+        let (id, new) = self.claim(&self.plain[start..])?;
+        if !new {
             self.plain.truncate(start);
         }
         Ok((id, new))

@@ -11,7 +11,7 @@ use aumbry::format::snapshot::Snapshot;
 use aumbry::id::SnapshotId;
 use aumbry::monitor::{Monitor, SilentMonitor};
 use aumbry::ops::OpsError;
-use aumbry::ops::backup::{BackupOptions, BackupSummary, ChangeDetection, backup};
+use aumbry::ops::backup::{BackupOptions, BackupSummary, ChangeDetection, Deltas, backup};
 use aumbry::ops::restore::{Overwrite, RestoreOptions};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::keys::Credential;
@@ -73,6 +73,7 @@ pub fn options() -> BackupOptions {
         tags: Vec::new(),
         time: None,
         zone_offset_seconds: 0,
+        deltas: Deltas::Auto,
         dry_run: false,
         skip_if_unchanged: false,
         program: "test".into(),

@@ -9,7 +9,7 @@ use aumbry::format::snapshot::Snapshot;
 use aumbry::id::{BlobId, SnapshotId};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::OpsError;
-use aumbry::ops::backup::{BackupOptions, ChangeDetection, backup};
+use aumbry::ops::backup::{BackupOptions, ChangeDetection, Deltas, backup};
 use aumbry::ops::prune::plan::{PlanLimits, UnusedLimit};
 use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
 use aumbry::ops::rekey::{Change, RekeyOptions, plan, rekey};
@@ -288,6 +288,7 @@ impl Client {
             tags: Vec::new(),
             time: None,
             zone_offset_seconds: 0,
+            deltas: Deltas::Auto,
             dry_run: false,
             skip_if_unchanged: false,
             program: "simulation".into(),

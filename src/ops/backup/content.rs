@@ -1,12 +1,15 @@
 //! Reads files and cuts them: what one worker does with one file, or with one region of a large one.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
 use crate::codec::chunker::Chunker;
 use crate::codec::digest::{DIGEST_REGION, NamingKeys, RegionHasher};
+use crate::id::BlobId;
 use crate::monitor::{Monitor, Progress};
 use crate::ops::OpsError;
+use crate::repository::delta::DeltaWriter;
 use crate::repository::error::RepositoryError;
 use crate::repository::writer::SegmentWriter;
 use crate::source::{OpenFile, SourceError};
@@ -69,13 +72,65 @@ pub struct Cutting<'a> {
 
 /// What a worker keeps from one file to the next.
 pub struct Worker<'w> {
-    pub segments: SegmentWriter<'w>,
+    segments: SegmentWriter<'w>,
+    deltas: Option<DeltaWriter<'w>>,
     window: Vec<u8>,
 }
 
 impl<'w> Worker<'w> {
-    pub fn new(segments: SegmentWriter<'w>) -> Self {
-        Worker { segments, window: Vec::new() }
+    pub fn new(segments: SegmentWriter<'w>, deltas: Option<DeltaWriter<'w>>) -> Self {
+        Worker { segments, deltas, window: Vec::new() }
+    }
+
+    /// Closes what is open.
+    pub fn flush(&mut self) -> Result<(), RepositoryError> {
+        if let Some(deltas) = &mut self.deltas {
+            deltas.flush(&mut self.segments)?;
+        }
+        self.segments.flush()
+    }
+}
+
+/// Bytes on either side of a new chunk's place in which old chunks are taken to be like it.
+const MARGIN: u64 = 16 << 10;
+
+/// The chunks of a file's last version, or of a part of it, in order: offset, id, length.
+#[derive(Debug, Clone, Default)]
+pub struct OldChunks(pub Vec<(u64, BlobId, u64)>);
+
+impl OldChunks {
+    /// Those in a place and a little around it.
+    fn near(&self, place: u64, length: usize) -> &[(u64, BlobId, u64)] {
+        let (from, to) = (place.saturating_sub(MARGIN), place + length as u64 + MARGIN);
+        let first = self.0.partition_point(|(offset, _, length)| offset + length <= from);
+        let count = self.0[first..].iter().take_while(|(offset, ..)| *offset < to).count();
+        &self.0[first..first + count]
+    }
+}
+
+/// Where a new chunk's content stood in the last version.
+struct Alignment<'o> {
+    old: &'o OldChunks,
+    /// What was the same last stood so many bytes further on.
+    shift: i64,
+}
+
+impl<'o> Alignment<'o> {
+    fn place(&self, offset: u64) -> u64 {
+        offset.saturating_add_signed(self.shift)
+    }
+
+    /// The chunk at this offset is not new.
+    fn found(&mut self, id: &BlobId, offset: u64) {
+        let here = self.old.near(self.place(offset), 0).iter();
+        if let Some((old, ..)) = here.chain(&self.old.0).find(|(_, old, _)| old == id) {
+            self.shift = *old as i64 - offset as i64;
+        }
+    }
+
+    /// The old chunks in the place of a new one.
+    fn near(&self, offset: u64, length: usize) -> Vec<BlobId> {
+        self.old.near(self.place(offset), length).iter().map(|(_, id, _)| *id).collect()
     }
 }
 
@@ -86,6 +141,12 @@ pub struct RegionContent {
     pub digests: Vec<[u8; 32]>,
     /// Bytes that were found; less than asked for when the file has become shorter.
     pub length: u64,
+}
+
+/// What comes of cutting.
+struct Cut<'c, 'a> {
+    extents: &'c mut Vec<Extent>,
+    digester: &'c mut Digester<'a>,
 }
 
 /// Digests the bytes of a file region by region.
@@ -153,6 +214,7 @@ impl Worker<'_> {
         &mut self,
         file: &dyn OpenFile,
         size: u64,
+        old: &OldChunks,
     ) -> Result<FileContent, ContentError> {
         let buffer = self.segments.buffer();
         let start = buffer.len();
@@ -189,22 +251,36 @@ impl Worker<'_> {
             buffer.truncate(start);
             return Ok(FileContent { size: length as u64, content, digest: None });
         }
-        let (blob, _) = self.segments.put_tail(start)?;
+        let blob = match &mut self.deltas {
+            Some(deltas) if !old.0.is_empty() => {
+                let (blob, new) = self.segments.claim_tail(start)?;
+                if new {
+                    let plain = self.segments.buffer().split_off(start);
+                    let near = Alignment { old, shift: 0 }.near(0, plain.len());
+                    deltas.push(blob, &plain, &near, &mut self.segments)?;
+                }
+                blob
+            }
+            _ => self.segments.put_tail(start)?.0,
+        };
         let extents = vec![Extent::Data { blob, length: length as u64 }];
         let content = Content::Extents(extents);
         Ok(FileContent { size: length as u64, content, digest: None })
     }
 
-    /// Reads and cuts `from..to` of a file, where `from` is a multiple of [`REGION`]; holes stay holes.
+    /// Reads and cuts `from..to` of a file, where `from` is a multiple of [`REGION`]; holes stay holes. `old`: what
+    /// stood there, and a little around it, in the file's last version.
     pub fn read_region(
         &mut self,
         cutting: &Cutting<'_>,
         file: &dyn OpenFile,
         from: u64,
         to: u64,
+        old: &OldChunks,
     ) -> Result<RegionContent, ContentError> {
         let mut region = RegionContent::default();
         let mut digester = Digester::new(cutting);
+        let mut alignment = Alignment { old, shift: 0 };
         let mut at = from;
         while at < to {
             let data = file.next_data(at, to)?;
@@ -217,7 +293,8 @@ impl Worker<'_> {
             }
             let Some(data) = data else { break };
             let end = data.end.clamp(at, to);
-            let read = self.cut(cutting, file, at, end, &mut region.extents, &mut digester)?;
+            let mut cut = Cut { extents: &mut region.extents, digester: &mut digester };
+            let read = self.cut(cutting, file, at..end, &mut cut, &mut alignment)?;
             at += read;
             if at < end {
                 break;
@@ -228,16 +305,16 @@ impl Worker<'_> {
         Ok(region)
     }
 
-    /// Reads and cuts `from..to`, which holds no hole. Returns how many bytes there were.
+    /// Reads and cuts a range, which holds no hole. Returns how many bytes there were.
     fn cut(
         &mut self,
         cutting: &Cutting<'_>,
         file: &dyn OpenFile,
-        from: u64,
-        to: u64,
-        extents: &mut Vec<Extent>,
-        digester: &mut Digester<'_>,
+        range: Range<u64>,
+        cut: &mut Cut<'_, '_>,
+        alignment: &mut Alignment<'_>,
     ) -> Result<u64, ContentError> {
+        let Range { start: from, end: to } = range;
         let maximum = cutting.chunker.params().maximum as usize;
         let capacity = WINDOW.max(2 * maximum);
         self.window.resize(capacity, 0);
@@ -251,7 +328,7 @@ impl Worker<'_> {
                 match file.read_at(&mut self.window[filled..filled + wanted], at) {
                     Ok(0) => ended = true,
                     Ok(read) => {
-                        digester.update(&self.window[filled..filled + read]);
+                        cut.digester.update(&self.window[filled..filled + read]);
                         filled += read;
                         at += read as u64;
                         ended = at == to;
@@ -262,8 +339,22 @@ impl Worker<'_> {
             }
             while filled - used >= maximum || (ended && filled > used) {
                 let length = cutting.chunker.cut(&self.window[used..filled]);
-                let (blob, _) = self.segments.put(&self.window[used..used + length])?;
-                extents.push(Extent::Data { blob, length: length as u64 });
+                let chunk = &self.window[used..used + length];
+                let blob = match &mut self.deltas {
+                    Some(deltas) if !alignment.old.0.is_empty() => {
+                        let offset = at - (filled - used) as u64;
+                        let (blob, new) = self.segments.claim(chunk)?;
+                        if new {
+                            let near = alignment.near(offset, length);
+                            deltas.push(blob, chunk, &near, &mut self.segments)?;
+                        } else {
+                            alignment.found(&blob, offset);
+                        }
+                        blob
+                    }
+                    _ => self.segments.put(chunk)?.0,
+                };
+                cut.extents.push(Extent::Data { blob, length: length as u64 });
                 used += length;
             }
             cutting.monitor.advance(Progress { files: 0, bytes: used as u64 });
@@ -288,7 +379,8 @@ impl Worker<'_> {
     ) -> Result<(), ContentError> {
         let mut from = 0;
         loop {
-            let region = self.read_region(cutting, file.as_ref(), from, from + REGION)?;
+            let old = OldChunks::default();
+            let region = self.read_region(cutting, file.as_ref(), from, from + REGION, &old)?;
             let length = region.length;
             if length > 0 && !hand_on(region) {
                 return Err(ContentError::Interrupted);

@@ -9,6 +9,7 @@ mod assemble;
 mod complete;
 mod content;
 mod journal;
+mod old;
 mod parent;
 mod pipeline;
 
@@ -49,6 +50,18 @@ pub struct ChangeDetection {
     pub force: bool,
 }
 
+/// When new chunks of changed files are compressed against the old ones in their place, which have to be read for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Deltas {
+    /// When the store is a disk.
+    #[default]
+    Auto,
+    /// Whatever reading costs.
+    Always,
+    /// Not at all: every blob can be read without another.
+    Never,
+}
+
 /// What to back up beside the source, and how.
 pub struct BackupOptions {
     /// Take unchanged files from this snapshot; `None`: from the newest of the same host and name, or where
@@ -68,6 +81,8 @@ pub struct BackupOptions {
     pub time: Option<Timestamp>,
     /// Offset of the user's time zone in seconds east of UTC.
     pub zone_offset_seconds: i32,
+    /// When deltas are made.
+    pub deltas: Deltas,
     /// Find out what would be stored, store nothing.
     pub dry_run: bool,
     /// Make no snapshot when nothing differs from the parent.
@@ -150,6 +165,15 @@ enum Run {
 /// How often a backup that a collector gave up is committed anew before it is left to the next one.
 const ATTEMPTS: usize = 16;
 
+/// Whether new chunks of changed files are compressed against the old ones.
+fn wants_deltas(repository: &Repository, options: &BackupOptions) -> bool {
+    match options.deltas {
+        Deltas::Always => true,
+        Deltas::Auto => repository.store().lists_cheaply(),
+        Deltas::Never => false,
+    }
+}
+
 /// Backs up everything that `source` tells into one snapshot. To be called from a plain thread: it waits for
 /// rayon's workers, so a worker that called it could wait for itself.
 ///
@@ -196,6 +220,7 @@ fn run(
     let paths = source.paths();
     let parent = choose_parent(&known, options, &paths)?;
     let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
+    let bases = BlobReader::new(repository, (options.memory_budget / 16).max(8 << 20));
     let journals = repository.journal_folder(&paths);
     let resumed = Resumed::load(journals.as_deref());
     let journal = journals
@@ -239,6 +264,7 @@ fn run(
                 cutting: &cutting,
                 resumed: &resumed,
                 reader: &reader,
+                bases: wants_deltas(repository, options).then_some(&bases),
                 detection: options.detection,
                 trusts_parent: writer.trusts_parent() && given.is_none(),
             };

@@ -7,8 +7,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::ChangeDetection;
 use super::assemble::{Assembler, Change, Done, LargeFile, Ordered};
-use super::content::{ContentError, Cutting, REGION, RegionContent, Worker};
+use super::content::{ContentError, Cutting, OldChunks, REGION, RegionContent, Worker};
 use super::journal::Resumed;
+use super::old::OldFile;
 use super::parent::ParentWalk;
 use crate::format::header::ObjectKind;
 use crate::format::list::ListNode;
@@ -34,6 +35,8 @@ struct Unread {
     entry: Entry,
     readable: Arc<dyn Readable>,
     change: Change,
+    /// What the parent has of it.
+    old: OldChunks,
 }
 
 /// A step of a batch.
@@ -78,6 +81,8 @@ impl Drop for Permit<'_> {
 /// Workers that are not at work just now, each with its open segment.
 struct Workers<'w> {
     writer: &'w Writer<'w>,
+    /// Opens what deltas are made against; `None`: there are to be none.
+    bases: Option<&'w BlobReader<'w>>,
     idle: Mutex<Vec<Worker<'w>>>,
 }
 
@@ -89,7 +94,10 @@ impl<'w> Workers<'w> {
         let idle = self.idle.lock().pop();
         let mut worker = match idle {
             Some(worker) => worker,
-            None => Worker::new(self.writer.segments(ObjectKind::DataPack)?),
+            None => {
+                let deltas = self.bases.map(|reader| self.writer.deltas(reader));
+                Worker::new(self.writer.segments(ObjectKind::DataPack)?, deltas)
+            }
         };
         let result = work(&mut worker);
         self.idle.lock().push(worker);
@@ -98,7 +106,7 @@ impl<'w> Workers<'w> {
 
     fn flush(&self) -> Result<(), RepositoryError> {
         for mut worker in std::mem::take(&mut *self.idle.lock()) {
-            worker.segments.flush()?;
+            worker.flush()?;
         }
         Ok(())
     }
@@ -111,6 +119,8 @@ pub struct Pipeline<'a> {
     pub resumed: &'a Resumed,
     /// Reads chunk lists, to see whether all their chunks are there.
     pub reader: &'a BlobReader<'a>,
+    /// Opens what deltas are made against; `None`: there are to be none.
+    pub bases: Option<&'a BlobReader<'a>>,
     pub detection: ChangeDetection,
     /// Whether everything that the parent refers to can be taken to be there.
     pub trusts_parent: bool,
@@ -139,7 +149,7 @@ impl<'a> Pipeline<'a> {
         mut parent: ParentWalk<'_, '_>,
         assembler: &mut Assembler<'_, '_>,
     ) -> Result<(), OpsError> {
-        let workers = Workers { writer: self.writer, idle: Mutex::default() };
+        let workers = Workers { writer: self.writer, bases: self.bases, idle: Mutex::default() };
         let permits = Permits::new(rayon::current_num_threads() * 2 + 2);
         let (sender, receiver) = sync_channel(QUEUE);
         let (walked, assembled) = std::thread::scope(|threads| {
@@ -223,13 +233,18 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         let detection = self.pipeline.detection;
         let is_file = matches!(entry.node, Node::File(_));
         let change = if previous.is_some() { Change::Changed } else { Change::New };
-        let previous = previous.filter(|it| detection.is_unchanged(it, &entry));
-        if let Some(mut previous) = previous
-            && (self.pipeline.trusts_parent || self.is_complete(&previous)?)
-        {
-            entry.node = previous.node;
-            entry.metadata.attributes = std::mem::take(&mut previous.metadata.attributes);
-            return self.unmodified(entry);
+        let mut old = None;
+        if let Some(mut previous) = previous {
+            if detection.is_unchanged(&previous, &entry)
+                && (self.pipeline.trusts_parent || self.is_complete(&previous)?)
+            {
+                entry.node = previous.node;
+                entry.metadata.attributes = std::mem::take(&mut previous.metadata.attributes);
+                return self.unmodified(entry);
+            }
+            if let (Node::File(file), Some(_)) = (previous.node, self.pipeline.bases) {
+                old = Some(OldFile::new(self.pipeline.reader, &file));
+            }
         }
         if is_file
             && !self.pipeline.resumed.is_empty()
@@ -249,11 +264,12 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         }
         let size = entry.size();
         if size > REGION || readable_is_stream(&entry) {
-            return self.large(entry, &readable, change);
+            return self.large(entry, &readable, change, old);
         }
         self.batch_bytes += size;
         self.has_work = true;
-        self.push(Work::Read(Unread { entry, readable, change }))
+        let old = old.map_or_else(OldChunks::default, |mut old| old.around(0, size));
+        self.push(Work::Read(Unread { entry, readable, change, old }))
     }
 
     fn unmodified(&mut self, entry: Entry) -> Result<(), OpsError> {
@@ -361,6 +377,7 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         entry: Entry,
         readable: &Arc<dyn Readable>,
         change: Change,
+        mut old: Option<OldFile<'_, '_>>,
     ) -> Result<(), OpsError> {
         self.send_batch()?;
         self.monitor().current(&readable.display());
@@ -391,8 +408,9 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
             for from in (0..size).step_by(REGION as usize) {
                 let to = size.min(from + REGION);
                 let file = file.clone();
+                let old = old.as_mut().map(|old| old.around(from, to)).unwrap_or_default();
                 self.spawn_region(move |worker, cutting, sender| {
-                    let region = worker.read_region(cutting, file.as_ref(), from, to);
+                    let region = worker.read_region(cutting, file.as_ref(), from, to, &old);
                     let _ = sender.send(region);
                     Ok(())
                 })?;
@@ -487,11 +505,12 @@ fn read_file(
         let file = unread.readable.open()?;
         let size = before.size();
         let content = if size <= u64::from(cutting.chunker.params().minimum) {
-            let content = worker.read_small(file.as_ref(), size)?;
+            let content = worker.read_small(file.as_ref(), size, &unread.old)?;
             cutting.monitor.advance(Progress { files: 0, bytes: content.size });
             content
         } else {
-            let region = worker.read_region(cutting, file.as_ref(), 0, size.min(REGION))?;
+            let to = size.min(REGION);
+            let region = worker.read_region(cutting, file.as_ref(), 0, to, &unread.old)?;
             region_content(cutting, region)
         };
         let Some(mut now) = file.stat()? else {

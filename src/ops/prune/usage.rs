@@ -49,11 +49,6 @@ impl Row {
         self.stays && self.stored_length == Some(self.info.object_length)
     }
 
-    fn is_delta(&self, location: &Location) -> bool {
-        let segment = self.info.segments.get(location.segment as usize);
-        matches!(segment.map(|segment| &segment.encoding), Some(Encoding::Delta(_)))
-    }
-
     fn has_unknown_segments(&self) -> bool {
         let mut segments = self.info.segments.iter();
         segments.any(|segment| matches!(segment.encoding, Encoding::Unknown(_)))
@@ -155,7 +150,7 @@ impl Usage {
     /// against must above all be no delta.
     fn rank(&self, is_base: bool, damaged: &HashSet<PackId>, copy: &Location) -> (bool, bool) {
         let row = &self.rows[&copy.pack];
-        let (whole, plain) = (!damaged.contains(&row.info.id), !row.is_delta(copy));
+        let (whole, plain) = (!damaged.contains(&row.info.id), !copy.is_delta);
         if is_base { (plain, whole) } else { (whole, plain) }
     }
 
@@ -191,11 +186,8 @@ impl Usage {
         for entry in repository.cache().entries()? {
             let (id, location) = entry?;
             let Some(row) = self.rows.get(&location.pack) else { continue };
-            let segment = row.info.segments.get(location.segment as usize);
-            if let Some(Encoding::Delta(bases)) = segment.map(|segment| &segment.encoding)
-                && walk.needs(row.info.kind, &id)
-            {
-                self.bases.extend(bases.iter().map(BlobKey::new));
+            if location.is_delta && walk.needs(row.info.kind, &id) {
+                self.bases.extend(repository.cache().bases(&location)?.iter().map(BlobKey::new));
             }
         }
         Ok(())

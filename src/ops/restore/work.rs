@@ -308,9 +308,10 @@ impl<'w, 'a> Work<'w, 'a> {
         });
     }
 
-    /// Where a blob is, for sorting. What has none, or one that is nowhere, comes last.
+    /// Where reading a blob begins, for sorting: a delta is read while its base is at hand. What has none, or one that is nowhere, comes last.
     fn place(&self, blob: Option<&BlobId>) -> (u32, u32, u32) {
-        let location = blob.filter(|_| !self.options.dry_run).map(|blob| self.data.locate(blob));
+        let location =
+            blob.filter(|_| !self.options.dry_run).map(|blob| self.data.first_read(blob));
         match location {
             Some(Ok(location)) => (location.pack, location.segment, location.offset),
             _ => (u32::MAX, 0, 0),

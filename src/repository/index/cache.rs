@@ -35,7 +35,7 @@ use crate::format::pack::Encoding;
 use crate::id::{BlobId, IndexId, PackId, RepositoryId};
 
 /// Raised whenever a table changes its meaning: an older cache is thrown away.
-const CACHE_VERSION: u64 = 5;
+const CACHE_VERSION: u64 = 6;
 /// redb's page cache, in bytes. Part of the memory budget.
 const PAGE_CACHE: usize = 16 << 20;
 /// A run is merged with the smaller ones when it is at most this many times as large as they are together:
@@ -285,32 +285,38 @@ impl IndexCache {
     /// Whether the blob can be read without these packs, given by number: one of its copies stands in another
     /// pack, and if that is a delta, so do its bases.
     pub fn has_outside(&self, id: &BlobId, excluded: &HashSet<u32>) -> Result<bool> {
-        if excluded.is_empty() {
-            return Ok(self.lookup(id)?.is_some());
-        }
-        let outside = |id: &BlobId| -> Result<Vec<(Location, Arc<PackInfo>)>> {
-            let mut copies = self.copies(id)?;
-            copies.retain(|location| !excluded.contains(&location.pack));
-            copies.into_iter().map(|location| Ok((location, self.pack(location.pack)?))).collect()
-        };
-        let bases = |(location, pack): &(Location, Arc<PackInfo>)| -> Vec<BlobId> {
-            let segment = pack.segments.get(location.segment as usize);
-            match segment.map(|segment| &segment.encoding) {
-                Some(Encoding::Delta(bases)) => bases.clone(),
-                _ => Vec::new(),
+        for copy in self.copies(id)? {
+            if excluded.contains(&copy.pack) {
+                continue;
             }
-        };
-        for copy in outside(id)? {
-            let mut readable = true;
-            for base in bases(&copy) {
-                // A base counts only where it is no delta itself.
-                readable &= outside(&base)?.iter().any(|copy| bases(copy).is_empty());
+            let mut is_readable = true;
+            for base in self.bases(&copy)? {
+                is_readable &= self.base_outside(&base, excluded)?.is_some();
             }
-            if readable {
+            if is_readable {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// A copy of the blob outside these packs that a delta can be read against: one that is no delta itself.
+    pub fn base_outside(&self, id: &BlobId, excluded: &HashSet<u32>) -> Result<Option<Location>> {
+        let mut copies = self.copies(id)?.into_iter();
+        Ok(copies.find(|copy| !copy.is_delta && !excluded.contains(&copy.pack)))
+    }
+
+    /// What the segment at this place is a delta against; nothing when it is none.
+    pub fn bases(&self, location: &Location) -> Result<Vec<BlobId>> {
+        if !location.is_delta {
+            return Ok(Vec::new());
+        }
+        let pack = self.pack(location.pack)?;
+        let segment = pack.segments.get(location.segment as usize);
+        match segment.map(|segment| &segment.encoding) {
+            Some(Encoding::Delta(bases)) => Ok(bases.clone()),
+            _ => Err(cache_error(format!("pack {} has no such delta", pack.id))),
+        }
     }
 
     /// The numbers of these packs, as far as the index lists them.

@@ -33,6 +33,8 @@ pub struct Location {
     pub offset: u32,
     /// Length in bytes.
     pub length: u32,
+    /// The segment is a delta: reading it takes its bases as well.
+    pub is_delta: bool,
 }
 
 /// A segment, as far as reading needs it.
@@ -70,8 +72,10 @@ fn locations(
 ) -> impl Iterator<Item = (BlobId, Location)> + '_ {
     directory.segments.iter().enumerate().flat_map(move |(number, segment)| {
         let mut offset = 0;
+        let is_delta = matches!(segment.encoding, Encoding::Delta(_));
         segment.blobs.iter().map(move |blob| {
-            let location = Location { pack, segment: number as u32, offset, length: blob.length };
+            let segment = number as u32;
+            let location = Location { pack, segment, offset, length: blob.length, is_delta };
             offset += blob.length;
             (blob.id, location)
         })

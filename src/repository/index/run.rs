@@ -2,7 +2,7 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | blocks | 4096 bytes each: 85 entries of 48 bytes (id, pack, segment, offset, length), a checksum of 16 |
+//! | blocks | 4096 bytes each: 85 entries of 48 bytes (id, pack, segment, offset, length and the bit for a delta), a checksum of 16 |
 //! | fences | for every block 8 bytes: the beginning of its first id, as a number, little endian |
 //! | filter | see `filter` |
 //! | checksum | 16 bytes, over fences, filter and number of entries |
@@ -34,9 +34,11 @@ const BLOCK_LENGTH: usize = 4096;
 /// Entries in every block but the last.
 const BLOCK_ENTRIES: usize = BLOCK_LENGTH / ENTRY_LENGTH;
 /// Changes whenever the layout does.
-const MAGIC: [u8; 8] = *b"aumrun02";
+const MAGIC: [u8; 8] = *b"aumrun03";
 const FOOTER_LENGTH: usize = 24;
 const CHECKSUM_LENGTH: usize = 16;
+/// In an entry's length: the segment is a delta.
+const DELTA: u32 = 1 << 31;
 /// Blocks that a reader of the whole run takes at a time.
 const BLOCKS_AT_A_TIME: usize = 32;
 
@@ -50,7 +52,9 @@ fn fence(id: &BlobId) -> u64 {
 
 fn put_entry(output: &mut Vec<u8>, (id, location): &IndexEntry) {
     output.extend_from_slice(id.as_bytes());
-    for number in [location.pack, location.segment, location.offset, location.length] {
+    // No segment is longer than 2^26 bytes, so the highest bit is free.
+    let length = location.length & !DELTA | if location.is_delta { DELTA } else { 0 };
+    for number in [location.pack, location.segment, location.offset, length] {
         output.extend_from_slice(&number.to_le_bytes());
     }
 }
@@ -61,7 +65,10 @@ fn read_entry(bytes: &[u8]) -> IndexEntry {
         let start = BlobId::LENGTH + at * 4;
         u32::from_le_bytes(bytes[start..start + 4].try_into().expect("four bytes"))
     };
-    (id, Location { pack: number(0), segment: number(1), offset: number(2), length: number(3) })
+    let (length, is_delta) = (number(3) & !DELTA, number(3) & DELTA != 0);
+    let location =
+        Location { pack: number(0), segment: number(1), offset: number(2), length, is_delta };
+    (id, location)
 }
 
 /// Adler's sums, over words of 64 bits: for what a disk does, not for what a person does. It has to cost little, as every
@@ -423,7 +430,8 @@ mod tests {
 
     fn entry(number: u32, copy: u32) -> IndexEntry {
         let id = BlobId(*blake3::hash(&number.to_le_bytes()).as_bytes());
-        (id, Location { pack: number, segment: copy, offset: 2, length: 3 })
+        let is_delta = number % 2 == 1;
+        (id, Location { pack: number, segment: copy, offset: 2, length: 3, is_delta })
     }
 
     fn write(file: Option<File>, entries: &[IndexEntry]) -> Run {

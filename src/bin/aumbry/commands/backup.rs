@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use aumbry::ops::backup::BackupOptions;
 use aumbry::ops::backup::BackupSummary;
 use aumbry::ops::backup::ChangeDetection;
+use aumbry::ops::backup::Deltas;
 use aumbry::ops::backup::backup;
 use aumbry::ops::select::SnapshotChoice;
 use aumbry::ops::select::SnapshotFilter;
@@ -30,6 +31,7 @@ use aumbry::units::bytes::format_bytes;
 use aumbry::units::bytes::parse_bytes;
 use aumbry::units::duration::format_duration;
 use clap::Args;
+use clap::ValueEnum;
 use serde_json::Value;
 use serde_json::json;
 
@@ -132,6 +134,10 @@ pub struct BackupArgs {
     /// The same from the one that would be the default, had there been none after this moment
     #[arg(long, value_name = "MOMENT", conflicts_with = "parent", help_heading = "How it is done")]
     parent_at: Option<String>,
+    /// Whether changed files are stored against their last version: it is smaller, and the last version
+    /// has to be read [auto: when the repository is on a disk]
+    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "How it is done")]
+    delta: DeltaChoice,
     /// Read every file, changed or not
     #[arg(short, long, help_heading = "How it is done")]
     force: bool,
@@ -141,6 +147,24 @@ pub struct BackupArgs {
     /// Do not compare inode numbers, for file systems that make them up
     #[arg(long, help_heading = "How it is done")]
     ignore_inode: bool,
+}
+
+/// When deltas are made.
+#[derive(Clone, Copy, ValueEnum)]
+enum DeltaChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+impl From<DeltaChoice> for Deltas {
+    fn from(choice: DeltaChoice) -> Self {
+        match choice {
+            DeltaChoice::Auto => Deltas::Auto,
+            DeltaChoice::Always => Deltas::Always,
+            DeltaChoice::Never => Deltas::Never,
+        }
+    }
 }
 
 /// Saves it.
@@ -170,6 +194,7 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome, Failure> {
         tags: tags(args),
         time,
         zone_offset_seconds: zone_offset(context, time.unwrap_or_else(|| context.now())),
+        deltas: args.delta.into(),
         dry_run: args.dry_run,
         skip_if_unchanged: args.skip_if_unchanged,
         program: PROGRAM.to_string(),
