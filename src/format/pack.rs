@@ -26,6 +26,13 @@ pub enum Encoding {
     Unknown(u8),
 }
 
+impl Encoding {
+    /// Whether other blobs are needed to read it.
+    pub fn is_delta(&self) -> bool {
+        matches!(self, Encoding::Delta(_))
+    }
+}
+
 const ENCODING_STORED: u8 = 0;
 const ENCODING_ZSTD: u8 = 1;
 const ENCODING_DELTA: u8 = 2;

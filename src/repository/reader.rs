@@ -316,6 +316,15 @@ impl<'a> BlobReader<'a> {
         self.first_whole(base, kind, &copies)
     }
 
+    /// A segment as it is stored, unsealed.
+    pub fn stored_segment(&self, pack: PackId, segment: usize) -> Result<Vec<u8>> {
+        let numbers = self.repository.cache.pack_numbers([pack])?;
+        let unknown = || RepositoryError::new(Kind::NotFound, layout::pack(pack), "is not known");
+        let info = self.repository.cache.pack(*numbers.iter().next().ok_or_else(unknown)?)?;
+        let segment = info.segments.get(segment).ok_or_else(unknown)?;
+        self.read_stored(&info, segment.offset, segment.stored_length as usize)
+    }
+
     /// Bytes of a pack's plaintext, mended where they are damaged and the pack has parity.
     fn read_stored(&self, pack: &PackInfo, offset: u64, length: usize) -> Result<Vec<u8>> {
         let name = layout::pack(pack.id);

@@ -25,7 +25,7 @@ use super::session::Committed;
 use crate::codec::compress::Compressor;
 use crate::format::header::ObjectKind;
 use crate::format::index::{Index, PackRecord};
-use crate::format::pack::{BlobRecord, Encoding};
+use crate::format::pack::{BlobRecord, Encoding, SegmentRecord};
 use crate::format::session::Purpose;
 use crate::format::snapshot::{Decision, Snapshot};
 use crate::id::{BlobId, IndexId, PackId, SessionId};
@@ -287,12 +287,49 @@ impl<'a> Writer<'a> {
         Ok(self.deltas && self.repository.cache.lookup(id)?.is_none())
     }
 
+    /// Whether the repository, or this session, has the blob where a delta can be read against it.
+    pub fn has_plain(&self, id: &BlobId) -> Result<bool> {
+        Ok(self.shard(id).lock().contains(id) || self.base(id)?.is_some())
+    }
+
+    /// Stores a delta of another pack as it is, for the sake of those of its blobs that were `wanted` and read. Nothing
+    /// is stored when another thread has stored them.
+    pub fn put_delta(
+        &self,
+        stored: &[u8],
+        segment: &SegmentRecord,
+        wanted: &[BlobId],
+    ) -> Result<()> {
+        let mut is_new = false;
+        for id in wanted {
+            is_new |= self.claim(id)?;
+        }
+        match is_new {
+            true => self.put_segment(
+                ObjectKind::DataPack,
+                stored,
+                segment.encoding.clone(),
+                segment.blobs.clone(),
+            ),
+            false => Ok(()),
+        }
+    }
+
     /// `true`: the blob is new, and the caller, who is the only one to hear so, must store it.
     pub fn claim(&self, id: &BlobId) -> Result<bool> {
         // Looked up under the lock: an index object that is being taken in moves blobs from here to there, and
         // between two separate questions a blob could be in neither.
         let mut claimed = self.shard(id).lock();
         if claimed.contains(id) || self.repository.cache.has_outside(id, &self.excluded)? {
+            return Ok(false);
+        }
+        Ok(claimed.insert(*id))
+    }
+
+    /// The same for a blob that must stand where a delta can be read against it.
+    fn claim_plain(&self, id: &BlobId) -> Result<bool> {
+        let mut claimed = self.shard(id).lock();
+        if claimed.contains(id) || self.base(id)?.is_some() {
             return Ok(false);
         }
         Ok(claimed.insert(*id))
@@ -555,13 +592,26 @@ impl<'w> SegmentWriter<'w> {
         Ok((id, new))
     }
 
-    /// Names the blob. Returns its id and whether it is new: then the caller must store it.
-    pub fn claim(&self, plain: &[u8]) -> Result<(BlobId, bool)> {
+    /// Stores the blob unless it stands where a delta can be read against it.
+    pub fn put_plain(&mut self, plain: &[u8]) -> Result<()> {
+        let id = self.name(plain);
+        match self.writer.claim_plain(&id)? {
+            true => self.push(id, plain),
+            false => Ok(()),
+        }
+    }
+
+    fn name(&self, plain: &[u8]) -> BlobId {
         let naming = &self.writer.repository.naming;
-        let id = match self.kind {
+        match self.kind {
             ObjectKind::DataPack => naming.data_id(plain),
             _ => naming.tree_id(plain),
-        };
+        }
+    }
+
+    /// Names the blob. Returns its id and whether it is new: then the caller must store it.
+    pub fn claim(&self, plain: &[u8]) -> Result<(BlobId, bool)> {
+        let id = self.name(plain);
         Ok((id, self.writer.claim(&id)?))
     }
 

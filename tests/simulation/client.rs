@@ -288,7 +288,7 @@ impl Client {
             tags: Vec::new(),
             time: None,
             zone_offset_seconds: 0,
-            deltas: Deltas::Auto,
+            deltas: Deltas::Always,
             dry_run: false,
             skip_if_unchanged: false,
             program: "simulation".into(),
@@ -303,7 +303,13 @@ impl Client {
         let naming = repository.naming();
         let data: Vec<BlobId> =
             folder.values().map(|number| naming.data_id(&content(*number))).collect();
+        let deltas = repository
+            .cache()
+            .entries()?
+            .filter(|entry| entry.as_ref().is_ok_and(|(_, location)| location.is_delta))
+            .count();
         let mut state = self.world.state();
+        state.counts.add("deltas", deltas as u64);
         state.tell(|| format!("{number}: snapshot {id} is reported"));
         state.report(id, &folder, data);
         Ok(())

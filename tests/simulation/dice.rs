@@ -125,7 +125,7 @@ impl Odds {
             lost_reply: rate(dice),
             refuse: rate(dice) / 4,
             tear: dice.choose(&[0, 0, 0, 50_000]) * base,
-            contents: dice.between(3, 10),
+            contents: dice.between(3, 16),
             verbs: dice.between(3, 7),
             prune: dice.choose(&[200_000, 350_000, 500_000]),
             impatience: dice.choose(&[0, 300_000, 700_000, 1_000_000]),

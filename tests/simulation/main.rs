@@ -23,13 +23,14 @@ use run::{Manner, Outcome, Stage, run};
 use world::Counts;
 
 /// What must have happened in two thousand seeds, or the simulation has lost its teeth.
-const EVERYTHING: [&str; 31] = [
+const EVERYTHING: [&str; 32] = [
     "backup",
     "brought back",
     "bytes repacked",
     "clients stopped",
     "clock jumps",
     "configs made again",
+    "deltas",
     "epochs added",
     "failed after the effect",
     "failed before the effect",

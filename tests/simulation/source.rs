@@ -15,11 +15,17 @@ use super::dice::Dice;
 /// Names of files, and the numbers of their contents.
 pub type Folder = BTreeMap<String, u64>;
 
-/// The bytes that a number stands for: one chunk, too long to stand in a directory, and incompressible.
+/// The bytes that a number stands for: one chunk, too long to stand in a directory, and incompressible. Every second
+/// one is like it, so that one is stored as a delta against another.
 pub fn content(number: u64) -> Vec<u8> {
-    let mut dice = Dice::new(number, 0x0c);
-    let length = 400 + number as usize * 370 % 1600;
-    (0..length).map(|_| dice.next() as u8).collect()
+    let kind = number % 2;
+    let mut dice = Dice::new(kind, 0x0c);
+    let length = 400 + kind as usize * 370 % 1600;
+    let mut bytes: Vec<u8> = (0..length).map(|_| dice.next() as u8).collect();
+    let mut dice = Dice::new(number, 0x0d);
+    let at = dice.below(length as u64 - 20) as usize;
+    bytes[at..at + 20].fill_with(|| dice.next() as u8);
+    bytes
 }
 
 /// A folder as a source.

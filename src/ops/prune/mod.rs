@@ -21,6 +21,7 @@ use crate::id::{BlobId, PackId, SessionId, SnapshotId};
 use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
 use crate::ops::findings::Findings;
+use crate::ops::references::BlobKey;
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
 use crate::repository::collector::{Cleared, Holder, SeenIdle};
@@ -327,7 +328,7 @@ impl<'a> Collection<'_, 'a> {
         self.summary.live_blobs = usage.live_blobs;
         self.summary.requests = self.requests(&plan);
         self.summary.plan = Some(plan.clone());
-        drop(usage);
+        let bases = usage.into_bases();
         if let Some(session) = self.session {
             let is_ours = self.repository.end_at_need(session)?;
             self.session = None;
@@ -354,7 +355,7 @@ impl<'a> Collection<'_, 'a> {
         let (mut rest, mut most) = (plan.repack.as_slice(), usize::MAX);
         while !rest.is_empty() {
             let length = self.batch_length(rest)?.min(most);
-            let repacked = match self.repack(&rest[..length]) {
+            let repacked = match self.repack(&rest[..length], &bases) {
                 // Not even that the copies go could be said.
                 Err(OpsError::Repository(error)) if error.kind == Kind::Full => {
                     self.summary.stopped = Some(error.to_string());
@@ -601,8 +602,9 @@ impl<'a> Collection<'_, 'a> {
     }
 
     /// Copies what is needed out of these packs, and drops them.
-    fn repack(&mut self, packs: &[PackId]) -> Result<Repacked, OpsError> {
-        let copying = repack::copy(self.repository, &self.walk, packs, self.options, self.monitor)?;
+    fn repack(&mut self, packs: &[PackId], bases: &HashSet<BlobKey>) -> Result<Repacked, OpsError> {
+        let needed = repack::Needed { walk: &self.walk, bases };
+        let copying = repack::copy(self.repository, &needed, packs, self.options, self.monitor)?;
         let before = self.newest;
         let marked = self.mark()?;
         let (packs, full) = match copying {

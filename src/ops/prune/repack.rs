@@ -7,16 +7,18 @@ use parking_lot::Mutex;
 
 use super::PruneOptions;
 use crate::format::header::ObjectKind;
+use crate::format::index::PackRecord;
 use crate::format::session::Purpose;
 use crate::id::{PackId, SessionId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
+use crate::ops::references::BlobKey;
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::is_damage;
-use crate::repository::writer::Writer;
+use crate::repository::writer::{SegmentWriter, Writer};
 
 /// Threads that copy.
 const WORKERS: usize = 2;
@@ -37,11 +39,19 @@ pub enum Copying {
     Full(SessionId, RepositoryError),
 }
 
-/// Copies every blob that `walk` has met and that stands nowhere but in `packs`. A pack of which something cannot be
-/// read is left as it is.
+/// What snapshots need.
+pub struct Needed<'n, 'a> {
+    /// What their trees refer to.
+    pub walk: &'n Walk<'n, 'a>,
+    /// What deltas among that are read against.
+    pub bases: &'n HashSet<BlobKey>,
+}
+
+/// Copies every blob that is needed and that stands nowhere but in `packs`; deltas as they are. A pack of which something
+/// cannot be read is left as it is.
 pub fn copy(
     repository: &Repository,
-    walk: &Walk<'_, '_>,
+    needed: &Needed<'_, '_>,
     packs: &[PackId],
     options: &PruneOptions,
     monitor: &dyn Monitor,
@@ -81,29 +91,18 @@ pub fn copy(
                 }
                 Err(error) => return Err(error.into()),
             };
-            let kind = record.header.kind;
-            let mut whole = true;
-            for blob in record.directory.segments.iter().flat_map(|segment| &segment.blobs) {
-                if !walk.needs(kind, &blob.id) || writer.has(&blob.id)? {
-                    continue;
+            let copied_pack = copy_pack(&writer, &reader, needed, &record, &mut data, &mut trees);
+            let whole = match copied_pack {
+                Ok(count) => {
+                    copied.fetch_add(count, Ordering::Relaxed);
+                    true
                 }
-                let (read, segments) = match kind {
-                    ObjectKind::TreePack => (reader.tree(&blob.id), &mut trees),
-                    _ => (reader.data(&blob.id), &mut data),
-                };
-                match read {
-                    Ok(bytes) => {
-                        segments.put(&bytes)?;
-                        copied.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Err(error) if is_damage(&error) => {
-                        report(monitor, *id, &error.to_string());
-                        whole = false;
-                        break;
-                    }
-                    Err(error) => return Err(error.into()),
+                Err(error) if is_damage(&error) => {
+                    report(monitor, *id, &error.to_string());
+                    false
                 }
-            }
+                Err(error) => return Err(error.into()),
+            };
             monitor.advance(Progress { files: 0, bytes: *length });
             if whole {
                 emptied.lock().push(*id);
@@ -139,6 +138,48 @@ pub fn copy(
     };
     aborted?;
     Ok(Copying::Done(Copied { emptied: emptied.into_inner(), bytes_written }))
+}
+
+/// Copies what is needed of one pack. Returns how many blobs.
+fn copy_pack<'w>(
+    writer: &'w Writer<'_>,
+    reader: &BlobReader<'_>,
+    needed: &Needed<'_, '_>,
+    record: &PackRecord,
+    data: &mut SegmentWriter<'w>,
+    trees: &mut SegmentWriter<'w>,
+) -> Result<u64, RepositoryError> {
+    let kind = record.header.kind;
+    let is_tree = kind == ObjectKind::TreePack;
+    let mut copied = 0;
+    for (number, segment) in record.directory.segments.iter().enumerate() {
+        let is_delta = segment.encoding.is_delta();
+        let mut wanted = Vec::new();
+        for blob in &segment.blobs {
+            let is_wanted = match needed.bases.contains(&BlobKey::new(&blob.id)) {
+                // There is a plain copy, too, or it would be no base.
+                true => !is_delta && !writer.has_plain(&blob.id)?,
+                false => needed.walk.needs(kind, &blob.id) && !writer.has(&blob.id)?,
+            };
+            if is_wanted {
+                wanted.push(blob.id);
+            }
+        }
+        for id in &wanted {
+            let bytes = if is_tree { reader.tree(id)? } else { reader.data(id)? };
+            // Once its blobs were read it is copied as it is.
+            if !is_delta {
+                let segments = if is_tree { &mut *trees } else { &mut *data };
+                segments.put_plain(&bytes)?;
+            }
+        }
+        if is_delta && !wanted.is_empty() {
+            let stored = reader.stored_segment(record.id, number)?;
+            writer.put_delta(&stored, segment, &wanted)?;
+        }
+        copied += wanted.len() as u64;
+    }
+    Ok(copied)
 }
 
 fn report(monitor: &dyn Monitor, pack: PackId, message: &str) {

@@ -60,6 +60,8 @@ pub struct Usage {
     rows: BTreeMap<u32, Row>,
     /// What needed deltas are read against.
     bases: HashSet<BlobKey>,
+    /// Deltas, by pack and segment, of which a base is in no pack that counts: they hold nothing that counts.
+    broken: HashSet<(u32, u32)>,
     /// Needed blobs that no pack has.
     pub lost_blobs: u64,
     /// The first of them.
@@ -107,6 +109,7 @@ impl Usage {
         let mut usage = Usage {
             rows: rows.collect(),
             bases: HashSet::new(),
+            broken: HashSet::new(),
             lost_blobs: 0,
             lost_example: None,
             live_blobs: 0,
@@ -161,16 +164,21 @@ impl Usage {
 
     fn need(&mut self, location: &Location) {
         if let Some(row) = self.rows.get_mut(&location.pack) {
+            let (word, bit) = (location.segment as usize / 64, 1 << (location.segment % 64));
+            let Some(word) = row.used_segments.get_mut(word) else { return };
+            let is_first = *word & bit == 0;
+            *word |= bit;
             row.used_blobs += 1;
-            row.used_bytes += u64::from(location.length);
-            let (word, bit) = (location.segment as usize / 64, location.segment % 64);
-            if let Some(word) = row.used_segments.get_mut(word) {
-                *word |= 1 << bit;
-            }
+            row.used_bytes += match (location.is_delta, is_first) {
+                (false, _) => u64::from(location.length),
+                (true, true) => row.info.stored_length(location.segment),
+                (true, false) => 0,
+            };
         }
     }
 
-    /// The bases of deltas are needed as well.
+    /// The bases of deltas are needed as well: of all copies of a needed blob that has no plain one, because any of them
+    /// may be the one that stays.
     fn follow_deltas(
         &mut self,
         repository: &Repository,
@@ -178,19 +186,51 @@ impl Usage {
     ) -> Result<(), OpsError> {
         let has_delta = |row: &Row| {
             let mut segments = row.info.segments.iter();
-            segments.any(|segment| matches!(segment.encoding, Encoding::Delta(_)))
+            segments.any(|segment| segment.encoding.is_delta())
         };
         if !self.rows.values().any(has_delta) {
             return Ok(());
         }
-        for entry in repository.cache().entries()? {
+        let cache = repository.cache();
+        let counts = |rows: &BTreeMap<u32, Row>, location: &Location| {
+            rows.get(&location.pack).is_some_and(Row::counts)
+        };
+        let mut looked_at = HashSet::new();
+        let mut has_plain = None;
+        for entry in cache.entries()? {
             let (id, location) = entry?;
+            // Copies of one blob stand together, but in no order that helps here.
+            if !location.is_delta || has_plain == Some(id) || !counts(&self.rows, &location) {
+                continue;
+            }
             let Some(row) = self.rows.get(&location.pack) else { continue };
-            if location.is_delta && walk.needs(row.info.kind, &id) {
-                self.bases.extend(repository.cache().bases(&location)?.iter().map(BlobKey::new));
+            if !walk.needs(row.info.kind, &id) {
+                continue;
+            }
+            if cache.copies(&id)?.iter().any(|copy| !copy.is_delta && counts(&self.rows, copy)) {
+                has_plain = Some(id);
+                continue;
+            }
+            if !looked_at.insert((location.pack, location.segment)) {
+                continue;
+            }
+            let bases = cache.bases(&location)?;
+            let mut is_whole = true;
+            for base in &bases {
+                let copies = cache.copies(base)?;
+                is_whole &= copies.iter().any(|copy| !copy.is_delta && counts(&self.rows, copy));
+            }
+            match is_whole {
+                true => self.bases.extend(bases.iter().map(BlobKey::new)),
+                false => drop(self.broken.insert((location.pack, location.segment))),
             }
         }
         Ok(())
+    }
+
+    /// What needed deltas are read against.
+    pub fn into_bases(self) -> HashSet<BlobKey> {
+        self.bases
     }
 
     /// Hands every needed blob with the copies that count to `take`.
@@ -201,7 +241,9 @@ impl Usage {
         mut take: impl FnMut(&mut Self, BlobId, &[Location]),
     ) -> Result<(), OpsError> {
         for row in self.rows.values_mut() {
-            row.plain_bytes = 0;
+            // A delta goes or stays as a whole, and counts for what it takes.
+            let deltas = row.info.segments.iter().filter(|segment| segment.encoding.is_delta());
+            row.plain_bytes = deltas.map(|segment| u64::from(segment.stored_length)).sum();
         }
         self.live_blobs = 0;
         let mut group: Vec<Location> = Vec::new();
@@ -224,10 +266,10 @@ impl Usage {
                 kind = None;
             }
             let Some(row) = self.rows.get_mut(&location.pack) else { continue };
-            row.plain_bytes += u64::from(location.length);
+            row.plain_bytes += if location.is_delta { 0 } else { u64::from(location.length) };
             // No blob of one kind has the id of one of the other.
             kind = Some(row.info.kind);
-            if row.counts() {
+            if row.counts() && !self.broken.contains(&(location.pack, location.segment)) {
                 group.push(location);
             }
         }

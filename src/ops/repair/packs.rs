@@ -298,17 +298,26 @@ fn copy(
     let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
     let mut data = writer.segments(ObjectKind::DataPack)?;
     let mut trees = writer.segments(ObjectKind::TreePack)?;
-    let mut blobs = HashMap::new();
+    let mut stored = HashMap::new();
     let mut seen = HashSet::new();
     for pack in damaged {
         monitor.current(&names::pack(pack.id));
         pack.lost.clear();
         let kind = pack.record.header.kind;
-        for blob in pack.record.directory.segments.iter().flat_map(|segment| &segment.blobs) {
+        let segments = pack.record.directory.segments.iter();
+        let blobs = segments.flat_map(|segment| {
+            segment.blobs.iter().map(move |blob| (segment.encoding.is_delta(), blob))
+        });
+        for (is_delta, blob) in blobs {
             if monitor.interrupted() {
                 return Err(OpsError::Interrupted);
             }
-            if !seen.insert(blob.id) || writer.has(&blob.id)? {
+            let stands = match is_delta {
+                true => writer.has(&blob.id)?,
+                // Deltas may be read against it.
+                false => writer.has_plain(&blob.id)?,
+            };
+            if !seen.insert(blob.id) || stands {
                 continue;
             }
             let (read, segments) = match kind {
@@ -317,8 +326,8 @@ fn copy(
             };
             match read {
                 Ok(bytes) => {
-                    segments.put(&bytes)?;
-                    *blobs.entry(pack.id).or_insert(0) += 1;
+                    segments.put_plain(&bytes)?;
+                    *stored.entry(pack.id).or_insert(0) += 1;
                 }
                 Err(error) if is_damage(&error) => pack.lost.push(blob.id),
                 Err(error) => return Err(error.into()),
@@ -331,5 +340,5 @@ fn copy(
     writer.finish()?;
     let bytes_written = writer.added().stored_bytes;
     let stands = writer.is_dry_run() || repository.end(writer.session())?;
-    Ok(Copied { blobs, bytes_written, stands })
+    Ok(Copied { blobs: stored, bytes_written, stands })
 }

@@ -65,6 +65,14 @@ pub struct PackInfo {
     pub segments: Vec<SegmentInfo>,
 }
 
+impl PackInfo {
+    /// How many bytes a segment takes; none when there is no such segment.
+    pub fn stored_length(&self, segment: u32) -> u64 {
+        let segment = self.segments.get(segment as usize);
+        segment.map_or(0, |segment| u64::from(segment.stored_length))
+    }
+}
+
 /// The places of a pack's blobs, one after another.
 fn locations(
     pack: u32,
@@ -72,7 +80,7 @@ fn locations(
 ) -> impl Iterator<Item = (BlobId, Location)> + '_ {
     directory.segments.iter().enumerate().flat_map(move |(number, segment)| {
         let mut offset = 0;
-        let is_delta = matches!(segment.encoding, Encoding::Delta(_));
+        let is_delta = segment.encoding.is_delta();
         segment.blobs.iter().map(move |blob| {
             let segment = number as u32;
             let location = Location { pack, segment, offset, length: blob.length, is_delta };
