@@ -156,12 +156,15 @@ fn copy_pack<'w>(
         let is_delta = segment.encoding.is_delta();
         let mut wanted = Vec::new();
         for blob in &segment.blobs {
-            let is_wanted = match needed.bases.contains(&BlobKey::new(&blob.id)) {
-                // There is a plain copy, too, or it would be no base.
-                true => !is_delta && !writer.has_plain(&blob.id)?,
-                false => needed.walk.needs(kind, &blob.id) && !writer.has(&blob.id)?,
+            let id = &blob.id;
+            // As `usage` counts: a blob's plain copy is what is needed, and a delta only where there is none.
+            let is_needed = needed.walk.needs(kind, id)
+                || !is_delta && needed.bases.contains(&BlobKey::new(id));
+            let stands = |id| match is_delta {
+                true => Ok(writer.has(id)? || writer.has_plain_anywhere(id)?),
+                false => writer.has_plain(id),
             };
-            if is_wanted {
+            if is_needed && !stands(id)? {
                 wanted.push(blob.id);
             }
         }

@@ -114,7 +114,7 @@ impl Usage {
             lost_example: None,
             live_blobs: 0,
         };
-        usage.follow_deltas(repository, walk)?;
+        usage.follow_deltas(repository, walk, &exceptions.damaged)?;
         Ok(usage)
     }
 
@@ -183,6 +183,7 @@ impl Usage {
         &mut self,
         repository: &Repository,
         walk: &Walk<'_, '_>,
+        damaged: &HashSet<PackId>,
     ) -> Result<(), OpsError> {
         let has_delta = |row: &Row| {
             let mut segments = row.info.segments.iter();
@@ -194,6 +195,10 @@ impl Usage {
         let cache = repository.cache();
         let counts = |rows: &BTreeMap<u32, Row>, location: &Location| {
             rows.get(&location.pack).is_some_and(Row::counts)
+        };
+        let is_whole = |rows: &BTreeMap<u32, Row>, location: &Location| {
+            let row = rows.get(&location.pack);
+            row.is_some_and(|row| row.counts() && !damaged.contains(&row.info.id))
         };
         let mut looked_at = HashSet::new();
         let mut has_plain = None;
@@ -207,7 +212,7 @@ impl Usage {
             if !walk.needs(row.info.kind, &id) {
                 continue;
             }
-            if cache.copies(&id)?.iter().any(|copy| !copy.is_delta && counts(&self.rows, copy)) {
+            if cache.copies(&id)?.iter().any(|copy| !copy.is_delta && is_whole(&self.rows, copy)) {
                 has_plain = Some(id);
                 continue;
             }
@@ -215,12 +220,12 @@ impl Usage {
                 continue;
             }
             let bases = cache.bases(&location)?;
-            let mut is_whole = true;
+            let mut is_readable = true;
             for base in &bases {
                 let copies = cache.copies(base)?;
-                is_whole &= copies.iter().any(|copy| !copy.is_delta && counts(&self.rows, copy));
+                is_readable &= copies.iter().any(|copy| !copy.is_delta && counts(&self.rows, copy));
             }
-            match is_whole {
+            match is_readable {
                 true => self.bases.extend(bases.iter().map(BlobKey::new)),
                 false => drop(self.broken.insert((location.pack, location.segment))),
             }
