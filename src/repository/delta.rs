@@ -140,9 +140,9 @@ impl<'w> DeltaWriter<'w> {
         let level = self.writer.repository().settings().compression_level;
         let delta = compress_delta(level, &self.prefix, &self.plain).named("zstd")?;
         let cost = delta.len() + bases.len() * BlobId::LENGTH;
-        // An eighth is less than nearly everything shrinks to alone; else it is tried.
+        // An eighth is less than nearly everything shrinks to alone.
         let is_smaller =
-            cost * 8 <= self.plain.len() || cost * 4 <= segments.stored_length(&self.plain)? * 3;
+            cost * 8 <= self.plain.len() || cost * 4 <= segments.estimate(&self.plain)? * 3;
         if !is_smaller {
             return Ok(None);
         }

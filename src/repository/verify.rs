@@ -202,8 +202,17 @@ pub struct PackProof {
     pub lost: Vec<BlobId>,
     /// Every blob in it, when no index object lists it.
     pub blobs: Vec<BlobId>,
+    /// How much of the damage is that of bases, which stand elsewhere.
+    of_bases: usize,
     /// Whether something is damaged, and the pack's parity gives all of it back.
     pub is_mendable: bool,
+}
+
+impl PackProof {
+    /// Whether nothing is wrong but that deltas in it lack their bases.
+    pub fn is_of_bases(&self) -> bool {
+        self.of_bases > 0 && self.of_bases == self.damage.len()
+    }
 }
 
 /// Whether an error tells that the object is wrong, and not that the store cannot be reached.
@@ -426,6 +435,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 ),
             ));
         }
+        proof.is_certain &= !proof.is_of_bases();
         Ok(proof)
     }
 
@@ -456,6 +466,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                     Encoding::Delta(bases) => self.reader.prefix(kind, name, bases),
                     _ => Ok(Vec::new()),
                 };
+                proof.of_bases += usize::from(prefix.as_ref().is_err_and(is_damage));
                 let decompressed = prefix.and_then(|prefix| {
                     let plain = &mut self.plain;
                     self.decompressor.decompress_into(stored, &prefix, length, plain).named(item())

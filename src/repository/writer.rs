@@ -629,11 +629,9 @@ impl<'w> SegmentWriter<'w> {
         self.added(id, plain.len())
     }
 
-    /// How long these bytes would be as a segment of their own.
-    pub(super) fn stored_length(&mut self, plain: &[u8]) -> Result<usize> {
-        self.stored.clear();
-        self.compressor.compress(plain, &mut self.stored).named("zstd")?;
-        Ok(self.stored.len())
+    /// About how long these bytes would be as a segment of their own.
+    pub(super) fn estimate(&mut self, plain: &[u8]) -> Result<usize> {
+        self.compressor.estimate(plain).named("zstd")
     }
 
     /// The segment's buffer, to read a blob's bytes into behind what is there. Whatever is appended must be

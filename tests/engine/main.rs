@@ -10,6 +10,7 @@ mod crash_collection;
 mod crash_disk;
 mod crash_repairs;
 mod damage;
+mod deltas;
 mod described;
 mod diff;
 mod disk;

@@ -73,7 +73,7 @@ pub fn options() -> BackupOptions {
         tags: Vec::new(),
         time: None,
         zone_offset_seconds: 0,
-        deltas: Deltas::Auto,
+        deltas: Deltas::Always,
         dry_run: false,
         skip_if_unchanged: false,
         program: "test".into(),

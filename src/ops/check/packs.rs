@@ -1,7 +1,7 @@
 //! Index objects and packs: what lists what, and whether it is there.
 //!
-//! Memory: 150 bytes a pack, a few index objects at a time, and 32 bytes for each blob of a pack that is gone or
-//! recorded as damaged.
+//! Memory: 150 bytes a pack, a few index objects at a time, 32 bytes for each blob of a pack that is gone or
+//! recorded as damaged, and about 100 for each blob that stands in a delta.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,10 +11,11 @@ use super::CheckSummary;
 use super::known::Known;
 use crate::format::header::ObjectKind;
 use crate::format::index::PackRecord;
+use crate::format::pack::Encoding;
 use crate::id::{BlobId, IndexId, PackId, SessionId};
 use crate::ops::OpsError;
 use crate::ops::findings::{Finding, Findings};
-use crate::ops::references::{BlobKey, References};
+use crate::ops::references::{BlobKey, BlobMap, References};
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
@@ -39,6 +40,47 @@ pub struct Packs {
     pub suspects: HashMap<PackId, Suspect>,
     /// Those that an index object lists and that are not there, with the blobs that they had.
     pub missing: Vec<(PackId, IndexId, Vec<BlobId>)>,
+    /// The deltas that snapshots need.
+    pub deltas: Deltas,
+}
+
+/// Deltas, and what they are read against.
+#[derive(Default)]
+pub struct Deltas {
+    /// The blobs of each.
+    blobs: Vec<Vec<BlobId>>,
+    /// Base → itself, and which deltas are read against it.
+    by_base: BlobMap<(BlobId, Vec<u32>)>,
+}
+
+impl Deltas {
+    /// Takes those that hold something that a snapshot refers to.
+    fn take(&mut self, record: &PackRecord, walk: &Walk<'_, '_>) {
+        for segment in &record.directory.segments {
+            let Encoding::Delta(bases) = &segment.encoding else { continue };
+            let blobs = segment.blobs.iter().map(|blob| blob.id);
+            let blobs: Vec<BlobId> = blobs.filter(|blob| walk.data.contains(blob)).collect();
+            if blobs.is_empty() {
+                continue;
+            }
+            for base in bases {
+                let entry = self.by_base.entry(BlobKey::new(base));
+                entry.or_insert((*base, Vec::new())).1.push(self.blobs.len() as u32);
+            }
+            self.blobs.push(blobs);
+        }
+    }
+
+    /// Every base.
+    pub fn bases(&self) -> impl Iterator<Item = &BlobId> {
+        self.by_base.values().map(|(base, _)| base)
+    }
+
+    /// What is read against this blob.
+    pub fn against(&self, base: &BlobId) -> impl Iterator<Item = &BlobId> {
+        let deltas = self.by_base.get(&BlobKey::new(base)).map(|(_, deltas)| deltas.as_slice());
+        deltas.unwrap_or_default().iter().flat_map(|delta| &self.blobs[*delta as usize])
+    }
 }
 
 /// A pack that is recorded as damaged.
@@ -76,6 +118,7 @@ pub fn take_stock(
         unreadable: HashSet::new(),
         suspects: HashMap::new(),
         missing: Vec::new(),
+        deltas: Deltas::default(),
     };
     let mut damaged_indexes = 0;
     let mut pending = indexes.to_vec();
@@ -169,6 +212,7 @@ impl Packs {
             return;
         }
         self.listed.insert(record.id, listed);
+        self.deltas.take(record, walk);
         let found = self.present.binary_search_by_key(&record.id, |(id, _)| *id);
         let Ok(found) = found else {
             self.missing.push((record.id, index, blobs_of(record).collect()));

@@ -286,7 +286,13 @@ fn settle(
     read: &HashSet<PackId>,
     findings: &Findings,
 ) -> Result<(), OpsError> {
-    if damaged.is_empty() && packs.suspects.is_empty() && packs.missing.is_empty() {
+    let cache = repository.cache();
+    let mut bases = packs.deltas.bases();
+    let lacks_base = bases.try_fold(false, |lacks, base| {
+        Ok::<_, RepositoryError>(lacks || cache.base_outside(base, &HashSet::new())?.is_none())
+    })?;
+    let is_whole = damaged.is_empty() && packs.suspects.is_empty() && packs.missing.is_empty();
+    if is_whole && !lacks_base {
         return Ok(());
     }
     // What stands in packs that no index object lists is there, too.
@@ -311,24 +317,45 @@ fn settle(
         packs.has(pack.id, pack.object_length)
             || now.binary_search(&(pack.id, pack.object_length)).is_ok()
     };
-    let stands_elsewhere = |blob: &BlobId| -> Result<bool, RepositoryError> {
-        for location in repository.cache().copies(blob)? {
-            let pack = repository.cache().pack(location.pack)?;
-            if is_there(&pack) && !is_lost_in(&pack.id, blob) {
+    let stands_elsewhere = |blob: &BlobId, plain: bool| -> Result<bool, RepositoryError> {
+        for location in cache.copies(blob)? {
+            let pack = cache.pack(location.pack)?;
+            let fits = !(plain && location.is_delta);
+            if fits && is_there(&pack) && !is_lost_in(&pack.id, blob) {
                 return Ok(true);
             }
         }
         Ok(false)
     };
+    // Those that stand nowhere else, and what is read against them.
     let nowhere_else = |blobs: &[BlobId]| -> Result<Vec<BlobKey>, RepositoryError> {
         let mut lost = Vec::new();
         for blob in blobs {
-            if !stands_elsewhere(blob)? {
+            if !stands_elsewhere(blob, false)? {
                 lost.push(BlobKey::new(blob));
+            }
+            let mut against = packs.deltas.against(blob).peekable();
+            if against.peek().is_none() || stands_elsewhere(blob, true)? {
+                continue;
+            }
+            for delta in against {
+                if !stands_elsewhere(delta, true)? {
+                    lost.push(BlobKey::new(delta));
+                }
             }
         }
         Ok(lost)
     };
+    if lacks_base {
+        for base in packs.deltas.bases() {
+            if cache.base_outside(base, &HashSet::new())?.is_none() {
+                let message =
+                    "is in no pack that the repository has, and deltas are read against it";
+                let (item, lost) = (format!("blob {}", base.short()), nowhere_else(&[*base])?);
+                findings.add(Finding::of_blobs(lost, item, message.to_string()));
+            }
+        }
+    }
     let note = |id: &PackId| {
         let since = match known.damaged.get(id)? {
             Some(record) => format!(" since {}", in_utc(record.time)),
@@ -351,6 +378,10 @@ fn settle(
         finding.note = match proof.is_gone {
             true => Some(format!(
                 "{} went while this check ran, and no snapshot needs it: it was collected",
+                names::pack(*id)
+            )),
+            false if proof.is_of_bases() => Some(format!(
+                "{} has deltas that no snapshot needs, and that cannot be read: what they are read against is lost",
                 names::pack(*id)
             )),
             false => note(id),

@@ -1,0 +1,313 @@
+//! Deltas: what changed is stored against what it was before, and whatever happens to either is noticed and survived.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
+use std::path::Path;
+
+use aumbry::id::BlobId;
+use aumbry::monitor::SilentMonitor;
+use aumbry::ops::backup::{BackupOptions, Deltas};
+use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
+use aumbry::repository::Repository;
+use aumbry::repository::index::Location;
+use aumbry::store::{Store, layout};
+use opendal::Operator;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::sample::Index;
+
+use crate::model::for_all;
+use crate::prune::{pruned, tight};
+use crate::support::{
+    back_up, back_up_with, contents, create, noise, open, options, small_settings, snapshots,
+};
+
+/// Every delta blob, and where it is.
+fn deltas(repository: &Repository) -> Vec<(BlobId, Location)> {
+    let entries = repository.cache().entries().unwrap().map(Result::unwrap);
+    entries.filter(|(_, location)| location.is_delta).collect()
+}
+
+fn checked(repository: &Repository, data: DataSelection) -> CheckSummary {
+    let options =
+        CheckOptions { data, restore_sample: 0, share_ledger: false, memory_budget: 256 << 20 };
+    check(repository, &options, &SilentMonitor).unwrap()
+}
+
+fn pack_bytes(store: &Store) -> u64 {
+    store.list(layout::PACKS).unwrap().iter().map(|object| object.size).sum()
+}
+
+/// Three files that do not compress; in version 1 a few bytes of each are other ones.
+fn write_version(folder: &Path, version: u64) {
+    for number in 0..3 {
+        let mut bytes = noise(30_000, number);
+        let at = 7_000 * (number as usize + 1);
+        bytes[at..at + 40].copy_from_slice(&noise(40, 100 * version + number));
+        fs::write(folder.join(format!("file-{number}")), bytes).unwrap();
+    }
+}
+
+/// A repository with both versions.
+fn two_versions(folder: &Path) -> (Store, Repository) {
+    let store = Store::memory();
+    let repository = create(store.clone(), small_settings(), None);
+    for version in 0..2 {
+        write_version(folder, version);
+        back_up(&repository, folder);
+    }
+    (store, repository)
+}
+
+/// The names of the packs that the base of some delta stands in.
+fn packs_of_bases(repository: &Repository) -> BTreeSet<String> {
+    let cache = repository.cache();
+    let bases = deltas(repository).into_iter().flat_map(|(_, delta)| cache.bases(&delta).unwrap());
+    let places = bases.map(|base| cache.base_outside(&base, &HashSet::new()).unwrap().unwrap());
+    places.map(|place| layout::pack(cache.pack(place.pack).unwrap().id)).collect()
+}
+
+#[test]
+fn a_small_change_costs_little_and_is_read_against_what_was_there() {
+    let source = tempfile::tempdir().unwrap();
+    let store = Store::memory();
+    let repository = create(store.clone(), small_settings(), None);
+    write_version(source.path(), 0);
+    back_up(&repository, source.path());
+    let before = pack_bytes(&store);
+    write_version(source.path(), 1);
+    back_up(&repository, source.path());
+    let found = deltas(&repository);
+    assert!(found.len() >= 3, "{found:?}");
+    // Each of the three changed chunks has 4096 bytes on average.
+    assert!(pack_bytes(&store) - before < 4_000, "{} bytes more", pack_bytes(&store) - before);
+    for (_, delta) in found {
+        let bases = repository.cache().bases(&delta).unwrap();
+        assert!((1..=16).contains(&bases.len()));
+        for base in bases {
+            assert!(repository.cache().base_outside(&base, &HashSet::new()).unwrap().is_some());
+        }
+    }
+    assert_eq!(checked(&repository, DataSelection::All).damage, []);
+}
+
+#[test]
+fn deltas_are_made_where_reading_is_cheap_or_when_told_so() {
+    let memory = || Operator::new(opendal::services::Memory::default()).unwrap();
+    let cases = [
+        (Deltas::Never, true, false),
+        (Deltas::Auto, true, true),
+        (Deltas::Auto, false, false),
+        (Deltas::Always, false, true),
+    ];
+    for (deltas_wanted, is_cheap, expected) in cases {
+        let source = tempfile::tempdir().unwrap();
+        let store = Store::direct(memory(), "memory", is_cheap);
+        let repository = create(store, small_settings(), None);
+        for version in 0..2 {
+            write_version(source.path(), version);
+            let options = BackupOptions { deltas: deltas_wanted, ..options() };
+            back_up_with(&repository, source.path(), &options, &SilentMonitor).unwrap();
+        }
+        let found = !deltas(&repository).is_empty();
+        assert_eq!(found, expected, "{deltas_wanted:?}, cheap: {is_cheap}");
+    }
+}
+
+#[test]
+fn bases_stay_when_their_snapshot_goes_and_deltas_stay_deltas_when_packs_are_copied() {
+    let source = tempfile::tempdir().unwrap();
+    let (store, repository) = two_versions(source.path());
+    let kept = snapshots(&repository).remove(1);
+    let wanted = contents(&repository, &kept.1);
+    // Something that leaves its packs half empty.
+    fs::write(source.path().join("passing"), noise(50_000, 77)).unwrap();
+    back_up(&repository, source.path());
+    let passing = snapshots(&repository).remove(2).0;
+    repository.forget(&[snapshots(&repository)[0].0, passing], "test").unwrap();
+    let before = (deltas(&repository).len(), pack_bytes(&store));
+    for _ in 0..3 {
+        pruned(&repository, &tight());
+    }
+    let repository = open(store.clone(), None);
+    assert!(contents(&repository, &kept.1) == wanted);
+    assert_eq!(deltas(&repository).len(), before.0);
+    assert!(pack_bytes(&store) < before.1);
+    assert_eq!(checked(&repository, DataSelection::All).damage, []);
+    let again = pruned(&repository, &tight());
+    assert_eq!((again.packs_deleted, again.bytes_written), (0, 0), "there is nothing left to do");
+    // When nobody needs the deltas, nobody needs their bases.
+    repository.forget(&[kept.0], "test").unwrap();
+    for _ in 0..2 {
+        pruned(&repository, &tight());
+    }
+    assert_eq!(pack_bytes(&store), 0);
+}
+
+#[test]
+fn a_base_that_is_gone_is_told_with_every_file_that_needs_it_and_a_backup_heals_that() {
+    let source = tempfile::tempdir().unwrap();
+    let (store, repository) = two_versions(source.path());
+    repository.forget(&[snapshots(&repository)[0].0], "test").unwrap();
+    let kept = snapshots(&repository).remove(0);
+    let wanted = contents(&repository, &kept.1);
+    drop(repository);
+    let packs = packs_of_bases(&fresh(&store));
+    for name in &packs {
+        store.delete(name).unwrap();
+    }
+    for data in [DataSelection::None, DataSelection::All] {
+        let told = format!("{:?}", checked(&fresh(&store), data).damage);
+        for number in 0..3 {
+            assert!(told.contains(&format!("/tree/file-{number}")), "{told}");
+        }
+    }
+    let repository = fresh(&store);
+    back_up(&repository, source.path());
+    assert!(contents(&fresh(&store), &kept.1) == wanted);
+    assert_eq!(checked(&fresh(&store), DataSelection::All).damage, []);
+}
+
+/// Opened by somebody without a cache, the index loaded.
+fn fresh(store: &Store) -> Repository {
+    let repository = open(store.clone(), None);
+    repository.refresh_index(&SilentMonitor).unwrap();
+    repository
+}
+
+#[test]
+fn a_base_that_was_lost_and_is_met_again_is_stored_so_that_its_deltas_can_be_read() {
+    let source = tempfile::tempdir().unwrap();
+    let (store, repository) = two_versions(source.path());
+    let kept = snapshots(&repository).remove(1);
+    let wanted = contents(&repository, &kept.1);
+    for name in packs_of_bases(&repository) {
+        store.delete(&name).unwrap();
+    }
+    // The old version is in its place again, and what it would be a delta against, too.
+    write_version(source.path(), 0);
+    back_up(&fresh(&store), source.path());
+    assert!(contents(&fresh(&store), &kept.1) == wanted);
+}
+
+#[test]
+fn a_damaged_base_does_not_condemn_the_packs_of_its_deltas() {
+    let source = tempfile::tempdir().unwrap();
+    let (store, repository) = two_versions(source.path());
+    let of_deltas: BTreeSet<String> = deltas(&repository)
+        .iter()
+        .map(|(_, place)| layout::pack(repository.cache().pack(place.pack).unwrap().id))
+        .collect();
+    let of_bases = packs_of_bases(&repository);
+    assert!(of_deltas.is_disjoint(&of_bases));
+    for name in &of_bases {
+        let mut bytes = store.get(name).unwrap();
+        for at in (200..bytes.len()).step_by(1000) {
+            bytes[at] ^= 1;
+        }
+        store.delete(name).unwrap();
+        store.create(name, bytes).unwrap();
+    }
+    let summary = checked(&fresh(&store), DataSelection::All);
+    assert!(!summary.damage.is_empty());
+    let recorded = fresh(&store).damaged_packs().unwrap();
+    let recorded: BTreeSet<String> = recorded.iter().map(|pack| layout::pack(*pack)).collect();
+    assert_eq!(recorded, of_bases);
+}
+
+/// What happens to a file between two backups.
+#[derive(Debug, Clone)]
+enum Edit {
+    Overwrite(Index, usize, u64),
+    Insert(Index, usize, u64),
+    Remove(Index, usize),
+    Move(Index, Index, usize),
+    Append(usize, u64),
+    Truncate(Index),
+}
+
+fn edits() -> impl Strategy<Value = Edit> {
+    let index = any::<Index>;
+    prop_oneof![
+        3 => (index(), 1..3_000usize, any::<u64>()).prop_map(|(at, n, seed)| Edit::Overwrite(at, n, seed)),
+        3 => (index(), 1..3_000usize, any::<u64>()).prop_map(|(at, n, seed)| Edit::Insert(at, n, seed)),
+        2 => (index(), 1..3_000usize).prop_map(|(at, n)| Edit::Remove(at, n)),
+        2 => (index(), index(), 1..20_000usize).prop_map(|(from, to, n)| Edit::Move(from, to, n)),
+        1 => (1..20_000usize, any::<u64>()).prop_map(|(n, seed)| Edit::Append(n, seed)),
+        1 => index().prop_map(Edit::Truncate),
+        1 => Just(Edit::Append(0, 0)),
+    ]
+}
+
+fn apply(bytes: &mut Vec<u8>, edit: &Edit) {
+    let place = |index: &Index, length: usize| index.index(length + 1);
+    let length = bytes.len();
+    match edit {
+        Edit::Overwrite(at, count, seed) => {
+            let at = place(at, length);
+            let end = length.min(at + count);
+            bytes[at..end].copy_from_slice(&noise(end - at, *seed));
+        }
+        Edit::Insert(at, count, seed) => {
+            let at = place(at, length);
+            bytes.splice(at..at, noise(*count, *seed));
+        }
+        Edit::Remove(at, count) => {
+            let at = place(at, length);
+            bytes.drain(at..length.min(at + count));
+        }
+        Edit::Move(from, to, count) => {
+            let from = place(from, length);
+            let moved: Vec<u8> = bytes.drain(from..length.min(from + count)).collect();
+            let to = place(to, bytes.len());
+            bytes.splice(to..to, moved);
+        }
+        Edit::Append(count, seed) => bytes.extend(noise(*count, *seed)),
+        Edit::Truncate(at) => bytes.truncate(place(at, length)),
+    }
+}
+
+#[test]
+fn whatever_is_edited_every_version_is_read_back_and_every_delta_is_bounded() {
+    let versions =
+        proptest::collection::vec(proptest::collection::vec((0..4usize, edits()), 1..4), 1..6);
+    let seen = std::cell::Cell::new(0);
+    for_all(24, versions, |versions| {
+        let source = tempfile::tempdir().unwrap();
+        let repository = create(Store::memory(), small_settings(), None);
+        let mut files: Vec<Vec<u8>> =
+            [600, 9_000, 60_000, 150_000].map(|length| noise(length, length as u64)).into();
+        let mut wanted: Vec<BTreeMap<Vec<u8>, Vec<u8>>> = Vec::new();
+        let first = [Vec::new()];
+        for edits in first.iter().chain(&versions) {
+            for (file, edit) in edits {
+                apply(&mut files[*file], edit);
+            }
+            for (number, bytes) in files.iter().enumerate() {
+                fs::write(source.path().join(number.to_string()), bytes).unwrap();
+            }
+            back_up(&repository, source.path());
+            let file = |(number, bytes): (usize, &Vec<u8>)| {
+                (format!("/tree/{number}").into_bytes(), bytes.clone())
+            };
+            wanted.push(files.iter().enumerate().map(file).collect());
+        }
+        let cache = repository.cache();
+        for (_, delta) in deltas(&repository) {
+            seen.set(seen.get() + 1);
+            let bases = cache.bases(&delta).unwrap();
+            let places = bases.iter().map(|base| cache.base_outside(base, &HashSet::new()));
+            let places: Vec<_> = places.map(|place| place.unwrap().unwrap()).collect();
+            let segments: BTreeSet<_> =
+                places.iter().map(|place| (place.pack, place.segment)).collect();
+            let bytes: u64 = places.iter().map(|place| u64::from(place.length)).sum();
+            assert!(bases.len() <= 16 && segments.len() <= 8 && bytes <= 2 << 20);
+        }
+        for ((_, snapshot), wanted) in snapshots(&repository).iter().zip(&wanted) {
+            let mut found = contents(&repository, snapshot);
+            found.retain(|path, _| path.len() > b"/tree".len());
+            assert!(found == *wanted);
+        }
+        assert_eq!(checked(&repository, DataSelection::All).damage, []);
+    });
+    assert!(seen.get() > 50, "{} deltas were made", seen.get());
+}
