@@ -431,7 +431,7 @@ fn copies_for_which_there_was_no_room_do_not_stay() {
     let summary = pruned(&repository, &tight());
     assert!(summary.stopped.is_some() && !summary.generations.is_empty(), "{summary:?}");
     let now = pruned(&repository, &PruneOptions { dry_run: true, ..tight() });
-    assert_eq!(now.plan.unwrap().drop.len(), 0);
+    assert_eq!(now.plan.unwrap().drop, [], "{summary:?}");
     assert_whole(&store);
 }
 

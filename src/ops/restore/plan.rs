@@ -129,7 +129,7 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
                 match plan.next_region(self.work) {
                     Some(region) => {
                         window.bytes += region.bytes();
-                        window.regions.push(region);
+                        window.regions.push((window.items.len(), region));
                     }
                     None => self.large = None,
                 }

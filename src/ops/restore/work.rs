@@ -1,7 +1,7 @@
 //! The work on one window: what is there is looked at, what is to be written is sorted by its place in
 //! the packs, written by several threads, and finished.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -55,8 +55,8 @@ pub(super) struct LinkGroup {
 pub(super) struct Window {
     /// Everything that is neither a directory nor a large file nor a further name.
     pub(super) items: Vec<Item>,
-    /// Parts of large files.
-    pub(super) regions: Vec<Region>,
+    /// Parts of large files, each with how many of `items` came before it.
+    pub(super) regions: Vec<(usize, Region)>,
     /// Further names of files that come before them.
     pub(super) links: Vec<Item>,
     /// Directories with nothing more to come, innermost first.
@@ -110,6 +110,28 @@ struct Job {
 enum Task {
     File(Box<Job>),
     Region(Region),
+}
+
+/// Something to be written.
+struct Placed {
+    /// Where it comes in the snapshot.
+    order: usize,
+    /// Where its bytes begin: pack, segment, offset.
+    place: (u32, u32, u32),
+    task: Task,
+}
+
+/// Sorts by segment, and segments as the snapshot meets them first: so they were filled, and what one file shares with the next is at
+/// hand. Sorted by their places in packs, half of them were opened twice, because neighbours go to packs at random.
+fn sort(tasks: &mut [Placed]) {
+    tasks.sort_unstable_by_key(|task| task.order);
+    let mut met = HashMap::new();
+    for Placed { order, place: (pack, segment, _), .. } in tasks.iter() {
+        met.entry((*pack, *segment)).or_insert(*order);
+    }
+    tasks.sort_by_key(|Placed { place: (pack, segment, offset), .. }| {
+        (met.get(&(*pack, *segment)).copied(), *pack, *segment, *offset)
+    });
 }
 
 #[derive(Default)]
@@ -246,25 +268,28 @@ impl<'w, 'a> Work<'w, 'a> {
         let mut items = window.items;
         let mut batches = Vec::with_capacity(items.len() / BATCH + 1);
         while !items.is_empty() {
-            let rest = items.split_off(items.len().saturating_sub(BATCH));
-            batches.push(Mutex::new(rest));
+            let first = items.len().saturating_sub(BATCH);
+            batches.push((first, Mutex::new(items.split_off(first))));
         }
         let tasks = Mutex::new(Vec::with_capacity(window.regions.len()));
         self.in_parallel(batches.len(), &|number| {
-            let batch = std::mem::take(&mut *batches[number].lock());
+            let (first, batch) = &batches[number];
+            let batch = std::mem::take(&mut *batch.lock());
             let mut found = Vec::with_capacity(batch.len());
-            for item in batch {
+            for (order, item) in (*first..).zip(batch) {
                 let place = self.place(first_blob(&item.entry));
-                found.extend(self.prepare(item).map(|job| (place, Task::File(Box::new(job)))));
+                let job = self.prepare(item).map(|job| Task::File(Box::new(job)));
+                found.extend(job.map(|task| Placed { order, place, task }));
             }
             tasks.lock().append(&mut found);
         });
         let mut tasks = tasks.into_inner();
-        tasks.extend(window.regions.into_iter().map(|region| {
+        tasks.extend(window.regions.into_iter().map(|(order, region)| {
             let blobs = region.extents.iter().map(|(_, extent)| extent);
-            (self.place(blobs.filter_map(blob_of).next()), Task::Region(region))
+            let place = self.place(blobs.filter_map(blob_of).next());
+            Placed { order, place, task: Task::Region(region) }
         }));
-        tasks.sort_unstable_by_key(|(place, _)| *place);
+        sort(&mut tasks);
         self.write_tasks(tasks);
 
         for link in window.links {
@@ -283,10 +308,10 @@ impl<'w, 'a> Work<'w, 'a> {
     }
 
     /// Groups tasks whose bytes begin in the same segment, so that no two threads wait for one another's.
-    fn write_tasks(&self, tasks: Vec<((u32, u32, u32), Task)>) {
+    fn write_tasks(&self, tasks: Vec<Placed>) {
         let mut groups: Vec<Mutex<Vec<Task>>> = Vec::new();
         let mut current = None;
-        for ((pack, segment, _), task) in tasks {
+        for Placed { place: (pack, segment, _), task, .. } in tasks {
             match groups.last_mut().map(Mutex::get_mut) {
                 Some(group) if current == Some((pack, segment)) && group.len() < BATCH => {
                     group.push(task);
