@@ -24,31 +24,72 @@ use crate::store::layout;
 /// A blob's plaintext: a part of a segment that is shared with the blobs beside it.
 #[derive(Clone)]
 pub struct Blob {
-    segment: Arc<Vec<u8>>,
+    segment: Arc<Opened>,
     range: Range<usize>,
+}
+
+/// Buffers of segments that are not needed any more: the next one is opened into memory that is there, which the
+/// kernel need not clear first.
+type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// How many of them are kept.
+const SPARE: usize = 4;
+
+/// The plaintext of a segment.
+struct Opened {
+    plain: Vec<u8>,
+    spare: Spare,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let mut spare = self.spare.lock();
+        if spare.len() < SPARE {
+            spare.push(std::mem::take(&mut self.plain));
+        }
+    }
 }
 
 impl std::ops::Deref for Blob {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.segment[self.range.clone()]
+        &self.segment.plain[self.range.clone()]
     }
 }
 
 /// A segment that is being fetched or was.
-type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
+type Slot = Arc<Mutex<Option<Arc<Opened>>>>;
+
+/// Pack and segment, by number.
+type Place = (u32, u32);
 
 struct CachedSegments {
-    slots: HashMap<(u32, u32), (Slot, u64)>,
+    slots: HashMap<Place, (Slot, u64)>,
     bytes: u64,
     turn: u64,
+    /// How often blobs of a segment will still be read, where somebody has said so.
+    awaited: HashMap<Place, u32>,
+}
+
+impl CachedSegments {
+    /// Drops a segment, unless somebody waits for it or opens it.
+    fn remove(&mut self, place: Place) {
+        let Some((slot, _)) = self.slots.get(&place) else { return };
+        if Arc::strong_count(slot) > 1 {
+            return;
+        }
+        let freed = slot.lock().as_ref().map_or(0, |segment| segment.plain.len() as u64);
+        self.bytes = self.bytes.saturating_sub(freed);
+        self.slots.remove(&place);
+    }
 }
 
 /// Reads blobs of one repository. Shared by threads.
 pub struct BlobReader<'a> {
     repository: &'a Repository,
     segments: Mutex<CachedSegments>,
+    spare: Spare,
     decompressors: Mutex<Vec<Decompressor>>,
     failing: Mutex<HashSet<PackId>>,
     budget: u64,
@@ -57,10 +98,12 @@ pub struct BlobReader<'a> {
 impl<'a> BlobReader<'a> {
     /// A reader that keeps up to `budget` bytes of opened segments.
     pub fn new(repository: &'a Repository, budget: u64) -> Self {
-        let segments = CachedSegments { slots: HashMap::new(), bytes: 0, turn: 0 };
+        let segments =
+            CachedSegments { slots: HashMap::new(), bytes: 0, turn: 0, awaited: HashMap::new() };
         BlobReader {
             repository,
             segments: Mutex::new(segments),
+            spare: Spare::default(),
             decompressors: Mutex::default(),
             failing: Mutex::default(),
             budget,
@@ -85,6 +128,41 @@ impl<'a> BlobReader<'a> {
     /// The packs in which a blob was not as it should be, though another copy of it may have been.
     pub fn take_failing(&self) -> HashSet<PackId> {
         std::mem::take(&mut self.failing.lock())
+    }
+
+    /// Says which blobs will be read next, each as often as it will be: a segment is kept, if there is room, until the
+    /// last of them was read, and no longer. What was said before is void.
+    pub fn await_only<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
+        let mut awaited = HashMap::new();
+        let mut deltas = HashSet::new();
+        let mut add = |location: &Location| {
+            *awaited.entry((location.pack, location.segment)).or_insert(0) += 1;
+        };
+        for blob in blobs {
+            // What is not found, or cannot be, will be an error when it is read.
+            let Ok(location) = self.locate(blob) else { continue };
+            add(&location);
+            if !location.is_delta || !deltas.insert((location.pack, location.segment)) {
+                continue;
+            }
+            for base in self.repository.cache.bases(&location).unwrap_or_default() {
+                if let Ok(Some(base)) = self.repository.cache.base_outside(&base, &HashSet::new()) {
+                    add(&base);
+                }
+            }
+        }
+        self.segments.lock().awaited = awaited;
+    }
+
+    /// A blob of this segment was read.
+    fn was_read(&self, place: Place) {
+        let mut cached = self.segments.lock();
+        let Some(count) = cached.awaited.get_mut(&place) else { return };
+        *count -= 1;
+        if *count == 0 {
+            cached.awaited.remove(&place);
+            cached.remove(place);
+        }
     }
 
     /// Where the blob is: its first copy.
@@ -192,9 +270,10 @@ impl<'a> BlobReader<'a> {
             return Err(RepositoryError::corrupt(item(), message));
         }
         let segment = self.segment(&pack, location.pack, location.segment)?;
+        self.was_read((location.pack, location.segment));
         let start = location.offset as usize;
         let range = start..start + location.length as usize;
-        if range.end > segment.len() {
+        if range.end > segment.plain.len() {
             return Err(RepositoryError::corrupt(item(), "reaches beyond its segment"));
         }
         let blob = Blob { segment, range };
@@ -211,7 +290,7 @@ impl<'a> BlobReader<'a> {
     }
 
     /// The plaintext of a segment.
-    fn segment(&self, pack: &PackInfo, number: u32, segment: u32) -> Result<Arc<Vec<u8>>> {
+    fn segment(&self, pack: &PackInfo, number: u32, segment: u32) -> Result<Arc<Opened>> {
         let key = (number, segment);
         let slot = {
             let mut cached = self.segments.lock();
@@ -226,12 +305,13 @@ impl<'a> BlobReader<'a> {
             return Ok(bytes.clone());
         }
         match self.load_segment(pack, segment) {
-            Ok(bytes) => {
-                let bytes = Arc::new(bytes);
-                *content = Some(bytes.clone());
+            Ok(plain) => {
+                let length = plain.len() as u64;
+                let opened = Arc::new(Opened { plain, spare: self.spare.clone() });
+                *content = Some(opened.clone());
                 drop(content);
-                self.make_room(key, bytes.len() as u64);
-                Ok(bytes)
+                self.make_room(key, length);
+                Ok(opened)
             }
             Err(error) => {
                 self.segments.lock().slots.remove(&key);
@@ -240,8 +320,9 @@ impl<'a> BlobReader<'a> {
         }
     }
 
-    /// Counts a new segment, and drops those that were used least recently until all fit.
-    fn make_room(&self, new: (u32, u32), length: u64) {
+    /// Counts a new segment, and drops others until all fit: those that nobody awaits, and that were used least recently,
+    /// first.
+    fn make_room(&self, new: Place, length: u64) {
         let mut cached = self.segments.lock();
         cached.bytes += length;
         while cached.bytes > self.budget {
@@ -249,13 +330,10 @@ impl<'a> BlobReader<'a> {
                 .slots
                 .iter()
                 .filter(|(key, (slot, _))| **key != new && Arc::strong_count(slot) == 1)
-                .min_by_key(|(_, (_, used))| *used)
+                .min_by_key(|(key, (_, used))| (cached.awaited.contains_key(key), *used))
                 .map(|(key, _)| *key);
             let Some(key) = oldest else { break };
-            if let Some((slot, _)) = cached.slots.remove(&key) {
-                let freed = slot.lock().as_ref().map_or(0, |bytes| bytes.len() as u64);
-                cached.bytes = cached.bytes.saturating_sub(freed);
-            }
+            cached.remove(key);
         }
     }
 
@@ -285,11 +363,20 @@ impl<'a> BlobReader<'a> {
             Some(decompressor) => decompressor,
             None => Decompressor::new().named(&name)?,
         };
-        let plain = decompressor
-            .decompress(&stored, &prefix, plain_length)
+        let mut plain = self.spare_buffer(plain_length);
+        decompressor
+            .decompress_into(&stored, &prefix, plain_length, &mut plain)
             .named(format!("{name}, segment {segment}"))?;
         self.decompressors.lock().push(decompressor);
         Ok(plain)
+    }
+
+    /// An empty buffer for so many bytes: one that is there, if it is not much too large.
+    fn spare_buffer(&self, length: usize) -> Vec<u8> {
+        let mut spare = self.spare.lock();
+        let fits = |buffer: &Vec<u8>| (length..=2 * length).contains(&buffer.capacity());
+        let found = spare.iter().position(fits).map(|at| spare.swap_remove(at));
+        found.unwrap_or_default()
     }
 
     /// The plaintexts of a delta's bases, one after another. Only copies in segments that are no deltas

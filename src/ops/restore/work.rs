@@ -20,7 +20,7 @@ use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::reader::BlobReader;
 use crate::target::files::{Directory, Existing, FilesTarget, MetadataFailure, TargetFile};
 use crate::target::{TargetError, is_full};
-use crate::tree::entry::{Content, Entry, Extent, Metadata, Node};
+use crate::tree::entry::{Content, Entry, Extent, FileContent, Metadata, Node};
 use crate::tree::path::Printable;
 
 use super::region::{LargeFile, LargePlan, Region};
@@ -119,6 +119,18 @@ struct Placed {
     /// Where its bytes begin: pack, segment, offset.
     place: (u32, u32, u32),
     task: Task,
+}
+
+impl Placed {
+    /// The blobs that are read for it, as far as its entry says.
+    fn blobs(&self) -> Box<dyn Iterator<Item = &BlobId> + '_> {
+        match &self.task {
+            Task::Region(region) => {
+                Box::new(region.extents.iter().filter_map(|(_, extent)| blob_of(extent)))
+            }
+            Task::File(job) => Box::new(extents_of(&job.item.entry).iter().filter_map(blob_of)),
+        }
+    }
 }
 
 /// Sorts by segment, and segments as the snapshot meets them first: so they were filled, and what one file shares with the next is at
@@ -290,6 +302,9 @@ impl<'w, 'a> Work<'w, 'a> {
             Placed { order, place, task: Task::Region(region) }
         }));
         sort(&mut tasks);
+        if !self.options.dry_run {
+            self.data.await_only(tasks.iter().flat_map(Placed::blobs));
+        }
         self.write_tasks(tasks);
 
         for link in window.links {
@@ -699,9 +714,15 @@ fn blob_of(extent: &Extent) -> Option<&BlobId> {
     }
 }
 
+/// The extents that stand in a file's entry.
+fn extents_of(entry: &Entry) -> &[Extent] {
+    match &entry.node {
+        Node::File(FileContent { content: Content::Extents(extents), .. }) => extents,
+        _ => &[],
+    }
+}
+
 /// The blob that a file's bytes begin with, if that stands in its entry.
 fn first_blob(entry: &Entry) -> Option<&BlobId> {
-    let Node::File(file) = &entry.node else { return None };
-    let Content::Extents(extents) = &file.content else { return None };
-    extents.iter().find_map(blob_of)
+    extents_of(entry).iter().find_map(blob_of)
 }
