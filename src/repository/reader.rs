@@ -3,7 +3,8 @@
 //! A segment is fetched, unsealed and decompressed once and kept while memory allows; whoever asks for a
 //! segment that another thread is fetching waits for that thread.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -68,8 +69,8 @@ struct CachedSegments {
     slots: HashMap<Place, (Slot, u64)>,
     bytes: u64,
     turn: u64,
-    /// How often blobs of a segment will still be read, where somebody has said so.
-    awaited: HashMap<Place, u32>,
+    /// When blobs of a segment will still be read, where somebody has said so: how many blobs come before.
+    awaited: HashMap<Place, VecDeque<u32>>,
 }
 
 impl CachedSegments {
@@ -130,24 +131,26 @@ impl<'a> BlobReader<'a> {
         std::mem::take(&mut self.failing.lock())
     }
 
-    /// Says which blobs will be read next, each as often as it will be: a segment is kept, if there is room, until the
-    /// last of them was read, and no longer. What was said before is void.
+    /// Says which blobs will be read next, in about this order, each as often as it will be: a segment is kept until the
+    /// last of them was read, and no longer; where there is no room for all, that goes which is needed last (L. Bélády's
+    /// rule). What was said before is void. Four bytes a blob.
     pub fn await_only<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
-        let mut awaited = HashMap::new();
+        let mut awaited: HashMap<Place, VecDeque<u32>> = HashMap::new();
         let mut deltas = HashSet::new();
-        let mut add = |location: &Location| {
-            *awaited.entry((location.pack, location.segment)).or_insert(0) += 1;
+        let mut add = |order: usize, location: &Location| {
+            let place = (location.pack, location.segment);
+            awaited.entry(place).or_default().push_back(order as u32);
         };
-        for blob in blobs {
+        for (order, blob) in blobs.into_iter().enumerate() {
             // What is not found, or cannot be, will be an error when it is read.
             let Ok(location) = self.locate(blob) else { continue };
-            add(&location);
+            add(order, &location);
             if !location.is_delta || !deltas.insert((location.pack, location.segment)) {
                 continue;
             }
             for base in self.repository.cache.bases(&location).unwrap_or_default() {
                 if let Ok(Some(base)) = self.repository.cache.base_outside(&base, &HashSet::new()) {
-                    add(&base);
+                    add(order, &base);
                 }
             }
         }
@@ -157,9 +160,9 @@ impl<'a> BlobReader<'a> {
     /// A blob of this segment was read.
     fn was_read(&self, place: Place) {
         let mut cached = self.segments.lock();
-        let Some(count) = cached.awaited.get_mut(&place) else { return };
-        *count -= 1;
-        if *count == 0 {
+        let Some(rest) = cached.awaited.get_mut(&place) else { return };
+        rest.pop_front();
+        if rest.is_empty() {
             cached.awaited.remove(&place);
             cached.remove(place);
         }
@@ -320,8 +323,8 @@ impl<'a> BlobReader<'a> {
         }
     }
 
-    /// Counts a new segment, and drops others until all fit: those that nobody awaits, and that were used least recently,
-    /// first.
+    /// Counts a new segment, and drops others until all fit: first those that nobody awaits, the one that was used least
+    /// recently before the others; then those that are needed last.
     fn make_room(&self, new: Place, length: u64) {
         let mut cached = self.segments.lock();
         cached.bytes += length;
@@ -330,7 +333,10 @@ impl<'a> BlobReader<'a> {
                 .slots
                 .iter()
                 .filter(|(key, (slot, _))| **key != new && Arc::strong_count(slot) == 1)
-                .min_by_key(|(key, (_, used))| (cached.awaited.contains_key(key), *used))
+                .min_by_key(|(key, (_, used))| {
+                    let next = cached.awaited.get(key).and_then(VecDeque::front);
+                    (next.map(|order| Reverse(*order)), *used)
+                })
                 .map(|(key, _)| *key);
             let Some(key) = oldest else { break };
             cached.remove(key);
