@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::codec::digest::DIGEST_REGION;
 use crate::monitor::Progress;
 use crate::target::files::{Existing, TargetFile};
-use crate::tree::entry::{Entry, Extent, Node};
+use crate::tree::entry::{Content, Entry, Extent, Node};
 use crate::view::Extents;
 
 use super::Overwrite;
@@ -76,9 +76,14 @@ pub(super) struct LargePlan<'w, 'a> {
 }
 
 impl<'w, 'a> LargePlan<'w, 'a> {
-    /// Whether an entry is written in regions.
+    /// Whether an entry is written in regions: a large file, and one whose chunks the entry does not tell, so that what
+    /// it is read from is known before.
     pub(super) fn is_wanted(entry: &Entry) -> bool {
-        entry.size() > DIGEST_REGION
+        let is_list = match &entry.node {
+            Node::File(file) => matches!(file.content, Content::List { .. }),
+            _ => false,
+        };
+        is_list || entry.size() > DIGEST_REGION
     }
 
     /// Opens or makes the file; `None` when there is nothing to be done, or nothing that can be.
