@@ -134,8 +134,8 @@ pub struct BackupArgs {
     /// The same from the one that would be the default, had there been none after this moment
     #[arg(long, value_name = "MOMENT", conflicts_with = "parent", help_heading = "How it is done")]
     parent_at: Option<String>,
-    /// Whether changed files are stored against their last version: it is smaller, and the last version
-    /// has to be read [auto: when the repository is on a disk]
+    /// Store what is new in a changed file against its last version, which is smaller and has to be
+    /// read for it; `auto`: where the repository is on a disk
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "How it is done")]
     delta: DeltaChoice,
     /// Read every file, changed or not
