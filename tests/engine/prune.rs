@@ -963,10 +963,13 @@ fn what_deltas_are_read_against_stays_and_a_copy_that_is_no_delta_is_preferred()
         }
         let delta = list_pack(&repository, plain, directory);
         let plan = planned(&store);
-        assert!(!plan.drop.contains(&base.id), "a needed blob has a delta against it");
+        assert!(plan.drop.contains(&base.id), "a plain copy is what is needed");
         assert!(!plan.drop.contains(&plain.id), "{plan:?}");
         assert_eq!(plan.drop.contains(&delta), !with_others, "{plan:?}");
     }
+    store.delete(&layout::pack(plain.id)).unwrap();
+    let plan = planned(&store);
+    assert!(!plan.drop.contains(&base.id), "needed blobs have nothing but deltas against it");
 }
 
 #[test]
