@@ -67,8 +67,8 @@ impl<'w> DeltaWriter<'w> {
                 }
             }
         }
-        let is_room = self.plain.len() + plain.len() <= PLAIN_BYTES;
-        if !self.blobs.is_empty() && !(is_room && self.fit(&bases)) {
+        let is_room = self.plain.len() + plain.len() <= PLAIN_BYTES && self.fit(&bases);
+        if !self.blobs.is_empty() && !is_room {
             self.flush(segments)?;
         }
         if bases.is_empty() || !self.fit(&bases) {
