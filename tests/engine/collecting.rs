@@ -128,6 +128,8 @@ fn packs_of_the_newest_sweep_are_deleted_and_those_of_an_older_one_are_not() {
     let [(store, repository, id), _] = repositories();
     let packs: Vec<_> =
         repository.cache().packs().unwrap().iter().map(|(_, pack)| pack.id).collect();
+    let made: BTreeSet<_> = repository.packs_of(id.0).unwrap().into_iter().collect();
+    assert_eq!(made, packs.iter().copied().collect());
     let length = |at: usize| store.size(&layout::pack(packs[at])).unwrap();
     let before = repository.generations().unwrap();
     let generation = repository.condemn(&before, packs[..1].to_vec()).unwrap().unwrap();

@@ -937,9 +937,9 @@ fn what_deltas_are_read_against_stays_and_a_copy_that_is_no_delta_is_preferred()
     let store = Store::memory();
     let repository = create_quick(store.clone(), None);
     let folder = tempfile::tempdir().unwrap();
-    write_files(folder.path(), 0..1, 1);
+    write_files(folder.path(), 0..8, 1);
     let first = back_up(&repository, folder.path()).snapshot.unwrap();
-    write_files(folder.path(), 0..1, 2);
+    write_files(folder.path(), 0..8, 2);
     back_up(&repository, folder.path());
     let packs = data_packs(&repository);
     let base = packs.iter().find(|pack| pack.id.session == first.0).unwrap();
