@@ -132,7 +132,9 @@ fn bases_stay_when_their_snapshot_goes_and_deltas_stay_deltas_when_packs_are_cop
     assert!(contents(&repository, &kept.1) == wanted);
     assert_eq!(deltas(&repository).len(), before.0);
     assert!(pack_bytes(&store) < before.1);
-    assert_eq!(checked(&repository, DataSelection::All).damage, []);
+    let now = checked(&repository, DataSelection::All);
+    assert_eq!(now.damage, []);
+    assert_eq!(now.unreferenced_packs, 0, "what bases stand in is needed");
     let again = pruned(&repository, &tight());
     assert_eq!((again.packs_deleted, again.bytes_written), (0, 0), "there is nothing left to do");
     // When nobody needs the deltas, nobody needs their bases.

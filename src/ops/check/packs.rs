@@ -42,6 +42,8 @@ pub struct Packs {
     pub missing: Vec<(PackId, IndexId, Vec<BlobId>)>,
     /// The deltas that snapshots need.
     pub deltas: Deltas,
+    /// Those that are there and hold nothing that a snapshot refers to; bases may be in them.
+    unreferenced: HashSet<PackId>,
 }
 
 /// Deltas, and what they are read against.
@@ -119,6 +121,7 @@ pub fn take_stock(
         suspects: HashMap::new(),
         missing: Vec::new(),
         deltas: Deltas::default(),
+        unreferenced: HashSet::new(),
     };
     let mut damaged_indexes = 0;
     let mut pending = indexes.to_vec();
@@ -134,7 +137,7 @@ pub fn take_stock(
                 match index {
                     Ok(index) => {
                         for record in &index.packs {
-                            packs.take(id, record, known, walk, findings, summary);
+                            packs.take(id, record, known, walk, findings);
                         }
                     }
                     Err(error) if error.kind == Kind::NotFound => drop(gone.insert(id, error)),
@@ -164,6 +167,7 @@ pub fn take_stock(
     }
     summary.packs = packs.listed.len() as u64;
     packs.take_unlisted(repository, walk, sessions, damaged_indexes, findings, summary)?;
+    summary.unreferenced_packs = packs.unreferenced(repository)?.len() as u64;
     for suspect in packs.suspects.values_mut() {
         let is_only_here = |key: &BlobKey| walk.data.is_missing(key) || walk.trees.is_missing(key);
         suspect.only_here =
@@ -200,7 +204,6 @@ impl Packs {
         known: &Known,
         walk: &Walk<'_, '_>,
         findings: &Findings,
-        summary: &mut CheckSummary,
     ) {
         let listed = ListedPack::new(index, record);
         if let Some(before) = self.listed.get(&record.id) {
@@ -228,7 +231,7 @@ impl Packs {
             return;
         }
         if !mark(record, walk, findings) {
-            summary.unreferenced_packs += 1;
+            self.unreferenced.insert(record.id);
         }
     }
 
@@ -261,7 +264,7 @@ impl Packs {
                 match record {
                     Ok(record) => {
                         if !mark(&record, walk, findings) {
-                            summary.unreferenced_packs += 1;
+                            self.unreferenced.insert(id);
                         }
                     }
                     Err(error) if is_damage(&error) => {
@@ -270,7 +273,7 @@ impl Packs {
                         match repository.mended_record(id) {
                             Ok(record) => {
                                 if !mark(&record, walk, findings) {
-                                    summary.unreferenced_packs += 1;
+                                    self.unreferenced.insert(id);
                                 }
                                 message.push_str("; parity mends it");
                             }
@@ -304,6 +307,17 @@ impl Packs {
             ));
         }
         Ok(())
+    }
+
+    /// Packs that are there and that nobody needs.
+    fn unreferenced(&self, repository: &Repository) -> Result<HashSet<PackId>, RepositoryError> {
+        let mut unreferenced = self.unreferenced.clone();
+        for base in self.deltas.bases() {
+            for copy in repository.cache().copies(base)? {
+                unreferenced.remove(&repository.cache().pack(copy.pack)?.id);
+            }
+        }
+        Ok(unreferenced)
     }
 
     /// Whether the pack is there.
