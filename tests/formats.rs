@@ -467,11 +467,17 @@ fn write_delta(folder: &Path, tree: &Path) {
     let repository = new_repository(&folder.join("repository"), settings());
     let settings = Settings { chunk_minimum: 16 << 10, ..settings() };
     assert!(old.len() < settings.chunk_minimum as usize);
-    let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
-    let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
     let (first, second) = old.split_at(7_000);
+    // What deltas are read against is in the repository before.
+    let before = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    let mut segments = before.segments(ObjectKind::DataPack).unwrap();
     let bases = [segments.put(first).unwrap().0, segments.put(second).unwrap().0];
     segments.flush().unwrap();
+    drop(segments);
+    before.finish().unwrap();
+    let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    repository.abort(before.session()).unwrap();
+    let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
     let (a, b) = new.split_at(8_000);
     let reader = BlobReader::new(&repository, 1 << 20);
     let mut deltas = writer.deltas(&reader);
@@ -483,6 +489,7 @@ fn write_delta(folder: &Path, tree: &Path) {
     });
     deltas.flush(&mut segments).unwrap();
     segments.flush().unwrap();
+    assert_eq!(writer.added().data_blobs, 2);
     let extent = |blob, bytes: &[u8]| Extent::Data { blob, length: bytes.len() as u64 };
     let naming = repository.naming();
     let file = |name: &str, bytes: &[u8], extents: Vec<Extent>| Entry {

@@ -68,10 +68,10 @@ impl<'w> DeltaWriter<'w> {
             }
         }
         let is_room = self.plain.len() + plain.len() <= PLAIN_BYTES && self.fit(&bases);
-        if !self.blobs.is_empty() && !is_room {
+        if !is_room {
             self.flush(segments)?;
         }
-        if bases.is_empty() || !self.fit(&bases) {
+        if bases.is_empty() || plain.len() > PLAIN_BYTES || !self.fit(&bases) {
             return segments.push(id, plain);
         }
         for (base, location) in &bases {

@@ -176,10 +176,11 @@ impl<'a> BlobReader<'a> {
     /// Where reading the blob begins: its first copy, or, if that is a delta, the first base.
     pub fn first_read(&self, id: &BlobId) -> Result<Location> {
         let location = self.locate(id)?;
-        match self.repository.cache.bases(&location)?.first() {
-            Some(base) => self.locate(base),
-            None => Ok(location),
-        }
+        let Some(base) = self.repository.cache.bases(&location)?.first().copied() else {
+            return Ok(location);
+        };
+        let found = self.repository.cache.base_outside(&base, &HashSet::new())?;
+        Ok(found.unwrap_or(location))
     }
 
     /// Every place that has the blob, at least one. A blob that the index does not know is looked for in
@@ -197,6 +198,8 @@ impl<'a> BlobReader<'a> {
             ));
         }
         if copies.len() > 1 {
+            // A plain copy takes one segment, and a delta may lack its bases.
+            copies.sort_by_key(|location| location.is_delta);
             self.put_damaged_last(&mut copies)?;
         }
         Ok(copies)
@@ -265,7 +268,8 @@ impl<'a> BlobReader<'a> {
         }))
     }
 
-    fn fetch(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
+    /// The copy of a blob in this place, whatever others there are.
+    pub fn fetch(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
         let item = || format!("blob {}", id.short());
         let pack = self.repository.cache.pack(location.pack)?;
         if pack.kind != kind {
@@ -409,12 +413,11 @@ impl<'a> BlobReader<'a> {
         self.first_whole(base, kind, &copies)
     }
 
-    /// A segment as it is stored, unsealed.
-    pub fn stored_segment(&self, pack: PackId, segment: usize) -> Result<Vec<u8>> {
-        let numbers = self.repository.cache.pack_numbers([pack])?;
-        let unknown = || RepositoryError::new(Kind::NotFound, layout::pack(pack), "is not known");
-        let info = self.repository.cache.pack(*numbers.iter().next().ok_or_else(unknown)?)?;
-        let segment = info.segments.get(segment).ok_or_else(unknown)?;
+    /// A segment as it is stored, unsealed: of the pack with this number.
+    pub fn stored_segment(&self, pack: u32, segment: u32) -> Result<Vec<u8>> {
+        let info = self.repository.cache.pack(pack)?;
+        let unknown = || RepositoryError::corrupt(layout::pack(info.id), "has no such segment");
+        let segment = info.segments.get(segment as usize).ok_or_else(unknown)?;
         self.read_stored(&info, segment.offset, segment.stored_length as usize)
     }
 

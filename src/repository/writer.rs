@@ -89,8 +89,6 @@ pub struct Writer<'a> {
     deltas: bool,
     /// The cache's numbers of packs that this session does not refer to: they are damaged or missing.
     excluded: HashSet<u32>,
-    /// Those among them that nobody refers to.
-    unreliable: HashSet<u32>,
     dry_run: bool,
     new_blobs: Vec<Mutex<HashSet<BlobId>>>,
     open_packs: [Mutex<Vec<PackBuilder>>; 2],
@@ -199,7 +197,6 @@ impl<'a> Writer<'a> {
             repository,
             trusts_parent,
             deltas,
-            unreliable: excluded.clone(),
             excluded,
             session,
             dry_run,
@@ -293,11 +290,6 @@ impl<'a> Writer<'a> {
     /// Whether the repository, or this session, has the blob where a delta can be read against it.
     pub fn has_plain(&self, id: &BlobId) -> Result<bool> {
         Ok(self.shard(id).lock().contains(id) || self.base(id)?.is_some())
-    }
-
-    /// The same, when what [`Writer::excluding`] has excluded counts, too.
-    pub fn has_plain_anywhere(&self, id: &BlobId) -> Result<bool> {
-        Ok(self.repository.cache.base_outside(id, &self.unreliable)?.is_some())
     }
 
     /// Stores a delta of another pack as it is, for the sake of those of its blobs that were `wanted` and read. Nothing

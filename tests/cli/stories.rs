@@ -556,3 +556,29 @@ fn what_is_damaged_is_repaired_part_by_part() {
     let transcript = scene.transcript().replace(&format!("packs/{digits}/"), "packs/xx/");
     assert_seen("repair", &transcript);
 }
+
+#[test]
+fn a_restore_of_many_files_of_some_size_gets_along_with_few_open_ones() {
+    let scene = Scene::new();
+    let folder = scene.path("files");
+    fs::create_dir(&folder).unwrap();
+    // Longer than what a directory's entry tells the chunks of; all alike but for their first bytes.
+    let mut bytes: Vec<u8> =
+        (0..450_000_u32).flat_map(|n| n.wrapping_mul(n ^ 0x9e37).to_le_bytes()).collect();
+    for number in 0..120_u8 {
+        bytes[0] = number;
+        fs::write(folder.join(number.to_string()), &bytes).unwrap();
+    }
+    scene.run(&["backup", "--quiet", "files"]).ok();
+    let restored = scene.text_path("restored");
+    let restore = scene.command(&["restore", "latest", "--target", &restored, "--quiet"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 128 && exec \"$0\" \"$@\""]).arg(restore.get_program());
+    limited.args(restore.get_args()).env_clear().current_dir(scene.path(""));
+    limited.envs(restore.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = limited.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found = PathBuf::from(format!("{restored}{}", folder.display()));
+    assert_eq!(fs::read_dir(&found).unwrap().count(), 120);
+    assert_same_file(&folder.join("119"), &found.join("119"));
+}

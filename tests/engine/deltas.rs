@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::Path;
 
+use aumbry::format::config::Settings;
 use aumbry::id::BlobId;
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::{BackupOptions, Deltas};
 use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
+use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::repository::Repository;
 use aumbry::repository::index::Location;
 use aumbry::store::{Store, layout};
@@ -167,6 +169,57 @@ fn a_base_that_is_gone_is_told_with_every_file_that_needs_it_and_a_backup_heals_
     back_up(&repository, source.path());
     assert!(contents(&fresh(&store), &kept.1) == wanted);
     assert_eq!(checked(&fresh(&store), DataSelection::All).damage, []);
+}
+
+#[test]
+fn what_is_left_of_deltas_that_nobody_needs_is_no_damage() {
+    let source = tempfile::tempdir().unwrap();
+    let store = Store::memory();
+    // Packs in which something else keeps the deltas.
+    let settings = Settings { pack_length: 512 << 10, ..small_settings() };
+    let repository = create(store.clone(), settings, None);
+    write_version(source.path(), 0);
+    back_up(&repository, source.path());
+    write_version(source.path(), 1);
+    fs::write(source.path().join("kept"), noise(60_000, 5)).unwrap();
+    back_up(&repository, source.path());
+    let found = deltas(&repository).len();
+    assert!(found > 0);
+    for number in 0..3 {
+        fs::remove_file(source.path().join(format!("file-{number}"))).unwrap();
+    }
+    back_up(&repository, source.path());
+    let gone: Vec<_> = snapshots(&repository)[..2].iter().map(|(id, _)| *id).collect();
+    repository.forget(&gone, "test").unwrap();
+    // Nothing is copied, so the deltas stay where they are; their bases go.
+    for _ in 0..2 {
+        let mut options = tight();
+        options.limits.max_unused = UnusedLimit::Unlimited;
+        pruned(&repository, &options);
+    }
+    let repository = fresh(&store);
+    let bases = packs_with_bases(&repository);
+    assert!(!bases, "the bases are swept");
+    // The blobs of the deltas are met again: stored anew, and plainly.
+    write_version(source.path(), 1);
+    back_up(&repository, source.path());
+    let repository = fresh(&store);
+    for data in [DataSelection::None, DataSelection::All] {
+        assert_eq!(checked(&repository, data).damage, []);
+    }
+    assert!(repository.damaged_packs().unwrap().is_empty());
+    let last = snapshots(&repository).pop().unwrap();
+    assert_eq!(contents(&repository, &last.1)[&b"/tree/kept"[..]], noise(60_000, 5));
+    assert_eq!(contents(&repository, &last.1).len(), 5);
+}
+
+/// Whether every delta that the index lists has its bases.
+fn packs_with_bases(repository: &Repository) -> bool {
+    let cache = repository.cache();
+    deltas(repository).iter().any(|(_, delta)| {
+        let bases = cache.bases(delta).unwrap();
+        bases.iter().all(|base| cache.base_outside(base, &HashSet::new()).unwrap().is_some())
+    })
 }
 
 /// Opened by somebody without a cache, the index loaded.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aumbry::format::bytes::Reader;
 use aumbry::format::generation::Sweep;
 use aumbry::format::header::{HEADER_LENGTH, ObjectKind};
-use aumbry::format::pack::{PackDirectory, locate_directory};
+use aumbry::format::pack::{Encoding, PackDirectory, locate_directory};
 use aumbry::format::snapshot::Decision;
 use aumbry::id::{BlobId, SnapshotId};
 use aumbry::repository::seal::{Sealer, unseal_range};
@@ -14,6 +14,9 @@ use aumbry::store::layout;
 
 use super::source::Folder;
 use super::world::Object;
+
+/// A blob in a pack, and what it is read against there; nothing, unless it is a delta.
+type Copied = (BlobId, Vec<BlobId>);
 
 /// A snapshot that was reported.
 pub struct Promise {
@@ -33,7 +36,7 @@ pub struct Promises {
     sealer: Option<Arc<Sealer>>,
     /// What was reported.
     pub reported: BTreeMap<SnapshotId, Promise>,
-    copies: HashMap<BlobId, u32>,
+    copies: HashMap<BlobId, HashMap<Vec<BlobId>, u32>>,
     /// The first content that each name had.
     contents: HashMap<String, blake3::Hash>,
     sweep: Option<(u32, Sweep)>,
@@ -48,17 +51,17 @@ impl Promises {
         }
         self.sealer = Some(Arc::new(Sealer::new(sealer.repository(), sealer.keyring().clone())));
         let copies = objects.iter().flat_map(|(name, object)| self.blobs(name, &object.bytes));
-        let copies: Vec<BlobId> = copies.collect();
+        let copies: Vec<Copied> = copies.collect();
         self.copies.clear();
-        for blob in copies {
-            *self.copies.entry(blob).or_default() += 1;
+        for copied in copies {
+            *self.copies.entry(copied.0).or_default().entry(copied.1).or_default() += 1;
         }
     }
 
     /// An object is made. An error: under a name that has had another content.
     pub fn created(&mut self, name: &str, bytes: &[u8]) -> Result<(), String> {
-        for blob in self.blobs(name, bytes) {
-            *self.copies.entry(blob).or_default() += 1;
+        for (blob, bases) in self.blobs(name, bytes) {
+            *self.copies.entry(blob).or_default().entry(bases).or_default() += 1;
         }
         if let (Some(generation), Some(sealer)) = (layout::parse_sweep(name), &self.sealer)
             && self.sweep.as_ref().is_none_or(|(newest, _)| *newest < generation)
@@ -99,22 +102,33 @@ impl Promises {
 
     /// An object is gone.
     pub fn deleted(&mut self, name: &str, bytes: &[u8]) {
-        for blob in self.blobs(name, bytes) {
-            if let Some(count) = self.copies.get_mut(&blob) {
+        for (blob, bases) in self.blobs(name, bytes) {
+            if let Some(count) = self.copies.get_mut(&blob).and_then(|all| all.get_mut(&bases)) {
                 *count -= 1;
             }
         }
     }
 
     /// The blobs in a pack; none in anything else, or in what cannot be read.
-    fn blobs(&self, name: &str, bytes: &[u8]) -> Vec<BlobId> {
+    fn blobs(&self, name: &str, bytes: &[u8]) -> Vec<Copied> {
         if layout::parse_pack(name).is_none() {
             return Vec::new();
         }
         self.directory(name, bytes).map_or(Vec::new(), |directory| {
-            let segments = directory.segments.iter();
-            segments.flat_map(|segment| &segment.blobs).map(|blob| blob.id).collect()
+            let segments = directory.segments.iter().flat_map(|segment| {
+                let bases = match &segment.encoding {
+                    Encoding::Delta(bases) => bases.clone(),
+                    _ => Vec::new(),
+                };
+                segment.blobs.iter().map(move |blob| (blob.id, bases.clone()))
+            });
+            segments.collect()
         })
+    }
+
+    /// Whether a delta can be read against the blob.
+    fn is_plainly_there(&self, blob: &BlobId) -> bool {
+        self.copies.get(blob).and_then(|all| all.get(&Vec::new())).is_some_and(|count| *count > 0)
     }
 
     fn directory(&self, name: &str, bytes: &[u8]) -> Option<PackDirectory> {
@@ -194,7 +208,12 @@ impl Promises {
                     "snapshot {id} was reported, and sweep {generation} lets it go"
                 ));
             }
-            let is_there = |blob: &&BlobId| self.copies.get(blob).copied().unwrap_or(0) > 0;
+            let is_there = |blob: &&BlobId| {
+                let copies = self.copies.get(blob).into_iter().flatten();
+                copies
+                    .filter(|(_, count)| **count > 0)
+                    .any(|(bases, _)| bases.iter().all(|base| self.is_plainly_there(base)))
+            };
             if let Some(lost) = promise.needed.iter().find(|blob| !is_there(blob)) {
                 let lost = lost.short();
                 return Err(format!("snapshot {id} was reported, and blob {lost} is in no pack"));

@@ -327,6 +327,37 @@ fn settle(
         }
         Ok(false)
     };
+    // Whether a blob can be read from some delta: one whose bases are all there.
+    let stands_as_delta = |blob: &BlobId| -> Result<bool, RepositoryError> {
+        for location in cache.copies(blob)?.into_iter().filter(|location| location.is_delta) {
+            let pack = cache.pack(location.pack)?;
+            if !is_there(&pack) || is_lost_in(&pack.id, blob) {
+                continue;
+            }
+            let mut is_readable = true;
+            for base in cache.bases(&location)? {
+                is_readable &= stands_elsewhere(&base, true)?;
+            }
+            if is_readable {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    // What is lost when a blob is that deltas are read against.
+    let lost_with = |base: &BlobId| -> Result<Vec<BlobKey>, RepositoryError> {
+        let mut lost = Vec::new();
+        let mut against = packs.deltas.against(base).peekable();
+        if against.peek().is_none() || stands_elsewhere(base, true)? {
+            return Ok(lost);
+        }
+        for delta in against {
+            if !stands_elsewhere(delta, true)? && !stands_as_delta(delta)? {
+                lost.push(BlobKey::new(delta));
+            }
+        }
+        Ok(lost)
+    };
     // Those that stand nowhere else, and what is read against them.
     let nowhere_else = |blobs: &[BlobId]| -> Result<Vec<BlobKey>, RepositoryError> {
         let mut lost = Vec::new();
@@ -334,15 +365,7 @@ fn settle(
             if !stands_elsewhere(blob, false)? {
                 lost.push(BlobKey::new(blob));
             }
-            let mut against = packs.deltas.against(blob).peekable();
-            if against.peek().is_none() || stands_elsewhere(blob, true)? {
-                continue;
-            }
-            for delta in against {
-                if !stands_elsewhere(delta, true)? {
-                    lost.push(BlobKey::new(delta));
-                }
-            }
+            lost.extend(lost_with(blob)?);
         }
         Ok(lost)
     };
@@ -351,8 +374,11 @@ fn settle(
             if cache.base_outside(base, &HashSet::new())?.is_none() {
                 let message =
                     "is in no pack that the repository has, and deltas are read against it";
-                let (item, lost) = (format!("blob {}", base.short()), nowhere_else(&[*base])?);
-                findings.add(Finding::of_blobs(lost, item, message.to_string()));
+                let lost = lost_with(base)?;
+                if !lost.is_empty() {
+                    let item = format!("blob {}", base.short());
+                    findings.add(Finding::of_blobs(lost, item, message.to_string()));
+                }
             }
         }
     }

@@ -36,9 +36,9 @@ pub struct PackUse {
     pub id: PackId,
     /// Length of the object in bytes.
     pub object_length: u64,
-    /// Plaintext bytes in it.
-    pub plain_bytes: u64,
-    /// Plaintext bytes of the blobs that are needed from this very pack.
+    /// About how many bytes its blobs take.
+    pub blob_bytes: u64,
+    /// About how many of them those take that are needed from this very pack.
     pub used_bytes: u64,
     /// Blobs that are needed from this very pack.
     pub used_blobs: u64,
@@ -57,12 +57,12 @@ pub struct PackUse {
 }
 
 impl PackUse {
-    /// About how many bytes of the object nobody needs: blobs of one pack compress alike.
+    /// About how many bytes of the object nobody needs.
     pub fn unused_bytes(&self) -> u64 {
-        let unused = self.plain_bytes - self.used_bytes;
+        let unused = self.blob_bytes - self.used_bytes;
         let share = u128::from(self.object_length) * u128::from(unused);
         // Without a blob, all of it.
-        let share = share.checked_div(u128::from(self.plain_bytes));
+        let share = share.checked_div(u128::from(self.blob_bytes));
         share.unwrap_or_else(|| self.object_length.into()) as u64
     }
 }
@@ -170,7 +170,7 @@ mod tests {
         PackUse {
             id: PackId { session: SessionId { generation: 0, random: [1; 16] }, number },
             object_length: 1000,
-            plain_bytes: 4000,
+            blob_bytes: 4000,
             used_bytes: used * 4,
             used_blobs: used,
             untouchable: false,

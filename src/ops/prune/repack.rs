@@ -16,6 +16,7 @@ use crate::ops::references::BlobKey;
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
+use crate::repository::index::Location;
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::is_damage;
 use crate::repository::writer::{SegmentWriter, Writer};
@@ -73,56 +74,54 @@ pub fn copy(
     let fitting = bytes.div_ceil(u64::from(repository.settings().pack_length).max(1)) as usize;
     let workers = repository.threads(WORKERS).min(fitting);
     let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
-    let emptied = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(HashSet::new());
     let copied = AtomicU64::new(0);
-    let work = || -> Result<(), OpsError> {
-        let mut data = writer.segments(ObjectKind::DataPack)?;
-        let mut trees = writer.segments(ObjectKind::TreePack)?;
-        while let Some((id, length)) = lengths.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if monitor.interrupted() {
-                return Err(OpsError::Interrupted);
-            }
-            let record = match repository.readable_record(*id, *length) {
-                Ok(record) => record,
-                Err(error) if is_damage(&error) => {
-                    report(monitor, *id, &error.message);
+    // Deltas come last: of a blob that was copied plainly none is needed.
+    let worked = [false, true].into_iter().try_for_each(|deltas| -> Result<(), OpsError> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<(), OpsError> {
+            let mut data = writer.segments(ObjectKind::DataPack)?;
+            let mut trees = writer.segments(ObjectKind::TreePack)?;
+            while let Some((id, length)) = lengths.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if monitor.interrupted() {
+                    return Err(OpsError::Interrupted);
+                }
+                if failed.lock().contains(id) {
                     continue;
                 }
-                Err(error) => return Err(error.into()),
-            };
-            let copied_pack = copy_pack(&writer, &reader, needed, &record, &mut data, &mut trees);
-            let whole = match copied_pack {
-                Ok(count) => {
-                    copied.fetch_add(count, Ordering::Relaxed);
-                    true
+                let record = repository.readable_record(*id, *length);
+                let copied_pack = record.and_then(|record| match deltas {
+                    false => copy_plain(&writer, &reader, needed, &record, &mut data, &mut trees),
+                    true => copy_deltas(&writer, &reader, needed, &record),
+                });
+                match copied_pack {
+                    Ok(count) => drop(copied.fetch_add(count, Ordering::Relaxed)),
+                    Err(error) if is_damage(&error) => {
+                        report(monitor, *id, &error.to_string());
+                        failed.lock().insert(*id);
+                    }
+                    Err(error) => return Err(error.into()),
                 }
-                Err(error) if is_damage(&error) => {
-                    report(monitor, *id, &error.to_string());
-                    false
+                if !deltas {
+                    monitor.advance(Progress { files: 0, bytes: *length });
                 }
-                Err(error) => return Err(error.into()),
-            };
-            monitor.advance(Progress { files: 0, bytes: *length });
-            if whole {
-                emptied.lock().push(*id);
             }
-        }
-        data.flush()?;
-        trees.flush()?;
-        Ok(())
-    };
-    let worked = std::thread::scope(|scope| {
-        let threads: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
-        let mut results = vec![work()];
-        for thread in threads {
-            results.push(thread.join().unwrap_or_else(|_| {
-                Err(OpsError::Invalid("a thread that copies packs failed".into()))
-            }));
-        }
-        results.into_iter().collect::<Result<Vec<()>, OpsError>>()
+            data.flush()?;
+            trees.flush()?;
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+            let mut results = vec![work()];
+            for thread in threads {
+                results.push(thread.join().unwrap_or_else(|_| {
+                    Err(OpsError::Invalid("a thread that copies packs failed".into()))
+                }));
+            }
+            results.into_iter().collect()
+        })
     });
-    let finished = worked.and_then(|_| Ok(writer.finish()?));
+    let finished = worked.and_then(|()| Ok(writer.finish()?));
     let (session, bytes_written) = (writer.session(), writer.added().stored_bytes);
     // Its threads end, so that nothing more is uploaded.
     drop(writer);
@@ -137,11 +136,13 @@ pub fn copy(
         finished => finished?,
     };
     aborted?;
-    Ok(Copying::Done(Copied { emptied: emptied.into_inner(), bytes_written }))
+    let failed = failed.into_inner();
+    let emptied = lengths.iter().map(|(id, _)| *id).filter(|id| !failed.contains(id)).collect();
+    Ok(Copying::Done(Copied { emptied, bytes_written }))
 }
 
-/// Copies what is needed of one pack. Returns how many blobs.
-fn copy_pack<'w>(
+/// Copies what is needed of one pack and stands in no delta. Returns how many blobs.
+fn copy_plain<'w>(
     writer: &'w Writer<'_>,
     reader: &BlobReader<'_>,
     needed: &Needed<'_, '_>,
@@ -151,36 +152,54 @@ fn copy_pack<'w>(
 ) -> Result<u64, RepositoryError> {
     let kind = record.header.kind;
     let is_tree = kind == ObjectKind::TreePack;
+    let segments = record.directory.segments.iter().filter(|segment| !segment.encoding.is_delta());
+    let mut copied = 0;
+    for blob in segments.flat_map(|segment| &segment.blobs) {
+        let id = &blob.id;
+        let is_needed = needed.walk.needs(kind, id) || needed.bases.contains(&BlobKey::new(id));
+        // As `usage` counts: a plain copy is what is needed, whatever deltas there are.
+        if !is_needed || writer.has_plain(id)? {
+            continue;
+        }
+        let bytes = if is_tree { reader.tree(id)? } else { reader.data(id)? };
+        let segments = if is_tree { &mut *trees } else { &mut *data };
+        segments.put_plain(&bytes)?;
+        copied += 1;
+    }
+    Ok(copied)
+}
+
+/// Copies the deltas of a pack of which something is needed that stands nowhere else, as they are. Returns how many such
+/// blobs there were.
+fn copy_deltas(
+    writer: &Writer<'_>,
+    reader: &BlobReader<'_>,
+    needed: &Needed<'_, '_>,
+    record: &PackRecord,
+) -> Result<u64, RepositoryError> {
+    let kind = record.header.kind;
+    let numbers = writer.repository().cache().pack_numbers([record.id])?;
+    let Some(pack) = numbers.into_iter().next() else { return Ok(0) };
     let mut copied = 0;
     for (number, segment) in record.directory.segments.iter().enumerate() {
-        let is_delta = segment.encoding.is_delta();
-        let mut wanted = Vec::new();
+        if !segment.encoding.is_delta() {
+            continue;
+        }
+        let (mut offset, mut wanted) = (0, Vec::new());
         for blob in &segment.blobs {
-            let id = &blob.id;
-            // As `usage` counts: a blob's plain copy is what is needed, and a delta only where there is none.
-            let is_needed = needed.walk.needs(kind, id)
-                || !is_delta && needed.bases.contains(&BlobKey::new(id));
-            let stands = |id| match is_delta {
-                true => Ok(writer.has(id)? || writer.has_plain_anywhere(id)?),
-                false => writer.has_plain(id),
-            };
-            if is_needed && !stands(id)? {
+            let (segment, length) = (number as u32, blob.length);
+            let location = Location { pack, segment, offset, length, is_delta: true };
+            offset += length;
+            if needed.walk.needs(kind, &blob.id) && !writer.has(&blob.id)? {
+                // Read in this very place: that another copy is good says nothing of this one.
+                reader.fetch(&blob.id, kind, location)?;
                 wanted.push(blob.id);
             }
         }
-        for id in &wanted {
-            let bytes = if is_tree { reader.tree(id)? } else { reader.data(id)? };
-            // Once its blobs were read it is copied as it is.
-            if !is_delta {
-                let segments = if is_tree { &mut *trees } else { &mut *data };
-                segments.put_plain(&bytes)?;
-            }
+        if !wanted.is_empty() {
+            writer.put_delta(&reader.stored_segment(pack, number as u32)?, segment, &wanted)?;
+            copied += wanted.len() as u64;
         }
-        if is_delta && !wanted.is_empty() {
-            let stored = reader.stored_segment(record.id, number)?;
-            writer.put_delta(&stored, segment, &wanted)?;
-        }
-        copied += wanted.len() as u64;
     }
     Ok(copied)
 }

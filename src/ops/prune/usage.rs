@@ -28,7 +28,7 @@ struct Row {
     stays: bool,
     /// It belongs to a session that has not decided.
     is_busy: bool,
-    plain_bytes: u64,
+    blob_bytes: u64,
     used_bytes: u64,
     used_blobs: u64,
     /// A bit for each of its segments that holds something needed.
@@ -55,6 +55,15 @@ impl Row {
     }
 }
 
+/// What a copy of a blob is wanted for.
+#[derive(Clone, Copy)]
+enum Way {
+    /// To be read.
+    Read,
+    /// To have deltas read against it.
+    Base,
+}
+
 /// Which packs hold what is needed.
 pub struct Usage {
     rows: BTreeMap<u32, Row>,
@@ -62,6 +71,8 @@ pub struct Usage {
     bases: HashSet<BlobKey>,
     /// Deltas, by pack and segment, of which a base is in no pack that counts: they hold nothing that counts.
     broken: HashSet<(u32, u32)>,
+    /// Deltas, by pack and segment, of which a base stands in damaged packs only.
+    doubtful: HashSet<(u32, u32)>,
     /// Needed blobs that no pack has.
     pub lost_blobs: u64,
     /// The first of them.
@@ -98,7 +109,7 @@ impl Usage {
                 stored_length: lengths.get(&info.id).copied(),
                 stays: !exceptions.epochs.contains(&info.header.epoch),
                 is_busy: exceptions.undecided.contains(&info.id.session),
-                plain_bytes: 0,
+                blob_bytes: 0,
                 used_bytes: 0,
                 used_blobs: 0,
                 used_segments: vec![0; info.segments.len().div_ceil(64)],
@@ -110,6 +121,7 @@ impl Usage {
             rows: rows.collect(),
             bases: HashSet::new(),
             broken: HashSet::new(),
+            doubtful: HashSet::new(),
             lost_blobs: 0,
             lost_example: None,
             live_blobs: 0,
@@ -137,24 +149,43 @@ impl Usage {
             if copies.len() < 2 {
                 return;
             }
-            let is_base = usage.bases.contains(&BlobKey::new(&id));
-            let best = copies.iter().max_by_key(|copy| {
-                let rank = usage.rank(is_base, &exceptions.damaged, copy);
-                (rank, needed.get(&copy.pack), Reverse(copy.pack))
-            });
-            if let Some(best) = best.copied() {
-                usage.need(&best);
+            let mut before = None;
+            for way in usage.ways(&id, copies, &exceptions.damaged) {
+                let best = copies.iter().max_by_key(|copy| {
+                    let rank = usage.rank(*way, &exceptions.damaged, copy);
+                    (rank, needed.get(&copy.pack), Reverse(copy.pack))
+                });
+                // One may do for both.
+                if let Some(best) = best.filter(|best| before != Some(**best)).copied() {
+                    usage.need(&best);
+                    before = Some(best);
+                }
             }
         })?;
         Ok(usage)
     }
 
-    /// How good a copy is: whole before damaged, as far as is known, and no delta before a delta. What deltas are read
-    /// against must above all be no delta.
-    fn rank(&self, is_base: bool, damaged: &HashSet<PackId>, copy: &Location) -> (bool, bool) {
+    /// How good a copy is: whole before damaged, as far as is known, and no delta before a delta.
+    fn rank(&self, way: Way, damaged: &HashSet<PackId>, copy: &Location) -> (bool, bool) {
         let row = &self.rows[&copy.pack];
-        let (whole, plain) = (!damaged.contains(&row.info.id), !copy.is_delta);
-        if is_base { (plain, whole) } else { (whole, plain) }
+        let is_doubtful = self.doubtful.contains(&(copy.pack, copy.segment));
+        let (whole, plain) = (!damaged.contains(&row.info.id) && !is_doubtful, !copy.is_delta);
+        match way {
+            Way::Read => (whole, plain),
+            Way::Base => (plain, whole),
+        }
+    }
+
+    /// For what a blob's copies are wanted. What deltas are read against must above all be no delta; where its best copy
+    /// of that sort is damaged, one that is whole is wanted, too: it can be made plain again.
+    fn ways(&self, id: &BlobId, copies: &[Location], damaged: &HashSet<PackId>) -> &'static [Way] {
+        if !self.bases.contains(&BlobKey::new(id)) {
+            return &[Way::Read];
+        }
+        match copies.iter().map(|copy| self.rank(Way::Base, damaged, copy)).max() {
+            Some((_, true)) | None => &[Way::Base],
+            Some((_, false)) => &[Way::Base, Way::Read],
+        }
     }
 
     fn lose(&mut self, id: BlobId) {
@@ -170,7 +201,7 @@ impl Usage {
             *word |= bit;
             row.used_blobs += 1;
             row.used_bytes += match (location.is_delta, is_first) {
-                (false, _) => u64::from(location.length),
+                (false, _) => row.info.share(location),
                 (true, true) => row.info.stored_length(location.segment),
                 (true, false) => 0,
             };
@@ -200,34 +231,40 @@ impl Usage {
             let row = rows.get(&location.pack);
             row.is_some_and(|row| row.counts() && !damaged.contains(&row.info.id))
         };
-        let mut looked_at = HashSet::new();
+        let mut needed = BTreeSet::new();
         let mut has_plain = None;
         for entry in cache.entries()? {
             let (id, location) = entry?;
-            // Copies of one blob stand together, but in no order that helps here.
-            if !location.is_delta || has_plain == Some(id) || !counts(&self.rows, &location) {
+            let place = (location.pack, location.segment);
+            if !location.is_delta || has_plain == Some(id) || needed.contains(&place) {
                 continue;
             }
             let Some(row) = self.rows.get(&location.pack) else { continue };
-            if !walk.needs(row.info.kind, &id) {
+            if !row.counts() || !walk.needs(row.info.kind, &id) {
                 continue;
             }
             if cache.copies(&id)?.iter().any(|copy| !copy.is_delta && is_whole(&self.rows, copy)) {
                 has_plain = Some(id);
                 continue;
             }
-            if !looked_at.insert((location.pack, location.segment)) {
-                continue;
-            }
-            let bases = cache.bases(&location)?;
-            let mut is_readable = true;
+            needed.insert(place);
+        }
+        // Pack by pack, each of which is looked up once.
+        for (pack, segment) in needed {
+            let bases = cache.bases_of(pack, segment)?;
+            let (mut is_readable, mut is_certain) = (true, true);
             for base in &bases {
-                let copies = cache.copies(base)?;
-                is_readable &= copies.iter().any(|copy| !copy.is_delta && counts(&self.rows, copy));
+                let mut copies = cache.copies(base)?;
+                copies.retain(|copy| !copy.is_delta && counts(&self.rows, copy));
+                is_readable &= !copies.is_empty();
+                is_certain &= copies.iter().any(|copy| is_whole(&self.rows, copy));
             }
             match is_readable {
                 true => self.bases.extend(bases.iter().map(BlobKey::new)),
-                false => drop(self.broken.insert((location.pack, location.segment))),
+                false => drop(self.broken.insert((pack, segment))),
+            }
+            if !is_certain {
+                self.doubtful.insert((pack, segment));
             }
         }
         Ok(())
@@ -248,7 +285,7 @@ impl Usage {
         for row in self.rows.values_mut() {
             // A delta goes or stays as a whole, and counts for what it takes.
             let deltas = row.info.segments.iter().filter(|segment| segment.encoding.is_delta());
-            row.plain_bytes = deltas.map(|segment| u64::from(segment.stored_length)).sum();
+            row.blob_bytes = deltas.map(|segment| u64::from(segment.stored_length)).sum();
         }
         self.live_blobs = 0;
         let mut group: Vec<Location> = Vec::new();
@@ -271,7 +308,7 @@ impl Usage {
                 kind = None;
             }
             let Some(row) = self.rows.get_mut(&location.pack) else { continue };
-            row.plain_bytes += if location.is_delta { 0 } else { u64::from(location.length) };
+            row.blob_bytes += if location.is_delta { 0 } else { row.info.share(&location) };
             // No blob of one kind has the id of one of the other.
             kind = Some(row.info.kind);
             if row.counts() && !self.broken.contains(&(location.pack, location.segment)) {
@@ -292,7 +329,7 @@ impl Usage {
         let known = rows.map(|(row, stored_length)| PackUse {
             id: row.info.id,
             object_length: stored_length,
-            plain_bytes: row.plain_bytes,
+            blob_bytes: row.blob_bytes,
             used_bytes: row.used_bytes,
             used_blobs: row.used_blobs,
             untouchable: row.is_busy || row.has_unknown_segments(),
@@ -305,7 +342,7 @@ impl Usage {
         let given_up = exceptions.given_up.iter().map(|(id, length)| PackUse {
             id: *id,
             object_length: *length,
-            plain_bytes: 0,
+            blob_bytes: 0,
             used_bytes: 0,
             used_blobs: 0,
             untouchable: exceptions.undecided.contains(&id.session),
@@ -332,14 +369,15 @@ impl Usage {
         usage.pass(repository, walk, |usage, id, copies| {
             // The best there is must stay: a copy that is whole, as far as is known, and no delta, because deltas
             // are read against it.
-            let is_base = usage.bases.contains(&BlobKey::new(&id));
-            let rank = |copy: &Location| usage.rank(is_base, &exceptions.damaged, copy);
-            let Some(best) = copies.iter().map(rank).max() else { return usage.lose(id) };
-            let places = copies.iter().filter(|copy| rank(copy) == best);
-            let places: Vec<_> = places.map(|copy| usage.rows[&copy.pack].info.id).collect();
-            let stays = |pack: &PackId| !condemned.contains(pack) || packs.contains(pack);
-            if !places.iter().any(stays) {
-                packs.insert(places[0]);
+            for way in usage.ways(&id, copies, &exceptions.damaged) {
+                let rank = |copy: &Location| usage.rank(*way, &exceptions.damaged, copy);
+                let Some(best) = copies.iter().map(rank).max() else { return usage.lose(id) };
+                let places = copies.iter().filter(|copy| rank(copy) == best);
+                let places: Vec<_> = places.map(|copy| usage.rows[&copy.pack].info.id).collect();
+                let stays = |pack: &PackId| !condemned.contains(pack) || packs.contains(pack);
+                if !places.iter().any(stays) {
+                    packs.insert(places[0]);
+                }
             }
         })?;
         Ok(Rescue { packs, lost_blobs: usage.lost_blobs, lost_example: usage.lost_example })

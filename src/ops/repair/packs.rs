@@ -216,7 +216,8 @@ fn prove(
                 }
             }
             let Some(damage) = proof.damage.first() else { continue };
-            if proof.is_gone {
+            // Where only bases are lost, it is their packs that are damaged.
+            if proof.is_gone || proof.is_of_bases() {
                 continue;
             }
             if proof.is_certain {
@@ -317,7 +318,7 @@ fn copy(
                 // Deltas may be read against it.
                 false => writer.has_plain(&blob.id)?,
             };
-            if !seen.insert(blob.id) || stands {
+            if stands || !seen.insert(blob.id) {
                 continue;
             }
             let (read, segments) = match kind {

@@ -91,10 +91,10 @@ pub struct RestoreSummary {
 
 /// Restores a snapshot into the folder `target`, which is made when it is not there.
 ///
-/// The snapshot is planned in windows, and while one is written the next is planned. A window's files are
-/// sorted by where their bytes lie in the packs, so that each segment is fetched and opened once. Memory:
-/// two windows (at most 32 768 entries and the chunk lists of 512 MiB each), a third of the budget for
-/// opened segments of files and an eighth for those of trees.
+/// The snapshot is planned in windows, and while one is written the next is planned. A window's files are sorted by the
+/// segments that they are read from, so that each is fetched and opened once where there is room for it until then.
+/// Memory: two windows (at most 32 768 entries and the chunk lists of 512 MiB each), a quarter of the budget for opened
+/// segments of files and a sixteenth for those of trees.
 ///
 /// The target folder itself keeps the owner, mode and times it has, unless this run made it: it may be
 /// somebody's home, or `/tmp`.

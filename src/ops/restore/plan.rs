@@ -20,6 +20,9 @@ use super::work::{Failure, Item, LinkGroup, Window, Work, add};
 
 /// How many entries a window holds.
 const WINDOW_ENTRIES: usize = 16_384;
+/// How many files a window may open that are written in regions: they are open from then on until their last region
+/// is written, and a process has 1024, or 256, of what it may open.
+const WINDOW_FILES: usize = 32;
 /// How many bytes of content a window holds.
 const WINDOW_BYTES: u64 = 512 << 20;
 
@@ -121,7 +124,10 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
     pub(super) fn next_window(&mut self) -> Window {
         let mut window = Window::default();
         self.plan_single(&mut window);
-        while window.len() < WINDOW_ENTRIES && window.bytes < WINDOW_BYTES {
+        while window.len() < WINDOW_ENTRIES
+            && window.bytes < WINDOW_BYTES
+            && (window.opened < WINDOW_FILES || self.large.is_some())
+        {
             if self.work.is_stopped() {
                 break;
             }
@@ -283,6 +289,7 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
         add(&counts.total_bytes, size);
         if is_file && LargePlan::is_wanted(&item.entry) {
             self.large = LargePlan::begin(self.work, item);
+            window.opened += usize::from(self.large.is_some());
             return;
         }
         window.bytes += size;

@@ -180,6 +180,11 @@ impl<'w, 'a> LargePlan<'w, 'a> {
 }
 
 impl Region {
+    /// Whether nothing was in the file's place.
+    pub(super) fn is_new(&self) -> bool {
+        self.file.existing.is_none()
+    }
+
     /// Bytes of content that are to be written.
     pub(super) fn bytes(&self) -> u64 {
         let range = self.file.range(self.number);

@@ -1,5 +1,5 @@
-//! The work on one window: what is there is looked at, what is to be written is sorted by its place in
-//! the packs, written by several threads, and finished.
+//! The work on one window: what is there is looked at, what is to be written is sorted by the segments that it is read
+//! from, written by several threads, and finished.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -53,9 +53,9 @@ pub(super) struct LinkGroup {
 /// A part of the snapshot that is written at one go.
 #[derive(Default)]
 pub(super) struct Window {
-    /// Everything that is neither a directory nor a large file nor a further name.
+    /// Everything that is neither a directory nor a file that is written in regions nor a further name.
     pub(super) items: Vec<Item>,
-    /// Parts of large files, each with how many of `items` came before it.
+    /// Parts of files that are written in regions, each with how many of `items` came before it.
     pub(super) regions: Vec<(usize, Region)>,
     /// Further names of files that come before them.
     pub(super) links: Vec<Item>,
@@ -63,6 +63,8 @@ pub(super) struct Window {
     pub(super) finished: Vec<(Arc<Directory>, Metadata)>,
     /// Bytes of content.
     pub(super) bytes: u64,
+    /// Files that are open because of `regions`.
+    pub(super) opened: usize,
 }
 
 impl Window {
@@ -125,16 +127,21 @@ impl Placed {
     /// The blobs that are read for it, as far as its entry says.
     fn blobs(&self) -> Box<dyn Iterator<Item = &BlobId> + '_> {
         match &self.task {
-            Task::Region(region) => {
+            // Of a file that is there, nobody knows what will be read.
+            Task::Region(region) if region.is_new() => {
                 Box::new(region.extents.iter().filter_map(|(_, extent)| blob_of(extent)))
             }
-            Task::File(job) => Box::new(extents_of(&job.item.entry).iter().filter_map(blob_of)),
+            Task::File(job) if matches!(job.action, Action::Create) => {
+                Box::new(extents_of(&job.item.entry).iter().filter_map(blob_of))
+            }
+            _ => Box::new(std::iter::empty()),
         }
     }
 }
 
-/// Sorts by segment, and segments as the snapshot meets them first: so they were filled, and what one file shares with the next is at
-/// hand. Sorted by their places in packs, half of them were opened twice, because neighbours go to packs at random.
+/// Sorts by segment, and segments as the snapshot meets them first: so they were filled, and what one file shares with
+/// the next is at hand. Sorted by their places in packs, half of them were opened twice, because neighbours go to
+/// packs at random.
 fn sort(tasks: &mut [Placed]) {
     tasks.sort_unstable_by_key(|task| task.order);
     let mut met = HashMap::new();
@@ -348,7 +355,8 @@ impl<'w, 'a> Work<'w, 'a> {
         });
     }
 
-    /// Where reading a blob begins, for sorting: a delta is read while its base is at hand. What has none, or one that is nowhere, comes last.
+    /// Where reading a blob begins, for sorting: a delta is read while its base is at hand. What has none, or one that
+    /// is nowhere, comes last.
     fn place(&self, blob: Option<&BlobId>) -> (u32, u32, u32) {
         let location =
             blob.filter(|_| !self.options.dry_run).map(|blob| self.data.first_read(blob));

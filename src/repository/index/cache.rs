@@ -42,6 +42,9 @@ const PAGE_CACHE: usize = 16 << 20;
 /// so there are few runs, and an entry is rewritten seldom.
 const MERGE_RATIO: u64 = 4;
 
+/// Bytes that packs which were looked up may take.
+const KNOWN_PACKS: usize = 8 << 20;
+
 /// Objects of collection that are kept.
 const KEPT_GENERATIONS: u64 = 64;
 
@@ -110,7 +113,14 @@ pub struct IndexCache {
     /// Held by whoever changes the cache.
     writing: Mutex<Writing>,
     view: RwLock<View>,
-    packs: Mutex<HashMap<u32, Arc<PackInfo>>>,
+    packs: Mutex<KnownPacks>,
+}
+
+/// Packs that were looked up, and about how many bytes they take.
+#[derive(Default)]
+struct KnownPacks {
+    packs: HashMap<u32, Arc<PackInfo>>,
+    bytes: usize,
 }
 
 fn cache_error(error: impl std::fmt::Display) -> RepositoryError {
@@ -291,7 +301,10 @@ impl IndexCache {
             }
             let mut is_readable = true;
             for base in self.bases(&copy)? {
-                is_readable &= self.base_outside(&base, excluded)?.is_some();
+                is_readable = self.base_outside(&base, excluded)?.is_some();
+                if !is_readable {
+                    break;
+                }
             }
             if is_readable {
                 return Ok(true);
@@ -308,11 +321,16 @@ impl IndexCache {
 
     /// What the segment at this place is a delta against; nothing when it is none.
     pub fn bases(&self, location: &Location) -> Result<Vec<BlobId>> {
-        if !location.is_delta {
-            return Ok(Vec::new());
+        match location.is_delta {
+            true => self.bases_of(location.pack, location.segment),
+            false => Ok(Vec::new()),
         }
-        let pack = self.pack(location.pack)?;
-        let segment = pack.segments.get(location.segment as usize);
+    }
+
+    /// What this segment of the pack with this number, which is a delta, is read against.
+    pub fn bases_of(&self, pack: u32, segment: u32) -> Result<Vec<BlobId>> {
+        let pack = self.pack(pack)?;
+        let segment = pack.segments.get(segment as usize);
         match segment.map(|segment| &segment.encoding) {
             Some(Encoding::Delta(bases)) => Ok(bases.clone()),
             _ => Err(cache_error(format!("pack {} has no such delta", pack.id))),
@@ -343,7 +361,11 @@ impl IndexCache {
         for row in MergedRows::new(&runs).map_err(cache_error)? {
             let (id, location) = row.map_err(cache_error)?;
             let is_open = excluded.contains(&location.pack) && !sole.contains(&location.pack);
-            if is_open && !self.has_outside(&id, excluded)? {
+            // What stands elsewhere as a delta only may be the base of others, which cannot be read against that.
+            let is_lost = is_open
+                && (!self.has_outside(&id, excluded)?
+                    || !location.is_delta && self.base_outside(&id, excluded)?.is_none());
+            if is_lost {
                 sole.insert(location.pack);
                 if sole.len() == excluded.len() {
                     break;
@@ -372,29 +394,37 @@ impl IndexCache {
     pub fn pack(&self, number: u32) -> Result<Arc<PackInfo>> {
         // Held until the pack is in, so that what is read from a view that goes is forgotten with it.
         let mut known = self.packs.lock();
-        if let Some(pack) = known.get(&number) {
+        if let Some(pack) = known.packs.get(&number) {
             return Ok(pack.clone());
         }
         let row = self.view.read().packs.get(number).map_err(cache_error)?;
-        let pack = row
-            .and_then(|row| decode_pack(row.value()))
-            .ok_or_else(|| cache_error(format!("no pack has number {number}")))?;
+        let row = row.ok_or_else(|| cache_error(format!("no pack has number {number}")))?;
+        let bytes = 2 * row.value().len();
+        let pack = decode_pack(row.value())
+            .ok_or_else(|| cache_error(format!("pack {number} is garbled")))?;
         let pack = Arc::new(pack);
-        if known.len() >= 4096 {
-            known.clear();
+        if known.bytes + bytes > KNOWN_PACKS {
+            *known = KnownPacks::default();
         }
-        known.insert(number, pack.clone());
+        known.bytes += bytes;
+        known.packs.insert(number, pack.clone());
         Ok(pack)
     }
 
-    /// Every pack that the index lists, by number.
+    /// Every pack that the index lists, by number. Of deltas it is told that they are, and not against what: see
+    /// [`IndexCache::bases`].
     pub fn packs(&self) -> Result<Vec<(u32, PackInfo)>> {
         let view = self.view.read();
         let mut packs = Vec::new();
         for row in view.packs.iter().map_err(cache_error)? {
             let (number, value) = row.map_err(cache_error)?;
-            let pack = decode_pack(value.value())
+            let mut pack = decode_pack(value.value())
                 .ok_or_else(|| cache_error(format!("pack {} is garbled", number.value())))?;
+            for segment in &mut pack.segments {
+                if segment.encoding.is_delta() {
+                    segment.encoding = Encoding::Delta(Vec::new());
+                }
+            }
             packs.push((number.value(), pack));
         }
         Ok(packs)
@@ -639,7 +669,7 @@ impl IndexCache {
             after.retain(|(other, _)| other != number);
         }
         self.publish(writing, transaction, after)?;
-        self.packs.lock().clear();
+        *self.packs.lock() = KnownPacks::default();
         Ok(())
     }
 
@@ -668,7 +698,7 @@ impl IndexCache {
         transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         transaction.open_table(ADOPTED).map_err(cache_error)?;
         self.publish(&mut writing, transaction, Vec::new())?;
-        self.packs.lock().clear();
+        *self.packs.lock() = KnownPacks::default();
         Ok(())
     }
 }

@@ -98,6 +98,18 @@ fn a_blob_counts_outside_excluded_packs_only_if_its_bases_do() {
 }
 
 #[test]
+fn a_pack_is_missed_when_what_it_holds_plainly_stands_elsewhere_as_a_delta_only() {
+    let cache = IndexCache::open(None, RepositoryId([5; 16])).unwrap();
+    let mut delta = pack(1, 20..21);
+    let blob = BlobRecord { id: id(5), length: 10 };
+    delta.directory.push(7, Encoding::Delta(vec![id(20)]), vec![blob]);
+    cache.add(&[index(0)], &[pack(0, 5..6), delta]).unwrap();
+    let plain = cache.pack_numbers([PackId { session: session(), number: 0 }]).unwrap();
+    assert!(cache.has_outside(&id(5), &plain).unwrap());
+    assert_eq!(cache.sole_holders(&plain).unwrap(), plain, "others may be read against it");
+}
+
+#[test]
 fn a_broken_or_foreign_cache_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.redb");

@@ -66,6 +66,13 @@ pub struct PackInfo {
 }
 
 impl PackInfo {
+    /// About how many bytes of its segment a blob takes: blobs of one segment compress alike.
+    pub fn share(&self, location: &Location) -> u64 {
+        let Some(segment) = self.segments.get(location.segment as usize) else { return 0 };
+        let stored = u64::from(segment.stored_length) * u64::from(location.length);
+        stored.div_ceil(u64::from(segment.plain_length).max(1))
+    }
+
     /// How many bytes a segment takes; none when there is no such segment.
     pub fn stored_length(&self, segment: u32) -> u64 {
         let segment = self.segments.get(segment as usize);
