@@ -256,7 +256,18 @@ impl<'a> Writer<'a> {
         if self.shard(id).lock().contains(id) {
             return Ok(true);
         }
-        self.repository.cache.has_outside(id, &self.excluded)
+        self.stands(id)
+    }
+
+    /// Whether packs that count have the blob. While something is lost, a delta does not do for a blob that stood plainly
+    /// in what is: others may be read against it, and it is stored plainly again.
+    fn stands(&self, id: &BlobId) -> Result<bool> {
+        let cache = &self.repository.cache;
+        let stands = cache.has_outside(id, &self.excluded)?;
+        if !stands || self.deltas || self.base(id)?.is_some() {
+            return Ok(stands);
+        }
+        Ok(cache.copies(id)?.iter().all(|copy| copy.is_delta))
     }
 
     /// Where a delta of this session can find this base: in a pack that counts, and not in another delta.
@@ -320,7 +331,7 @@ impl<'a> Writer<'a> {
         // Looked up under the lock: an index object that is being taken in moves blobs from here to there, and
         // between two separate questions a blob could be in neither.
         let mut claimed = self.shard(id).lock();
-        if claimed.contains(id) || self.repository.cache.has_outside(id, &self.excluded)? {
+        if claimed.contains(id) || self.stands(id)? {
             return Ok(false);
         }
         Ok(claimed.insert(*id))

@@ -5,13 +5,16 @@ use std::fs;
 use std::path::Path;
 
 use aumbry::format::config::Settings;
+use aumbry::format::header::ObjectKind;
 use aumbry::id::BlobId;
-use aumbry::monitor::SilentMonitor;
+use aumbry::monitor::{RecordingMonitor, SilentMonitor};
 use aumbry::ops::backup::{BackupOptions, Deltas};
 use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::repository::Repository;
 use aumbry::repository::index::Location;
+use aumbry::repository::reader::BlobReader;
+use aumbry::repository::writer::Writer;
 use aumbry::store::{Store, layout};
 use opendal::Operator;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -242,6 +245,45 @@ fn a_base_that_was_lost_and_is_met_again_is_stored_so_that_its_deltas_can_be_rea
     write_version(source.path(), 0);
     back_up(&fresh(&store), source.path());
     assert!(contents(&fresh(&store), &kept.1) == wanted);
+}
+
+#[test]
+fn a_lost_plain_copy_is_stored_again_though_a_delta_of_it_can_be_read() {
+    let source = tempfile::tempdir().unwrap();
+    let store = Store::memory();
+    let first = create(store.clone(), small_settings(), None);
+    let mut bytes = noise(900, 1);
+    fs::write(source.path().join("old"), &bytes).unwrap();
+    back_up(&first, source.path());
+    // Two writers at once: one stores it plainly, the other as a delta.
+    let second = open(store.clone(), None);
+    let writer = Writer::begin(&second, false, &SilentMonitor).unwrap();
+    let base = second.naming().data_id(&bytes);
+    bytes[400..420].copy_from_slice(&noise(20, 2));
+    fs::write(source.path().join("new"), &bytes).unwrap();
+    back_up(&first, source.path());
+    let reader = BlobReader::new(&second, 1 << 20);
+    let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
+    let (id, is_new) = segments.claim(&bytes).unwrap();
+    assert!(is_new);
+    let mut gathered = writer.deltas(&reader);
+    gathered.push(id, &bytes, &[base], &mut segments).unwrap();
+    gathered.flush(&mut segments).unwrap();
+    segments.flush().unwrap();
+    drop((gathered, segments));
+    writer.finish().unwrap();
+    second.abort(writer.session()).unwrap();
+    let plain = first.cache().base_outside(&id, &HashSet::new()).unwrap().unwrap();
+    store.delete(&layout::pack(first.cache().pack(plain.pack).unwrap().id)).unwrap();
+
+    let third = fresh(&store);
+    assert!(deltas(&third).iter().any(|(delta, _)| *delta == id));
+    back_up(&third, source.path());
+    let monitor = RecordingMonitor::default();
+    back_up_with(&third, source.path(), &options(), &monitor).unwrap();
+    assert_eq!(monitor.notes(), [""; 0], "it stands plainly again");
+    let missing: HashSet<u32> = third.cache().pack_numbers(third.missing_packs().unwrap()).unwrap();
+    assert!(third.cache().base_outside(&id, &missing).unwrap().is_some());
 }
 
 #[test]

@@ -437,3 +437,22 @@ fn a_file_is_dumped_as_it_is_and_a_directory_as_an_archive() {
     }
     assert_eq!(wanted, found);
 }
+
+#[test]
+fn what_comes_after_many_files_that_take_no_bytes_is_restored_as_well() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..150 {
+        let file = fs::File::create(source.path().join(format!("hole-{number:03}"))).unwrap();
+        file.set_len(17 << 20).unwrap();
+    }
+    fs::write(source.path().join("last"), b"and this one").unwrap();
+    let repository = create(Store::memory(), small_settings(), None);
+    back_up(&repository, source.path());
+    let target = tempfile::tempdir().unwrap();
+    let snapshot = snapshots(&repository).remove(0);
+    let options = restore_options();
+    let summary = restore(&repository, &snapshot, target.path(), &options, &SilentMonitor).unwrap();
+    assert_eq!((summary.total_files, summary.files_restored), (151, 151));
+    assert_eq!(fs::read(target.path().join("last")).unwrap(), b"and this one");
+    assert_eq!(fs::metadata(target.path().join("hole-149")).unwrap().len(), 17 << 20);
+}

@@ -60,15 +60,19 @@ pub fn copy(
     let writer =
         Writer::begin_for(Purpose::Collect, repository, false, monitor)?.excluding(packs)?;
     monitor.phase(Phase::Repack);
-    let lengths: Vec<(PackId, u64)> = {
+    let lengths: Vec<(PackId, u64, bool)> = {
         let wanted: HashSet<&PackId> = packs.iter().collect();
         let known = repository.cache().packs()?.into_iter().map(|(_, pack)| pack);
         known
             .filter(|pack| wanted.contains(&pack.id))
-            .map(|pack| (pack.id, pack.object_length))
+            .map(|pack| {
+                let mut segments = pack.segments.iter();
+                let has_deltas = segments.any(|segment| segment.encoding.is_delta());
+                (pack.id, pack.object_length, has_deltas)
+            })
             .collect()
     };
-    let bytes: u64 = lengths.iter().map(|(_, length)| length).sum();
+    let bytes: u64 = lengths.iter().map(|(_, length, _)| length).sum();
     monitor.expect(Progress { files: 0, bytes });
     // What fits into one pack is not spread over one for each thread.
     let fitting = bytes.div_ceil(u64::from(repository.settings().pack_length).max(1)) as usize;
@@ -82,17 +86,19 @@ pub fn copy(
         let work = || -> Result<(), OpsError> {
             let mut data = writer.segments(ObjectKind::DataPack)?;
             let mut trees = writer.segments(ObjectKind::TreePack)?;
-            while let Some((id, length)) = lengths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some((id, length, has_deltas)) =
+                lengths.get(next.fetch_add(1, Ordering::Relaxed))
+            {
                 if monitor.interrupted() {
                     return Err(OpsError::Interrupted);
                 }
-                if failed.lock().contains(id) {
+                if deltas && !has_deltas || failed.lock().contains(id) {
                     continue;
                 }
                 let record = repository.readable_record(*id, *length);
                 let copied_pack = record.and_then(|record| match deltas {
                     false => copy_plain(&writer, &reader, needed, &record, &mut data, &mut trees),
-                    true => copy_deltas(&writer, &reader, needed, &record),
+                    true => copy_deltas(&writer, &reader, needed, &record, &mut data),
                 });
                 match copied_pack {
                     Ok(count) => drop(copied.fetch_add(count, Ordering::Relaxed)),
@@ -137,7 +143,7 @@ pub fn copy(
     };
     aborted?;
     let failed = failed.into_inner();
-    let emptied = lengths.iter().map(|(id, _)| *id).filter(|id| !failed.contains(id)).collect();
+    let emptied = lengths.iter().map(|(id, ..)| *id).filter(|id| !failed.contains(id)).collect();
     Ok(Copying::Done(Copied { emptied, bytes_written }))
 }
 
@@ -171,11 +177,12 @@ fn copy_plain<'w>(
 
 /// Copies the deltas of a pack of which something is needed that stands nowhere else, as they are. Returns how many such
 /// blobs there were.
-fn copy_deltas(
-    writer: &Writer<'_>,
+fn copy_deltas<'w>(
+    writer: &'w Writer<'_>,
     reader: &BlobReader<'_>,
     needed: &Needed<'_, '_>,
     record: &PackRecord,
+    data: &mut SegmentWriter<'w>,
 ) -> Result<u64, RepositoryError> {
     let kind = record.header.kind;
     let numbers = writer.repository().cache().pack_numbers([record.id])?;
@@ -190,6 +197,11 @@ fn copy_deltas(
             let (segment, length) = (number as u32, blob.length);
             let location = Location { pack, segment, offset, length, is_delta: true };
             offset += length;
+            // A base that nothing has plainly any more becomes one again.
+            if needed.bases.contains(&BlobKey::new(&blob.id)) && !writer.has_plain(&blob.id)? {
+                data.put_plain(&reader.fetch(&blob.id, kind, location)?)?;
+                copied += 1;
+            }
             if needed.walk.needs(kind, &blob.id) && !writer.has(&blob.id)? {
                 // Read in this very place: that another copy is good says nothing of this one.
                 reader.fetch(&blob.id, kind, location)?;

@@ -2,8 +2,9 @@
 //!
 //! Of several copies of a blob one is chosen to stay, the same one whenever the same question is asked: a whole copy
 //! before one in a damaged pack, one that is no delta before one that is, then the copy in the pack that most is
-//! needed from anyway.
-//! Memory: a row a pack; the index is read in order and not held.
+//! needed from anyway. Two stay where none is known to be whole, or none that deltas can be read against.
+//! Memory: a row a pack, and where there are deltas about 20 bytes for each of them and for each of their bases; the
+//! index is read in order and not held.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -62,6 +63,8 @@ enum Way {
     Read,
     /// To have deltas read against it.
     Base,
+    /// To be read where no copy is known to be whole: the best of its deltas, beside the best of the others.
+    Delta,
 }
 
 /// Which packs hold what is needed.
@@ -173,18 +176,22 @@ impl Usage {
         match way {
             Way::Read => (whole, plain),
             Way::Base => (plain, whole),
+            Way::Delta => (!plain, whole),
         }
     }
 
-    /// For what a blob's copies are wanted. What deltas are read against must above all be no delta; where its best copy
-    /// of that sort is damaged, one that is whole is wanted, too: it can be made plain again.
+    /// For what a blob's copies are wanted. What deltas are read against must above all be no delta; where no such copy is
+    /// whole, a delta that is is wanted, too: it can be made plain again. And where nothing is known to be whole, the best
+    /// of each sort is kept: either may turn out to be.
     fn ways(&self, id: &BlobId, copies: &[Location], damaged: &HashSet<PackId>) -> &'static [Way] {
-        if !self.bases.contains(&BlobKey::new(id)) {
-            return &[Way::Read];
-        }
-        match copies.iter().map(|copy| self.rank(Way::Base, damaged, copy)).max() {
-            Some((_, true)) | None => &[Way::Base],
-            Some((_, false)) => &[Way::Base, Way::Read],
+        let is_base = self.bases.contains(&BlobKey::new(id));
+        let mut whole = copies.iter().filter(|copy| self.rank(Way::Read, damaged, copy).0);
+        match whole.clone().any(|copy| !copy.is_delta) {
+            true if is_base => &[Way::Base],
+            true => &[Way::Read],
+            false if whole.next().is_none() => &[Way::Base, Way::Delta],
+            false if is_base => &[Way::Base, Way::Read],
+            false => &[Way::Read],
         }
     }
 
@@ -249,22 +256,32 @@ impl Usage {
             }
             needed.insert(place);
         }
-        // Pack by pack, each of which is looked up once.
-        for (pack, segment) in needed {
-            let bases = cache.bases_of(pack, segment)?;
+        // Pack by pack, each of which is looked up once; and again for deltas of bases that stand nowhere whole and
+        // plain, from which they can be made so.
+        let mut seen = HashSet::new();
+        while let Some(place) = needed.pop_first() {
+            if !seen.insert(place) {
+                continue;
+            }
+            let bases = cache.bases_of(place.0, place.1)?;
             let (mut is_readable, mut is_certain) = (true, true);
             for base in &bases {
-                let mut copies = cache.copies(base)?;
-                copies.retain(|copy| !copy.is_delta && counts(&self.rows, copy));
-                is_readable &= !copies.is_empty();
-                is_certain &= copies.iter().any(|copy| is_whole(&self.rows, copy));
+                let copies = cache.copies(base)?;
+                let mut plain = copies.iter().filter(|copy| !copy.is_delta);
+                if plain.clone().any(|copy| is_whole(&self.rows, copy)) {
+                    continue;
+                }
+                is_certain = false;
+                is_readable &= plain.any(|copy| counts(&self.rows, copy));
+                let deltas = copies.iter().filter(|copy| copy.is_delta && counts(&self.rows, copy));
+                needed.extend(deltas.map(|copy| (copy.pack, copy.segment)));
             }
             match is_readable {
                 true => self.bases.extend(bases.iter().map(BlobKey::new)),
-                false => drop(self.broken.insert((pack, segment))),
+                false => drop(self.broken.insert(place)),
             }
             if !is_certain {
-                self.doubtful.insert((pack, segment));
+                self.doubtful.insert(place);
             }
         }
         Ok(())

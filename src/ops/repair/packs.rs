@@ -216,7 +216,7 @@ fn prove(
                 }
             }
             let Some(damage) = proof.damage.first() else { continue };
-            // Where only bases are lost, it is their packs that are damaged.
+            // Where only bases are lost, it is their packs that are damaged or gone; `check` tells whom that hits.
             if proof.is_gone || proof.is_of_bases() {
                 continue;
             }

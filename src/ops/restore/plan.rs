@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::monitor::{Problem, Progress};
 use crate::target::files::Directory;
 use crate::target::is_full;
@@ -20,9 +22,6 @@ use super::work::{Failure, Item, LinkGroup, Window, Work, add};
 
 /// How many entries a window holds.
 const WINDOW_ENTRIES: usize = 16_384;
-/// How many files a window may open that are written in regions: they are open from then on until their last region
-/// is written, and a process has 1024, or 256, of what it may open.
-const WINDOW_FILES: usize = 32;
 /// How many bytes of content a window holds.
 const WINDOW_BYTES: u64 = 512 << 20;
 
@@ -52,6 +51,10 @@ pub(super) struct Planner<'p, 'w, 'a> {
     /// The path in the snapshot of the innermost directory; empty for the root.
     path: Vec<u8>,
     large: Option<LargePlan<'w, 'a>>,
+    /// It has a region in this window or an earlier one.
+    is_counted: bool,
+    /// How many files a window may open that are written in regions.
+    most_opened: usize,
     /// Files with several names, by what they share: the group, and how many names are still to come.
     groups: HashMap<LinkIdentity, (Arc<LinkGroup>, u64)>,
     /// The only entry, when no directory was asked for.
@@ -66,6 +69,8 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
             frames: Vec::new(),
             path: Vec::new(),
             large: None,
+            is_counted: false,
+            most_opened: most_opened(),
             groups: HashMap::new(),
             single: None,
         };
@@ -126,7 +131,7 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
         self.plan_single(&mut window);
         while window.len() < WINDOW_ENTRIES
             && window.bytes < WINDOW_BYTES
-            && (window.opened < WINDOW_FILES || self.large.is_some())
+            && (window.opened < self.most_opened || self.large.is_some())
         {
             if self.work.is_stopped() {
                 break;
@@ -134,6 +139,8 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
             if let Some(plan) = &mut self.large {
                 match plan.next_region(self.work) {
                     Some(region) => {
+                        window.opened +=
+                            usize::from(!std::mem::replace(&mut self.is_counted, true));
                         window.bytes += region.bytes();
                         window.regions.push((window.items.len(), region));
                     }
@@ -289,7 +296,7 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
         add(&counts.total_bytes, size);
         if is_file && LargePlan::is_wanted(&item.entry) {
             self.large = LargePlan::begin(self.work, item);
-            window.opened += usize::from(self.large.is_some());
+            self.is_counted = false;
             return;
         }
         window.bytes += size;
@@ -396,4 +403,10 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
             message: error.to_string(),
         });
     }
+}
+
+/// A sixteenth of the files that a process may have open: two windows are under way, and directories are open, too.
+fn most_opened() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    (limit / 16).clamp(4, 64) as usize
 }

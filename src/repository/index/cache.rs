@@ -119,7 +119,7 @@ pub struct IndexCache {
 /// Packs that were looked up, and about how many bytes they take.
 #[derive(Default)]
 struct KnownPacks {
-    packs: HashMap<u32, Arc<PackInfo>>,
+    packs: HashMap<u32, (Arc<PackInfo>, usize)>,
     bytes: usize,
 }
 
@@ -394,7 +394,7 @@ impl IndexCache {
     pub fn pack(&self, number: u32) -> Result<Arc<PackInfo>> {
         // Held until the pack is in, so that what is read from a view that goes is forgotten with it.
         let mut known = self.packs.lock();
-        if let Some(pack) = known.packs.get(&number) {
+        if let Some((pack, _)) = known.packs.get(&number) {
             return Ok(pack.clone());
         }
         let row = self.view.read().packs.get(number).map_err(cache_error)?;
@@ -403,11 +403,14 @@ impl IndexCache {
         let pack = decode_pack(row.value())
             .ok_or_else(|| cache_error(format!("pack {number} is garbled")))?;
         let pack = Arc::new(pack);
-        if known.bytes + bytes > KNOWN_PACKS {
-            *known = KnownPacks::default();
+        while known.bytes + bytes > KNOWN_PACKS
+            && let Some(any) = known.packs.keys().next().copied()
+        {
+            let dropped = known.packs.remove(&any);
+            known.bytes -= dropped.map_or(0, |(_, bytes)| bytes);
         }
         known.bytes += bytes;
-        known.packs.insert(number, pack.clone());
+        known.packs.insert(number, (pack.clone(), bytes));
         Ok(pack)
     }
 
