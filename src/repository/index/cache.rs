@@ -5,7 +5,7 @@
 //! A run's file is complete and durable before redb lists it, and goes after redb has ceased to; what redb does
 //! not list is a left-over and is removed when the cache is opened. When a run turns out to be damaged,
 //! all of them are forgotten, and what follows from them; what was seen of snapshots and sweeps, which no store tells
-//! again, stays.
+//! again, stays, if redb finds its own file to be whole.
 
 mod listings;
 mod place;
@@ -184,7 +184,7 @@ impl IndexCache {
 
     /// `None`: the database is not for this repository or version.
     fn with_database(
-        database: Database,
+        mut database: Database,
         place: Place,
         repository: RepositoryId,
     ) -> Result<Option<Self>> {
@@ -196,6 +196,10 @@ impl IndexCache {
         }
         let opened = Self::open_runs(&database, &place);
         let is_broken = opened.is_err();
+        // What has garbled a run may have garbled this, too, and redb looks only when it is told to.
+        if is_broken && !database.check_integrity().map_err(cache_error)? {
+            return Ok(None);
+        }
         let runs = opened.unwrap_or_default();
         let next_run = runs.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
         let view = Self::make_view(&database, runs)?;
@@ -708,12 +712,11 @@ impl IndexCache {
 
 impl Drop for IndexCache {
     fn drop(&mut self) {
-        let is_broken = self.view.read().runs.iter().any(|(_, run)| run.is_broken());
-        if let Place::Folder(folder) = &self.place
-            && is_broken
-            && self.clear().is_err()
-        {
-            let _ = remove(&folder.with_extension("redb"));
+        // The next one finds that a run is gone, and has the rest looked at.
+        if let Place::Folder(folder) = &self.place {
+            for (number, _) in self.view.read().runs.iter().filter(|(_, run)| run.is_broken()) {
+                let _ = remove(&Place::path(folder, *number));
+            }
         }
     }
 }
