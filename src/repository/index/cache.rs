@@ -102,6 +102,9 @@ struct View {
 struct Writing {
     /// Number of the next run.
     next_run: u32,
+    /// Number of the next pack, if the table has none as high: readers go by numbers, and one that a pack had which is
+    /// gone must not come to mean another.
+    next_pack: u32,
     /// Something was taken in that a crash would undo.
     passing: bool,
 }
@@ -206,7 +209,7 @@ impl IndexCache {
         let cache = IndexCache {
             database,
             place,
-            writing: Mutex::new(Writing { next_run, passing: false }),
+            writing: Mutex::new(Writing { next_run, next_pack: 0, passing: false }),
             view: RwLock::new(view),
             packs: Mutex::default(),
         };
@@ -487,7 +490,7 @@ impl IndexCache {
                 }
             }
         }
-        let entries = Self::add_packs(&transaction, packs)?;
+        let entries = Self::add_packs(&mut writing, &transaction, packs)?;
         let mut runs = self.view.read().runs.clone();
         if !entries.is_empty() {
             let count = entries.len() as u64;
@@ -583,12 +586,16 @@ impl IndexCache {
         self.publish(&mut writing, self.begin_write()?, runs)
     }
 
-    fn add_packs(transaction: &WriteTransaction, packs: &[PackRecord]) -> Result<Vec<IndexEntry>> {
+    fn add_packs(
+        writing: &mut Writing,
+        transaction: &WriteTransaction,
+        packs: &[PackRecord],
+    ) -> Result<Vec<IndexEntry>> {
         let mut table = transaction.open_table(PACKS).map_err(cache_error)?;
         let mut numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         let swept = transaction.open_table(SWEPT).map_err(cache_error)?;
-        let mut next =
-            table.last().map_err(cache_error)?.map_or(0, |(number, _)| number.value() + 1);
+        let last = table.last().map_err(cache_error)?.map_or(0, |(number, _)| number.value() + 1);
+        let mut next = last.max(writing.next_pack);
         let mut entries = Vec::new();
         for pack in packs {
             let name = name_bytes(pack.id.session, pack.id.number);
@@ -602,6 +609,7 @@ impl IndexCache {
             entries.extend(locations(next, &pack.directory));
             next += 1;
         }
+        writing.next_pack = next;
         entries.sort_unstable();
         Ok(entries)
     }
@@ -658,6 +666,8 @@ impl IndexCache {
                 }
             }
         }
+        let after_dropped = dropped.last().map_or(0, |number| number + 1);
+        writing.next_pack = writing.next_pack.max(after_dropped);
         let before = self.view.read().runs.clone();
         let mut after = before.clone();
         for (number, run) in &before {
@@ -692,6 +702,12 @@ impl IndexCache {
     pub fn clear(&self) -> Result<()> {
         let mut writing = self.writing.lock();
         let transaction = self.begin_write()?;
+        {
+            let table = transaction.open_table(PACKS).map_err(cache_error)?;
+            let last = table.last().map_err(cache_error)?;
+            let next = last.map_or(0, |(number, _)| number.value() + 1);
+            writing.next_pack = writing.next_pack.max(next);
+        }
         transaction.delete_table(INDEXES).map_err(cache_error)?;
         transaction.delete_table(PACKS).map_err(cache_error)?;
         transaction.delete_table(PACK_NUMBERS).map_err(cache_error)?;

@@ -110,6 +110,28 @@ fn a_pack_is_missed_when_what_it_holds_plainly_stands_elsewhere_as_a_delta_only(
 }
 
 #[test]
+fn the_number_of_a_pack_that_is_gone_comes_to_mean_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.redb");
+    let name = |number| PackId { session: session(), number };
+    let number_of = |cache: &IndexCache, number| {
+        cache.pack_numbers([name(number)]).unwrap().into_iter().next().unwrap()
+    };
+    let cache = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
+    cache.add(&[index(0)], &[pack(0, 0..5), pack(1, 5..9)]).unwrap();
+    drop(cache);
+    let cache = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
+    let gone = number_of(&cache, 1);
+    cache.drop_packs(&[name(1)], Dropped::Gone).unwrap();
+    cache.add(&[index(1)], &[pack(2, 9..12)]).unwrap();
+    assert_ne!(number_of(&cache, 2), gone);
+    let before = number_of(&cache, 2);
+    cache.clear().unwrap();
+    cache.add(&[index(2)], &[pack(3, 0..5)]).unwrap();
+    assert!(number_of(&cache, 3) > before);
+}
+
+#[test]
 fn a_broken_or_foreign_cache_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.redb");
