@@ -103,6 +103,9 @@ pub enum Claim {
     Ordered,
     /// Its tomb is being undone, and nothing was reported yet.
     Returning,
+    /// It was forgotten, and whoever wanted it back was told that it may not be. The writer that created it, and
+    /// reports it only now, promises nothing against that.
+    Refused,
 }
 
 /// One session: its object, its slot, its tomb.

@@ -177,7 +177,7 @@ impl Protocol {
         for session in &mut state.sessions {
             if session.is_wanted && session.claim == Claim::Returning {
                 let is_done = end == UndeleteStep::Done;
-                session.claim = if is_done { Claim::Saved } else { Claim::Nothing };
+                session.claim = if is_done { Claim::Saved } else { Claim::Refused };
             }
             session.is_wanted = false;
         }
