@@ -53,9 +53,13 @@ impl Generations {
 
     /// Whether the newest sweep lets the session's snapshot live: it is newer, or listed.
     pub fn lets_live(&self, session: SessionId) -> bool {
-        self.last.as_ref().is_none_or(|last| {
-            session.generation >= last.generation || last.sweep.lists(SnapshotId(session))
-        })
+        let is_newer = self.last.as_ref().is_none_or(|last| session.generation >= last.generation);
+        is_newer || self.lists(SnapshotId(session))
+    }
+
+    /// Whether the newest sweep lists the snapshot.
+    pub fn lists(&self, snapshot: SnapshotId) -> bool {
+        self.last.as_ref().is_some_and(|last| last.sweep.lists(snapshot))
     }
 
     /// The packs that a writer must take for absent because the open generation condemns them.

@@ -85,7 +85,13 @@ impl Repository {
                 }
                 continue;
             }
-            match self.read_listed_slot(id, &object, &known, &mut seen) {
+            let mut decided = self.read_listed_slot(id, &object, &known, &mut seen);
+            // An ABORT that was cleared away may have been followed by what its session had still to say, and a repaired
+            // sweep lists that: then the one that was seen before is none any more.
+            if matches!(decided, Ok(Decision::Abort)) && generations.lists(id) {
+                decided = self.read_listed_slot(id, &object, &HashMap::new(), &mut seen);
+            }
+            match decided {
                 Ok(Decision::Abort) => snapshots.aborted.push(session),
                 Ok(Decision::Snapshot(snapshot)) if lives => snapshots.all.push((id, *snapshot)),
                 Ok(Decision::Snapshot(_)) => snapshots.swept.push(id),
