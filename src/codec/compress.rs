@@ -71,24 +71,25 @@ impl Compressor {
         shrunk * 100 < 3 * PROBE_SAMPLE * 97
     }
 
-    /// About how long `plain` would be when it is compressed, rather more than less: exactly for what is short, and from
-    /// four samples of a sixteenth of it in all for what is long.
+    /// About how long `plain` would be when it is compressed, rather more than less: exactly below 256 KiB, and from four
+    /// samples of 16 KiB beyond.
     pub fn estimate(&mut self, plain: &[u8]) -> Result<usize, CompressError> {
-        let length = match plain.len() {
-            long if long >= 16 * ESTIMATE_SAMPLE => ESTIMATE_SAMPLE,
-            short => short,
+        let (length, starts) = match plain.len().checked_sub(ESTIMATE_SAMPLE) {
+            Some(last) if plain.len() >= 16 * ESTIMATE_SAMPLE => {
+                (ESTIMATE_SAMPLE, vec![0, last / 3, last / 3 * 2, last])
+            }
+            _ => (plain.len(), vec![0]),
         };
-        let samples = plain.len().div_ceil(length.max(1)).min(4);
-        let step = (plain.len() - length) / samples.saturating_sub(1).max(1);
+        let taken = (starts.len() * length).max(1);
         let mut shrunk = 0;
-        for number in 0..samples {
+        for start in starts {
             self.sample.clear();
             self.sample.reserve(zstd::zstd_safe::compress_bound(length));
-            let sample = &plain[number * step..][..length];
+            let sample = &plain[start..start + length];
             shrunk += self.context.compress2(&mut self.sample, sample).map_err(zstd_error)?;
         }
-        let taken = (samples * length).max(1);
-        Ok((shrunk as u64 * plain.len() as u64 / taken as u64).min(plain.len() as u64) as usize)
+        let estimate = shrunk as u64 * plain.len() as u64 / taken as u64;
+        Ok((estimate as usize).min(plain.len()))
     }
 
     /// Appends `plain` to `output`, compressed when that is at least 1 % smaller. Returns whether it is.
@@ -114,8 +115,8 @@ impl Compressor {
 /// covers both. What it makes is read by [`Decompressor::decompress`] with the same prefix.
 pub fn compress_delta(level: i32, prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, CompressError> {
     let window = (prefix.len() + plain.len()).next_power_of_two().ilog2();
-    let mut context = CCtx::create();
     // Its own context, because one that is used again would have to be outlived by every prefix.
+    let mut context = CCtx::create();
     for parameter in [
         CParameter::CompressionLevel(level),
         CParameter::WindowLog(window.clamp(17, WINDOW_LOG_MAX)),

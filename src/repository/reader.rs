@@ -44,9 +44,15 @@ struct Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
+        let plain = std::mem::take(&mut self.plain);
         let mut spare = self.spare.lock();
         if spare.len() < SPARE {
-            spare.push(std::mem::take(&mut self.plain));
+            return spare.push(plain);
+        }
+        // The large ones are worth keeping.
+        let least = spare.iter_mut().min_by_key(|buffer| buffer.capacity());
+        if let Some(least) = least.filter(|least| least.capacity() < plain.capacity()) {
+            *least = plain;
         }
     }
 }

@@ -51,6 +51,12 @@ impl Snapshots {
         all.chain(damaged).chain(hidden).chain(self.aborted.iter().copied()).collect()
     }
 
+    /// An error when the store did not hand one out: whoever acts on what is damaged must not take that for damage.
+    pub fn require_handed_out(&self) -> Result<()> {
+        let failed = self.damaged.iter().find(|(_, error)| !is_damage(error));
+        failed.map_or(Ok(()), |(_, error)| Err(error.clone()))
+    }
+
     /// As if these were forgotten.
     pub fn assume_forgotten(&mut self, ids: &BTreeSet<SnapshotId>) {
         self.all.retain(|(id, _)| !ids.contains(id));

@@ -85,8 +85,8 @@ pub struct Writer<'a> {
     repository: &'a Repository,
     session: SessionId,
     trusts_parent: bool,
-    /// Nothing that deltas may be read against is lost.
-    deltas: bool,
+    /// Nothing is damaged or gone that stands nowhere else.
+    lacks_nothing: bool,
     /// The cache's numbers of packs that this session does not refer to: they are damaged or missing.
     excluded: HashSet<u32>,
     dry_run: bool,
@@ -164,7 +164,7 @@ impl<'a> Writer<'a> {
         }
         // A damaged index object may have listed packs that nobody misses.
         let trusts_parent = lacking.is_empty() && !index_is_damaged;
-        let deltas = trusts_parent;
+        let lacks_nothing = trusts_parent;
         // Those that a collector means to drop are there for readers, and no longer for writers. A parent may need
         // one of them and be forgotten before the sweep, which would not spare it for this session's sake.
         let condemned = match is_left_out(Step::ExcludeCondemned) {
@@ -196,7 +196,7 @@ impl<'a> Writer<'a> {
         Ok(Writer {
             repository,
             trusts_parent,
-            deltas,
+            lacks_nothing,
             excluded,
             session,
             dry_run,
@@ -264,7 +264,7 @@ impl<'a> Writer<'a> {
     fn stands(&self, id: &BlobId) -> Result<bool> {
         let cache = &self.repository.cache;
         let stands = cache.has_outside(id, &self.excluded)?;
-        if !stands || self.deltas || self.base(id)?.is_some() {
+        if !stands || self.lacks_nothing || self.base(id)?.is_some() {
             return Ok(stands);
         }
         Ok(cache.copies(id)?.iter().all(|copy| copy.is_delta))
@@ -295,7 +295,7 @@ impl<'a> Writer<'a> {
     /// Whether a new blob may be stored as a delta. Not one that older packs had, and that is stored again because
     /// they are lost: it may be the base of deltas, which can be read again only when it is none itself.
     pub(super) fn may_be_delta(&self, id: &BlobId) -> Result<bool> {
-        Ok(self.deltas && self.repository.cache.lookup(id)?.is_none())
+        Ok(self.lacks_nothing && self.repository.cache.lookup(id)?.is_none())
     }
 
     /// Whether the repository, or this session, has the blob where a delta can be read against it.

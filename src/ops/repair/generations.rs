@@ -148,11 +148,8 @@ fn live(
 ) -> Result<Vec<(SnapshotId, Option<Timestamp>)>, OpsError> {
     let registered = repository.registered_sessions()?;
     let snapshots = repository.snapshots(monitor)?;
-    // Of what is damaged nobody knows whether it is a snapshot, and it lives. What the store did not hand out may be
-    // the end of a session without one, and would live for ever.
-    if let Some((_, error)) = snapshots.damaged.iter().find(|(_, error)| !is_damage(error)) {
-        return Err(error.clone().into());
-    }
+    // What is damaged lives, as nobody knows whether it is a snapshot.
+    snapshots.require_handed_out()?;
     // What the listing leaves out of the sessions that are registered is asked for by name.
     let decided = snapshots.decided();
     let unlisted = registered.iter().filter(|session| !decided.contains(session));

@@ -130,7 +130,8 @@ fn find(
     monitor: &dyn Monitor,
     repair: &mut SnapshotsRepair,
 ) -> Result<Found, OpsError> {
-    let mut found = Found { snapshots: listed(repository, monitor)?, ..Found::default() };
+    let mut found = Found { snapshots: repository.snapshots(monitor)?, ..Found::default() };
+    found.snapshots.require_handed_out()?;
     let snapshots = &found.snapshots;
     repair.snapshots = snapshots.all.len() as u64;
     let mut examined = Examined::default();
@@ -211,15 +212,6 @@ fn find(
     Ok(found)
 }
 
-/// The snapshots. One that the store does not hand out is none of which anything is known: another time.
-fn listed(repository: &Repository, monitor: &dyn Monitor) -> Result<Snapshots, OpsError> {
-    let snapshots = repository.snapshots(monitor)?;
-    match snapshots.damaged.iter().find(|(_, error)| !is_damage(error)) {
-        Some((_, error)) => Err(error.clone().into()),
-        None => Ok(snapshots),
-    }
-}
-
 fn nothing_left(id: SnapshotId, error: &RepositoryError) -> Trouble {
     let message = format!("nothing of it can be brought back: {error}");
     Trouble { item: names::snapshot(id.0), message }
@@ -278,7 +270,8 @@ fn mend_as(
 ) -> Result<bool, OpsError> {
     let repository = writer.repository();
     let writer = writer.excluding(&repository.missing_packs()?)?;
-    let listed = listed(repository, monitor)?;
+    let listed = repository.snapshots(monitor)?;
+    listed.require_handed_out()?;
     if listed.tombs.contains(&id) || !repository.generations()?.lets_live(id.0) {
         // Forgotten, or let go by a collector, since it was found damaged.
         return Ok(repository.end(writer.session())?);

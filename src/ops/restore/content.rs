@@ -145,11 +145,7 @@ impl Work<'_, '_> {
                 }
                 return Ok(tally);
             }
-            Content::Extents(extents) => {
-                let extents = extents.iter().copied().map(Ok);
-                self.write_extents(destination, with_offsets(extents), &range, hasher.as_mut())?
-            }
-            Content::List { .. } => {
+            Content::Extents(_) | Content::List { .. } => {
                 let extents = Extents::new(self.trees, content);
                 self.write_extents(destination, with_offsets(extents), &range, hasher.as_mut())?
             }
