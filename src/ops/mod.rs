@@ -14,6 +14,7 @@ pub mod repair;
 pub mod restore;
 pub mod select;
 pub mod stats;
+mod threads;
 pub mod undelete;
 mod walk;
 

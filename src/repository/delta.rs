@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::error::{Named, Result};
-use super::index::Location;
+use super::index::{Location, SegmentPlace};
 use super::reader::BlobReader;
 use super::writer::{SegmentWriter, Writer};
 use crate::codec::compress::{Decompressor, compress_delta};
@@ -29,7 +29,7 @@ pub struct DeltaWriter<'w> {
     writer: &'w Writer<'w>,
     reader: &'w BlobReader<'w>,
     bases: Vec<BlobId>,
-    base_segments: BTreeSet<(u32, u32)>,
+    base_segments: BTreeSet<SegmentPlace>,
     prefix: Vec<u8>,
     plain: Vec<u8>,
     blobs: Vec<BlobRecord>,
@@ -84,7 +84,7 @@ impl<'w> DeltaWriter<'w> {
             };
             self.prefix.extend_from_slice(&bytes);
             self.bases.push(*base);
-            self.base_segments.insert((location.pack, location.segment));
+            self.base_segments.insert(location.place());
         }
         self.plain.extend_from_slice(plain);
         self.blobs.push(BlobRecord { id, length: plain.len() as u32 });
@@ -99,7 +99,7 @@ impl<'w> DeltaWriter<'w> {
             if !self.bases.contains(base) {
                 count += 1;
                 bytes += location.length as usize;
-                segments.insert((location.pack, location.segment));
+                segments.insert(location.place());
             }
         }
         count <= BASES && bytes <= PREFIX_BYTES && segments.len() <= BASE_SEGMENTS

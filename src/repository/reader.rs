@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
-use super::index::{Location, PackInfo};
+use super::index::{Location, PackInfo, SegmentPlace};
 use super::mend::plain_length;
 use super::seal::{frames_covering, unseal_range};
 use super::verify::is_damage;
@@ -68,20 +68,17 @@ impl std::ops::Deref for Blob {
 /// A segment that is being fetched or was.
 type Slot = Arc<Mutex<Option<Arc<Opened>>>>;
 
-/// Pack and segment, by number.
-type Place = (u32, u32);
-
 struct CachedSegments {
-    slots: HashMap<Place, (Slot, u64)>,
+    slots: HashMap<SegmentPlace, (Slot, u64)>,
     bytes: u64,
     turn: u64,
     /// When blobs of a segment will still be read, where somebody has said so: how many blobs come before.
-    awaited: HashMap<Place, VecDeque<u32>>,
+    awaited: HashMap<SegmentPlace, VecDeque<u32>>,
 }
 
 impl CachedSegments {
     /// Drops a segment, unless somebody waits for it or opens it.
-    fn remove(&mut self, place: Place) {
+    fn remove(&mut self, place: SegmentPlace) {
         let Some((slot, _)) = self.slots.get(&place) else { return };
         if Arc::strong_count(slot) > 1 {
             return;
@@ -141,17 +138,16 @@ impl<'a> BlobReader<'a> {
     /// last of them was read, and no longer; where there is no room for all, that goes which is needed last (L. Bélády's
     /// rule). What was said before is void. Four bytes a blob.
     pub fn await_only<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
-        let mut awaited: HashMap<Place, VecDeque<u32>> = HashMap::new();
+        let mut awaited: HashMap<SegmentPlace, VecDeque<u32>> = HashMap::new();
         let mut deltas = HashSet::new();
         let mut add = |order: usize, location: &Location| {
-            let place = (location.pack, location.segment);
-            awaited.entry(place).or_default().push_back(order as u32);
+            awaited.entry(location.place()).or_default().push_back(order as u32);
         };
         for (order, blob) in blobs.into_iter().enumerate() {
             // What is not found, or cannot be, will be an error when it is read.
             let Ok(location) = self.locate(blob) else { continue };
             add(order, &location);
-            if !location.is_delta || !deltas.insert((location.pack, location.segment)) {
+            if !location.is_delta || !deltas.insert(location.place()) {
                 continue;
             }
             for base in self.repository.cache.bases(&location).unwrap_or_default() {
@@ -164,7 +160,7 @@ impl<'a> BlobReader<'a> {
     }
 
     /// A blob of this segment was read.
-    fn was_read(&self, place: Place) {
+    fn was_read(&self, place: SegmentPlace) {
         let mut cached = self.segments.lock();
         let Some(rest) = cached.awaited.get_mut(&place) else { return };
         rest.pop_front();
@@ -282,8 +278,8 @@ impl<'a> BlobReader<'a> {
             let message = format!("is in a {}", pack.kind.name());
             return Err(RepositoryError::corrupt(item(), message));
         }
-        let segment = self.segment(&pack, location.pack, location.segment)?;
-        self.was_read((location.pack, location.segment));
+        let segment = self.segment(&pack, location.place())?;
+        self.was_read(location.place());
         let start = location.offset as usize;
         let range = start..start + location.length as usize;
         if range.end > segment.plain.len() {
@@ -303,13 +299,12 @@ impl<'a> BlobReader<'a> {
     }
 
     /// The plaintext of a segment.
-    fn segment(&self, pack: &PackInfo, number: u32, segment: u32) -> Result<Arc<Opened>> {
-        let key = (number, segment);
+    fn segment(&self, pack: &PackInfo, place: SegmentPlace) -> Result<Arc<Opened>> {
         let slot = {
             let mut cached = self.segments.lock();
             cached.turn += 1;
             let turn = cached.turn;
-            let (slot, used) = cached.slots.entry(key).or_default();
+            let (slot, used) = cached.slots.entry(place).or_default();
             *used = turn;
             slot.clone()
         };
@@ -317,17 +312,17 @@ impl<'a> BlobReader<'a> {
         if let Some(bytes) = content.as_ref() {
             return Ok(bytes.clone());
         }
-        match self.load_segment(pack, segment) {
+        match self.load_segment(pack, place.segment) {
             Ok(plain) => {
                 let length = plain.len() as u64;
                 let opened = Arc::new(Opened { plain, spare: self.spare.clone() });
                 *content = Some(opened.clone());
                 drop(content);
-                self.make_room(key, length);
+                self.make_room(place, length);
                 Ok(opened)
             }
             Err(error) => {
-                self.segments.lock().slots.remove(&key);
+                self.segments.lock().slots.remove(&place);
                 Err(error)
             }
         }
@@ -335,7 +330,7 @@ impl<'a> BlobReader<'a> {
 
     /// Counts a new segment, and drops others until all fit: first those that nobody awaits, the one that was used least
     /// recently before the others; then those that are needed last.
-    fn make_room(&self, new: Place, length: u64) {
+    fn make_room(&self, new: SegmentPlace, length: u64) {
         let mut cached = self.segments.lock();
         cached.bytes += length;
         while cached.bytes > self.budget {
@@ -419,11 +414,11 @@ impl<'a> BlobReader<'a> {
         self.first_whole(base, kind, &copies)
     }
 
-    /// A segment as it is stored, unsealed: of the pack with this number.
-    pub fn stored_segment(&self, pack: u32, segment: u32) -> Result<Vec<u8>> {
-        let info = self.repository.cache.pack(pack)?;
+    /// A segment as it is stored, unsealed.
+    pub fn stored_segment(&self, place: SegmentPlace) -> Result<Vec<u8>> {
+        let info = self.repository.cache.pack(place.pack)?;
         let unknown = || RepositoryError::corrupt(layout::pack(info.id), "has no such segment");
-        let segment = info.segments.get(segment as usize).ok_or_else(unknown)?;
+        let segment = info.segments.get(place.segment as usize).ok_or_else(unknown)?;
         self.read_stored(&info, segment.offset, segment.stored_length as usize)
     }
 

@@ -9,7 +9,7 @@ use aumbry::format::header::ObjectKind;
 use aumbry::id::BlobId;
 use aumbry::monitor::{RecordingMonitor, SilentMonitor};
 use aumbry::ops::backup::{BackupOptions, Deltas};
-use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
+use aumbry::ops::check::DataSelection;
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::repository::Repository;
 use aumbry::repository::index::Location;
@@ -23,19 +23,14 @@ use proptest::sample::Index;
 use crate::model::for_all;
 use crate::prune::{pruned, tight};
 use crate::support::{
-    back_up, back_up_with, contents, create, noise, open, options, small_settings, snapshots,
+    back_up, back_up_with, checked, contents, create, noise, open, options, small_settings,
+    snapshots,
 };
 
 /// Every delta blob, and where it is.
 fn deltas(repository: &Repository) -> Vec<(BlobId, Location)> {
     let entries = repository.cache().entries().unwrap().map(Result::unwrap);
     entries.filter(|(_, location)| location.is_delta).collect()
-}
-
-fn checked(repository: &Repository, data: DataSelection) -> CheckSummary {
-    let options =
-        CheckOptions { data, restore_sample: 0, share_ledger: false, memory_budget: 256 << 20 };
-    check(repository, &options, &SilentMonitor).unwrap()
 }
 
 fn pack_bytes(store: &Store) -> u64 {

@@ -12,7 +12,7 @@ use aumbry::format::snapshot::Snapshot;
 use aumbry::monitor::{RecordingMonitor, SilentMonitor};
 use aumbry::ops::backup::BackupSummary;
 use aumbry::ops::check::sample::Confidence;
-use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
+use aumbry::ops::check::{CheckOptions, DataSelection, check};
 use aumbry::repository::session::Committed;
 use aumbry::repository::writer::Writer;
 use aumbry::repository::{Environment, Repository};
@@ -21,8 +21,8 @@ use aumbry::tree::entry::{Content, Entry, Extent, FileContent, Metadata, Node};
 use aumbry::units::Timestamp;
 
 use crate::support::{
-    back_up_with, contents, create, environment, noise, open, options, passphrase, small_settings,
-    snapshots,
+    back_up_with, check_options, checked, contents, create, environment, noise, open, options,
+    passphrase, small_settings, snapshots,
 };
 
 /// Forty files of noise, one of them long enough for a chunk list.
@@ -100,14 +100,6 @@ fn a_pack_that_is_back_counts_again() {
     let (summary, notes) = back_up(&repository, source.path());
     assert_eq!(notes, [""; 0]);
     assert_eq!(summary.counts.data_blobs, 0, "{:?}", summary.counts);
-}
-
-fn check_options(data: DataSelection) -> CheckOptions {
-    CheckOptions { data, restore_sample: 0, share_ledger: false, memory_budget: 256 << 20 }
-}
-
-fn checked(repository: &Repository, data: DataSelection) -> CheckSummary {
-    check(repository, &check_options(data), &SilentMonitor).unwrap()
 }
 
 /// Flips a bit in the middle of an object.

@@ -22,24 +22,13 @@ use crate::crash_collection::World;
 use crate::crash_repairs;
 use crate::model::{copy_of, quick_key};
 use crate::prune::{tight, write_files};
-use crate::support::{back_up, environment};
+use crate::support::{back_up, environment, repair_options};
 
 /// Runs a command and says what it has to tell.
 type Command = fn(&Repository) -> Result<String, OpsError>;
 
-fn repairing() -> RepairOptions {
-    RepairOptions {
-        dry_run: false,
-        read_data: true,
-        forget_originals: false,
-        no_collector_runs: true,
-        program: "test".into(),
-        memory_budget: 64 << 20,
-    }
-}
-
 fn looking() -> RepairOptions {
-    RepairOptions { dry_run: true, ..repairing() }
+    RepairOptions { dry_run: true, ..repair_options() }
 }
 
 /// Clients that draw the same numbers at the same time, so that what they tell can be compared.
@@ -132,11 +121,12 @@ fn pruned(repository: &Repository) -> Result<String, OpsError> {
 }
 
 fn config_repaired(repository: &Repository) -> Result<String, OpsError> {
-    repair_config(repository, &repairing()).map(|done| format!("{done:?}"))
+    repair_config(repository, &repair_options()).map(|done| format!("{done:?}"))
 }
 
 fn generations_repaired(repository: &Repository) -> Result<String, OpsError> {
-    repair_generations(repository, &repairing(), &SilentMonitor).map(|done| format!("{done:?}"))
+    repair_generations(repository, &repair_options(), &SilentMonitor)
+        .map(|done| format!("{done:?}"))
 }
 
 fn index_looked_at(repository: &Repository) -> Result<String, OpsError> {
@@ -144,11 +134,11 @@ fn index_looked_at(repository: &Repository) -> Result<String, OpsError> {
 }
 
 fn index_repaired(repository: &Repository) -> Result<String, OpsError> {
-    repair_index(repository, &repairing(), &SilentMonitor).map(|done| format!("{done:?}"))
+    repair_index(repository, &repair_options(), &SilentMonitor).map(|done| format!("{done:?}"))
 }
 
 fn packs_repaired(repository: &Repository) -> Result<String, OpsError> {
-    repair_packs(repository, &repairing(), &SilentMonitor).map(|done| format!("{done:?}"))
+    repair_packs(repository, &repair_options(), &SilentMonitor).map(|done| format!("{done:?}"))
 }
 
 fn snapshots_looked_at(repository: &Repository) -> Result<String, OpsError> {
@@ -156,7 +146,7 @@ fn snapshots_looked_at(repository: &Repository) -> Result<String, OpsError> {
 }
 
 fn snapshots_repaired(repository: &Repository) -> Result<String, OpsError> {
-    repair_snapshots(repository, &repairing(), &SilentMonitor).map(|done| format!("{done:?}"))
+    repair_snapshots(repository, &repair_options(), &SilentMonitor).map(|done| format!("{done:?}"))
 }
 
 fn brought_back(repository: &Repository) -> Result<String, OpsError> {

@@ -29,19 +29,8 @@ use aumbry::view::{DirectoryRoot, Entries, read_file};
 
 use crate::model::{copy_of, create_quick_with, open_quick, quick_key};
 use crate::support::{
-    back_up, back_up_with, contents, environment, noise, small_settings, snapshots,
+    back_up, back_up_with, contents, environment, noise, repair_options, small_settings, snapshots,
 };
-
-fn options() -> RepairOptions {
-    RepairOptions {
-        dry_run: false,
-        read_data: true,
-        forget_originals: false,
-        no_collector_runs: true,
-        program: "test".into(),
-        memory_budget: 64 << 20,
-    }
-}
 
 /// Opens with or without a config.
 fn open_any(store: &Store) -> Repository {
@@ -52,7 +41,7 @@ fn open_any(store: &Store) -> Repository {
 
 /// Everything that can be repaired, in order.
 fn repair_all(repository: &Repository) -> Result<(), OpsError> {
-    let options = options();
+    let options = repair_options();
     repair_config(repository, &options)?;
     repair_generations(repository, &options, &SilentMonitor)?;
     repair_index(repository, &options, &SilentMonitor)?;
@@ -299,14 +288,14 @@ fn with_parity_every_damage_of_packs_within_its_reach_is_mended_completely() {
             store.delete(&name).unwrap();
             store.create(&name, damaged).unwrap();
             let repository = open_quick(store.clone(), None);
-            let done = repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+            let done = repair_packs(&repository, &repair_options(), &SilentMonitor).unwrap();
             assert_eq!(done.salvaged.len(), 1, "{case}: {done:?}");
             assert!(done.salvaged[0].is_new && done.salvaged[0].lost == 0, "{case}: {done:?}");
             // Even without the damaged pack everything is there.
             store.delete(&name).unwrap();
             let fresh = open_quick(store.clone(), None);
             assert!(restorable(&store) == wanted, "{case}");
-            let again = repair_packs(&fresh, &options(), &SilentMonitor).unwrap();
+            let again = repair_packs(&fresh, &repair_options(), &SilentMonitor).unwrap();
             assert!(again.salvaged.is_empty(), "{case}: {again:?}");
             cases += 1;
         }
@@ -334,17 +323,17 @@ fn what_is_good_in_a_damaged_pack_is_stored_again_and_a_collection_drops_it() {
         store.create(&name, damaged).unwrap();
         let left = restorable(&store);
         let repository = open_quick(store.clone(), None);
-        let dry = RepairOptions { dry_run: true, ..options() };
+        let dry = RepairOptions { dry_run: true, ..repair_options() };
         let plan = repair_packs(&repository, &dry, &SilentMonitor).unwrap();
         assert_eq!(store.list(layout::DAMAGED).unwrap().len(), 0);
-        let done = repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+        let done = repair_packs(&repository, &repair_options(), &SilentMonitor).unwrap();
         assert_eq!(plan.salvaged, done.salvaged);
         assert_eq!(done.salvaged.len(), 1, "{name}: {done:?}");
         assert!(done.salvaged[0].lost > 0);
         salvaged += done.salvaged[0].blobs;
         assert_eq!(store.list(layout::DAMAGED).unwrap().len(), 1);
-        repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
-        let forgetting = RepairOptions { forget_originals: true, ..options() };
+        repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
+        let forgetting = RepairOptions { forget_originals: true, ..repair_options() };
         let done = repair_snapshots(&repository, &forgetting, &SilentMonitor).unwrap();
         if done.left.is_empty() {
             let options =
@@ -375,7 +364,7 @@ fn a_pack_that_nobody_can_list_is_told_and_the_others_are_listed() {
     store.delete(&last.name).unwrap();
     store.create(&last.name, object).unwrap();
     for dry_run in [true, false] {
-        let options = RepairOptions { dry_run, ..options() };
+        let options = RepairOptions { dry_run, ..repair_options() };
         let done =
             repair_index(&open_quick(store.clone(), None), &options, &SilentMonitor).unwrap();
         let unreadable: Vec<_> = done.unreadable.iter().map(|trouble| &trouble.item).collect();
@@ -430,20 +419,20 @@ fn every_index_object_can_be_lost_at_once() {
         let repository = open_quick(store.clone(), None);
         let plan = repair_index(
             &repository,
-            &RepairOptions { dry_run: true, ..options() },
+            &RepairOptions { dry_run: true, ..repair_options() },
             &SilentMonitor,
         )
         .unwrap();
         assert_eq!(plan.damaged.is_empty(), !damaged);
         assert!(plan.packs_listed > 2 && plan.quarantined.is_empty());
         assert_eq!(store.list(layout::QUARANTINE).unwrap().len(), 0);
-        let done = repair_index(&repository, &options(), &SilentMonitor).unwrap();
+        let done = repair_index(&repository, &repair_options(), &SilentMonitor).unwrap();
         assert_eq!(done.packs_listed, plan.packs_listed);
         assert_eq!(done.quarantined.len(), plan.damaged.len());
         assert_eq!(store.list(layout::QUARANTINE).unwrap().len(), plan.damaged.len());
         assert_eq!(checked(&open_quick(store.clone(), None)).damage, []);
         assert!(restorable(&store) == wanted);
-        let again = repair_index(&repository, &options(), &SilentMonitor).unwrap();
+        let again = repair_index(&repository, &repair_options(), &SilentMonitor).unwrap();
         assert_eq!((again.packs_listed, again.damaged.len()), (0, 0));
     }
 }
@@ -473,7 +462,7 @@ fn a_snapshot_with_missing_content_gets_another_with_what_is_there_and_stays() {
         let left = restorable(&store);
         let repository = open_quick(store.clone(), None);
         let originals = snapshots(&repository);
-        let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        let done = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
         let repaired = find_repaired(&repository);
         assert_eq!(done.made.len(), repaired.len());
         // The originals are still there, and `latest` is the repaired one of two.
@@ -526,11 +515,11 @@ fn a_snapshot_with_missing_content_gets_another_with_what_is_there_and_stays() {
                 }
             }
         }
-        let again = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        let again = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
         assert_eq!((again.made.len(), again.known.len()), (0, repaired.len()));
         assert_eq!(find_repaired(&repository).len(), repaired.len());
         // With consent, the damaged ones go.
-        let forgetting = RepairOptions { forget_originals: true, ..options() };
+        let forgetting = RepairOptions { forget_originals: true, ..repair_options() };
         let forgotten = repair_snapshots(&repository, &forgetting, &SilentMonitor).unwrap();
         assert_eq!(forgotten.forgotten.len(), repaired.len());
         let fresh = open_quick(store.clone(), None);
@@ -567,7 +556,7 @@ fn of_a_long_file_with_a_hole_the_rest_is_kept_and_a_short_one_that_is_lost_is_l
         let store = copy_of(&whole);
         store.delete(&layout::pack(pack.id)).unwrap();
         let repository = open_quick(store, None);
-        let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        let done = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
         let line = &done.made.last().unwrap().left_out[0];
         let repaired = find_repaired(&repository).pop().unwrap().1;
         let mut found = contents(&repository, &repaired);
@@ -598,7 +587,7 @@ fn what_was_swept_does_not_come_back_with_a_repair_though_its_tomb_is_still_ther
     let open = repository.condemn(&repository.generations().unwrap(), Vec::new()).unwrap().unwrap();
     flip(&store, &layout::condemned(open));
     let repository = open_quick(store, None);
-    repair_generations(&repository, &options(), &SilentMonitor).unwrap();
+    repair_generations(&repository, &repair_options(), &SilentMonitor).unwrap();
     let last = repository.generations().unwrap().last.unwrap();
     assert!(last.generation == open && !last.sweep.lists(id));
     assert_eq!(last.sweep.live.len(), snapshots(&repository).len());
@@ -616,10 +605,11 @@ fn blobs_that_are_stored_again_for_a_snapshot_that_is_made_are_counted() {
     repository.record_damage(packs[1].id, "a test", &[]).unwrap();
     let looked = repair_snapshots(
         &open_quick(store.clone(), None),
-        &RepairOptions { dry_run: true, ..options() },
+        &RepairOptions { dry_run: true, ..repair_options() },
         &SilentMonitor,
     );
-    let done = repair_snapshots(&open_quick(store, None), &options(), &SilentMonitor).unwrap();
+    let done =
+        repair_snapshots(&open_quick(store, None), &repair_options(), &SilentMonitor).unwrap();
     assert!(!done.made.is_empty() && done.blobs_stored_again > 0);
     assert_eq!(done.blobs_stored_again, looked.unwrap().blobs_stored_again);
 }
@@ -644,7 +634,7 @@ fn damage_in_the_index_does_not_stop_the_repair_of_packs_and_what_no_one_can_lis
     let indexes = store.list(layout::INDEX).unwrap();
     flip(&store, &indexes[0].name);
     let repository = open_quick(store.clone(), None);
-    let done = repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+    let done = repair_packs(&repository, &repair_options(), &SilentMonitor).unwrap();
     assert!(done.salvaged.is_empty() && done.left.is_empty(), "{done:?}");
     for index in &indexes {
         store.delete(&index.name).unwrap();
@@ -657,7 +647,7 @@ fn damage_in_the_index_does_not_stop_the_repair_of_packs_and_what_no_one_can_lis
     store.create(&pack.name, object).unwrap();
     let id = layout::parse_pack(&pack.name).unwrap();
     repository.record_damage(id, "a test", &[]).unwrap();
-    let options = RepairOptions { read_data: false, ..options() };
+    let options = RepairOptions { read_data: false, ..repair_options() };
     let done = repair_packs(&open_quick(store, None), &options, &SilentMonitor).unwrap();
     let [left] = &done.left[..] else { panic!("{done:?}") };
     let told = "is recorded as damaged, and what it holds is not known";
@@ -675,16 +665,17 @@ fn what_a_pack_cost_is_recorded_with_it_and_a_second_repair_says_nothing_of_it()
         object[HEADER_LENGTH + 10] ^= 1;
         store.delete(&pack.name).unwrap();
         store.create(&pack.name, object).unwrap();
-        let done = repair_packs(&open_quick(store.clone(), None), &options(), &SilentMonitor);
+        let done =
+            repair_packs(&open_quick(store.clone(), None), &repair_options(), &SilentMonitor);
         let [salvaged] = &done.unwrap().salvaged[..] else { panic!("one is damaged") };
         let repository = open_quick(store, None);
         let record = repository.read_damage(salvaged.pack).unwrap();
         assert_eq!(record.lost.unwrap().len() as u64, salvaged.lost);
         lost += salvaged.lost;
-        let again = repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+        let again = repair_packs(&repository, &repair_options(), &SilentMonitor).unwrap();
         assert!(again.salvaged.is_empty() && again.bytes_written == 0, "{again:?}");
         let sessions = repository.store().list(layout::INDEX).unwrap().len();
-        repair_packs(&repository, &options(), &SilentMonitor).unwrap();
+        repair_packs(&repository, &repair_options(), &SilentMonitor).unwrap();
         assert_eq!(repository.store().list(layout::INDEX).unwrap().len(), sessions);
     }
     assert!(lost > 0);
@@ -721,7 +712,7 @@ fn a_generation_that_is_ended_spares_what_a_listing_leaves_out_of_those_that_are
         let names = [layout::snapshot(id.0), layout::snapshot(aborted)];
         let client = open_quick(store.with_faults(control.clone()), None);
         let monitor = Forgetful { control, names };
-        repair_generations(&client, &options(), &monitor).unwrap();
+        repair_generations(&client, &repair_options(), &monitor).unwrap();
         let last = client.generations().unwrap().last.unwrap();
         assert!(last.sweep.lists(id), "damaged: {is_damaged}");
         assert!(!last.sweep.lists(SnapshotId(aborted)));
@@ -745,7 +736,7 @@ fn a_directory_that_cannot_be_read_is_kept_as_an_empty_one_and_the_repaired_snap
         store.delete(&object.name).unwrap();
     }
     let repository = open_quick(store, None);
-    let options = RepairOptions { program: "another".into(), ..options() };
+    let options = RepairOptions { program: "another".into(), ..repair_options() };
     let done = repair_snapshots(&repository, &options, &SilentMonitor).unwrap();
     let [made] = &done.made[..] else { panic!("{done:?}") };
     assert_eq!(Some(made.original), second.snapshot);
@@ -778,7 +769,7 @@ fn a_directory_of_which_a_part_is_lost_keeps_its_other_entries() {
         let store = copy_of(&whole);
         store.delete(&layout::pack(pack.id)).unwrap();
         let repository = open_quick(store, None);
-        let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        let done = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
         let Some(made) = done.made.first() else { continue };
         let [line] = &made.left_out[..] else { panic!("{:?}", made.left_out) };
         let entries = contents(&repository, &find_repaired(&repository)[0].1).len();
@@ -805,13 +796,13 @@ fn what_stands_only_in_packs_that_are_recorded_as_damaged_is_stored_again_and_co
         let blobs = record.directory.blob_count() as u64;
         repository.record_damage(pack.id, "a test", &[]).unwrap();
         let client = open_quick(copy_of(&store), None);
-        let packs = repair_packs(&client, &options(), &SilentMonitor).unwrap();
+        let packs = repair_packs(&client, &repair_options(), &SilentMonitor).unwrap();
         let [salvaged] = &packs.salvaged[..] else { panic!("{packs:?}") };
         assert_eq!((salvaged.pack, salvaged.blobs, salvaged.is_new), (pack.id, blobs, false));
-        let again = repair_packs(&client, &options(), &SilentMonitor).unwrap();
+        let again = repair_packs(&client, &repair_options(), &SilentMonitor).unwrap();
         assert!(again.salvaged.is_empty() && again.bytes_written == 0, "{again:?}");
         for (dry_run, wanted) in [(true, blobs), (false, blobs), (false, 0)] {
-            let options = RepairOptions { dry_run, ..options() };
+            let options = RepairOptions { dry_run, ..repair_options() };
             let client = open_quick(store.clone(), None);
             let done = repair_snapshots(&client, &options, &SilentMonitor).unwrap();
             assert!(done.made.is_empty() && done.left.is_empty());
@@ -827,7 +818,7 @@ fn a_snapshot_of_which_nothing_can_be_read_is_told_and_left() {
     repository.refresh_index(&SilentMonitor).unwrap();
     remove_packs(&store, &repository, ObjectKind::TreePack);
     let repository = open_quick(store.clone(), None);
-    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    let done = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
     assert_eq!((done.made.len(), done.left.len()), (0, 2));
     assert!(done.left[0].message.starts_with("nothing of it can be brought back"));
 }
@@ -840,7 +831,7 @@ fn a_snapshot_that_the_store_has_lost_is_put_back_by_a_client_that_has_seen_it()
     let id = snapshots(&repository)[0].0;
     let name = layout::snapshot(id.0);
     store.delete(&name).unwrap();
-    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    let done = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
     assert_eq!(done.put_back, [id]);
     assert!(restorable(&store) == wanted);
     assert_eq!(checked(&open_quick(store.clone(), None)).damage, []);
@@ -850,10 +841,10 @@ fn a_snapshot_that_the_store_has_lost_is_put_back_by_a_client_that_has_seen_it()
     flipped[300] ^= 1;
     store.delete(&name).unwrap();
     store.create(&name, flipped).unwrap();
-    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    let done = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
     assert_eq!(done.made.len(), 1);
     assert!(done.made[0].original == id && done.made[0].left_out.is_empty());
-    let again = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    let again = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
     assert_eq!((again.made.len(), again.known.len()), (0, 1));
     let now = restorable(&store);
     assert!(wanted.iter().all(|(place, bytes)| now.get(place) == Some(bytes)));
@@ -868,7 +859,7 @@ fn what_is_put_back_beside_an_unfinished_collection_is_not_said_to_be_back_for_c
     let held = repository.register(Purpose::Read).unwrap();
     let open = repository.condemn(&repository.generations().unwrap(), Vec::new()).unwrap();
     assert!(open.is_some());
-    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    let done = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
     assert_eq!((done.put_back, done.is_pending), (vec![id], true));
     repository.abort(held).unwrap();
     assert!(
@@ -888,9 +879,9 @@ fn a_damaged_snapshot_that_was_repaired_stands_in_the_way_of_a_prune_until_it_is
     for _ in 0..2 {
         let refused = prune().unwrap_err().to_string();
         assert!(refused.contains("repair snapshots --forget-originals"), "{refused}");
-        repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+        repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
     }
-    let forgetting = RepairOptions { forget_originals: true, ..options() };
+    let forgetting = RepairOptions { forget_originals: true, ..repair_options() };
     assert!(
         !repair_snapshots(&repository, &forgetting, &SilentMonitor).unwrap().forgotten.is_empty()
     );
@@ -920,13 +911,13 @@ fn a_lost_config_is_made_again_and_one_of_a_newer_version_is_not() {
             Repository::open(store.clone(), &quick_key(1), environment(None)).err().unwrap();
         assert_eq!((error.kind, error.item.as_str()), (kind, "config"));
         let repository = open_any(&store);
-        let dry = RepairOptions { dry_run: true, ..options() };
+        let dry = RepairOptions { dry_run: true, ..repair_options() };
         assert!(repair_config(&repository, &dry).unwrap().made);
         assert_eq!(store.get("config").ok(), bytes);
-        let done = repair_config(&repository, &options()).unwrap();
+        let done = repair_config(&repository, &repair_options()).unwrap();
         assert!(done.made && done.missing == bytes.is_none());
         assert_eq!(done.quarantined.len(), usize::from(bytes.is_some()));
-        assert!(!repair_config(&repository, &options()).unwrap().made);
+        assert!(!repair_config(&repository, &repair_options()).unwrap().made);
         assert_eq!(*open_quick(store.clone(), None).settings(), settings);
         assert!(restorable(&store) == wanted);
         assert_eq!(checked(&open_quick(store.clone(), None)).damage, []);
@@ -947,7 +938,7 @@ fn a_repository_without_snapshots_is_one_though_the_repair_of_its_config_was_sto
     store.delete("config").unwrap();
     let opened = Repository::open(store.clone(), &quick_key(1), environment(None));
     assert_eq!(opened.err().unwrap().kind, Kind::Corrupt);
-    assert!(repair_config(&open_any(&store), &options()).unwrap().made);
+    assert!(repair_config(&open_any(&store), &repair_options()).unwrap().made);
     open_quick(store, None);
 }
 
@@ -962,7 +953,7 @@ fn a_key_slot_of_another_repository_does_not_make_the_config() {
     store.delete("config").unwrap();
     let repository = open_any(&store);
     assert_eq!(repository.id(), id);
-    repair_config(&repository, &options()).unwrap();
+    repair_config(&repository, &repair_options()).unwrap();
     assert_eq!(checked(&open_quick(store, None)).snapshots, 2);
 }
 
@@ -993,7 +984,7 @@ fn a_condemned_list_that_cannot_be_read_ends_with_nothing_dropped_and_needs_no_c
     let refused = prune(&writer, &PruneOptions::default(), &SilentMonitor).unwrap_err();
     assert!(refused.to_string().contains("repair generations"), "{refused}");
 
-    let repair = RepairOptions { no_collector_runs: false, ..options() };
+    let repair = RepairOptions { no_collector_runs: false, ..repair_options() };
     let dry = RepairOptions { dry_run: true, ..repair.clone() };
     let repository = open_quick(store.clone(), None);
     let plan = repair_generations(&repository, &dry, &SilentMonitor).unwrap();
@@ -1030,11 +1021,11 @@ fn a_sweep_that_cannot_be_read_needs_consent_and_then_everybody_goes_on() {
     flip(&store, &layout::sweep(swept));
 
     let repository = open_quick(store.clone(), None);
-    let cautious = RepairOptions { no_collector_runs: false, ..options() };
+    let cautious = RepairOptions { no_collector_runs: false, ..repair_options() };
     let error = repair_generations(&repository, &cautious, &SilentMonitor).unwrap_err();
     assert!(error.to_string().contains("no collector"), "{error}");
     let undecided = repository.register(Purpose::Write).unwrap();
-    let done = repair_generations(&repository, &options(), &SilentMonitor).unwrap();
+    let done = repair_generations(&repository, &repair_options(), &SilentMonitor).unwrap();
     assert_eq!((done.ended, done.fenced), (Some(swept + 1), 1));
     assert!(!repository.abort(undecided).unwrap());
     let begun = layout::condemned(swept + 1);
@@ -1060,7 +1051,7 @@ fn with_the_sweep_in_its_cache_a_client_needs_no_consent() {
     repository.refresh_index(&SilentMonitor).unwrap();
     let swept = repository.generations().unwrap().swept();
     flip(&store, &layout::sweep(swept));
-    let cautious = RepairOptions { no_collector_runs: false, ..options() };
+    let cautious = RepairOptions { no_collector_runs: false, ..repair_options() };
     let done = repair_generations(&repository, &cautious, &SilentMonitor).unwrap();
     assert_eq!(done.ended, Some(swept + 1));
     // It is put back, so that nobody finds a gap.
@@ -1079,7 +1070,7 @@ fn what_is_forgotten_can_still_come_back_after_the_first_generation_was_repaired
     let open = repository.condemn(&repository.generations().unwrap(), Vec::new()).unwrap().unwrap();
     flip(&store, &layout::condemned(open));
     let repository = open_quick(store.clone(), None);
-    repair_generations(&repository, &options(), &SilentMonitor).unwrap();
+    repair_generations(&repository, &repair_options(), &SilentMonitor).unwrap();
     repository.undelete(&[id]).unwrap();
     assert_eq!(snapshots(&open_quick(store, None)).len(), 1);
 }
@@ -1115,7 +1106,7 @@ fn a_late_sweep_of_a_generation_that_a_repair_ended_drops_nothing() {
     let open = collector.condemn(&generations, all.clone()).unwrap().unwrap();
     flip(&store, &layout::condemned(open));
     let repository = open_quick(store.clone(), None);
-    repair_generations(&repository, &options(), &SilentMonitor).unwrap();
+    repair_generations(&repository, &repair_options(), &SilentMonitor).unwrap();
     // The collector, which still knows what it condemned, wakes up.
     let published = collector.sweep(open, generations.last.as_ref(), all, Vec::new()).unwrap();
     assert_eq!(published.sweep.packs, []);
@@ -1133,7 +1124,7 @@ fn a_damaged_tomb_forgets_nothing_and_a_repair_sees_that_it_never_does() {
     let whole = store.get(&name).unwrap();
     flip(&store, &name);
     assert_eq!(snapshots(&repository).len(), 2);
-    let done = repair_snapshots(&repository, &options(), &SilentMonitor).unwrap();
+    let done = repair_snapshots(&repository, &repair_options(), &SilentMonitor).unwrap();
     assert_eq!((done.tombs.len(), done.quarantined.len()), (1, 1));
     store.create(&name, whole).unwrap();
     assert_eq!(snapshots(&repository).len(), 2, "a repair decided so, and it came late");
@@ -1249,7 +1240,7 @@ fn a_config_that_is_lost_after_a_rekeying_is_made_with_the_newest_keys() {
     let epoch = open_quick(store.clone(), None).sealer().newest_epoch();
     assert_eq!(epoch, 2);
     store.delete("config").unwrap();
-    repair_config(&open_any(&store), &options()).unwrap();
+    repair_config(&open_any(&store), &repair_options()).unwrap();
     let header = Header::decode(&store.get("config").unwrap()).unwrap();
     assert_eq!(header.epoch, epoch);
     assert_eq!(checked(&open_quick(store, None)).damage, []);
@@ -1292,7 +1283,7 @@ fn a_pack_that_only_the_first_reading_found_damaged_is_not_recorded() {
         store.create(name, object).unwrap();
     }
     let monitor = Glitch { store: store.clone(), whole, heard: RecordingMonitor::default() };
-    let repair = repair_packs(&repository, &options(), &monitor).unwrap();
+    let repair = repair_packs(&repository, &repair_options(), &monitor).unwrap();
     assert_eq!(repair.salvaged, []);
     assert!(repair.left.is_empty(), "{:?}", repair.left);
     assert_eq!(store.list(layout::DAMAGED).unwrap().len(), 0);

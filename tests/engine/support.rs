@@ -12,6 +12,8 @@ use aumbry::id::SnapshotId;
 use aumbry::monitor::{Monitor, SilentMonitor};
 use aumbry::ops::OpsError;
 use aumbry::ops::backup::{BackupOptions, BackupSummary, ChangeDetection, Deltas, backup};
+use aumbry::ops::check::{CheckOptions, CheckSummary, DataSelection, check};
+use aumbry::ops::repair::RepairOptions;
 use aumbry::ops::restore::{Overwrite, RestoreOptions};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::keys::Credential;
@@ -92,6 +94,28 @@ pub fn restore_options() -> RestoreOptions {
         dry_run: false,
         sparse: false,
         verify: false,
+        memory_budget: 64 << 20,
+    }
+}
+
+/// What a check is asked for.
+pub fn check_options(data: DataSelection) -> CheckOptions {
+    CheckOptions { data, restore_sample: 0, share_ledger: false, memory_budget: 256 << 20 }
+}
+
+/// What a check finds.
+pub fn checked(repository: &Repository, data: DataSelection) -> CheckSummary {
+    check(repository, &check_options(data), &SilentMonitor).unwrap()
+}
+
+/// What a repair is asked for.
+pub fn repair_options() -> RepairOptions {
+    RepairOptions {
+        dry_run: false,
+        read_data: true,
+        forget_originals: false,
+        no_collector_runs: true,
+        program: "test".into(),
         memory_budget: 64 << 20,
     }
 }

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
+use super::old::{Alignment, OldChunks};
 use crate::codec::chunker::Chunker;
 use crate::codec::digest::{DIGEST_REGION, NamingKeys, RegionHasher};
-use crate::id::BlobId;
 use crate::monitor::{Monitor, Progress};
 use crate::ops::OpsError;
 use crate::repository::delta::DeltaWriter;
@@ -91,49 +91,6 @@ impl<'w> Worker<'w> {
     }
 }
 
-/// Bytes on either side of a new chunk's place in which old chunks are taken to be like it.
-const MARGIN: u64 = 16 << 10;
-
-/// The chunks of a file's last version, or of a part of it, in order: offset, id, length.
-#[derive(Debug, Clone, Default)]
-pub struct OldChunks(pub Vec<(u64, BlobId, u64)>);
-
-impl OldChunks {
-    /// Those in a place and a little around it.
-    fn near(&self, place: u64, length: usize) -> &[(u64, BlobId, u64)] {
-        let (from, to) = (place.saturating_sub(MARGIN), place + length as u64 + MARGIN);
-        let first = self.0.partition_point(|(offset, _, length)| offset + length <= from);
-        let count = self.0[first..].iter().take_while(|(offset, ..)| *offset < to).count();
-        &self.0[first..first + count]
-    }
-}
-
-/// Where a new chunk's content stood in the last version.
-struct Alignment<'o> {
-    old: &'o OldChunks,
-    /// What was the same last stood so many bytes further on.
-    shift: i64,
-}
-
-impl<'o> Alignment<'o> {
-    fn place(&self, offset: u64) -> u64 {
-        offset.saturating_add_signed(self.shift)
-    }
-
-    /// The chunk at this offset is not new.
-    fn found(&mut self, id: &BlobId, offset: u64) {
-        let here = self.old.near(self.place(offset), 0).iter();
-        if let Some((old, ..)) = here.chain(&self.old.0).find(|(_, old, _)| old == id) {
-            self.shift = *old as i64 - offset as i64;
-        }
-    }
-
-    /// The old chunks in the place of a new one.
-    fn near(&self, offset: u64, length: usize) -> Vec<BlobId> {
-        self.old.near(self.place(offset), length).iter().map(|(_, id, _)| *id).collect()
-    }
-}
-
 /// The extents and digests of a part of a file that begins at a multiple of [`REGION`].
 #[derive(Default)]
 pub struct RegionContent {
@@ -147,6 +104,7 @@ pub struct RegionContent {
 struct Cut<'c, 'a> {
     extents: &'c mut Vec<Extent>,
     digester: &'c mut Digester<'a>,
+    alignment: &'c mut Alignment<'a>,
 }
 
 /// Digests the bytes of a file region by region.
@@ -256,7 +214,7 @@ impl Worker<'_> {
                 let (blob, new) = self.segments.claim_tail(start)?;
                 if new {
                     let plain = self.segments.buffer().split_off(start);
-                    let near = Alignment { old, shift: 0 }.near(0, plain.len());
+                    let near = Alignment::new(old).near(0, plain.len());
                     deltas.push(blob, &plain, &near, &mut self.segments)?;
                 }
                 blob
@@ -270,17 +228,17 @@ impl Worker<'_> {
 
     /// Reads and cuts `from..to` of a file, where `from` is a multiple of [`REGION`]; holes stay holes. `old`: what
     /// stood there, and a little around it, in the file's last version.
-    pub fn read_region(
+    pub fn read_region<'c>(
         &mut self,
-        cutting: &Cutting<'_>,
+        cutting: &'c Cutting<'c>,
         file: &dyn OpenFile,
         from: u64,
         to: u64,
-        old: &OldChunks,
+        old: &'c OldChunks,
     ) -> Result<RegionContent, ContentError> {
         let mut region = RegionContent::default();
         let mut digester = Digester::new(cutting);
-        let mut alignment = Alignment { old, shift: 0 };
+        let mut alignment = Alignment::new(old);
         let mut at = from;
         while at < to {
             let data = file.next_data(at, to)?;
@@ -293,8 +251,12 @@ impl Worker<'_> {
             }
             let Some(data) = data else { break };
             let end = data.end.clamp(at, to);
-            let mut cut = Cut { extents: &mut region.extents, digester: &mut digester };
-            let read = self.cut(cutting, file, at..end, &mut cut, &mut alignment)?;
+            let mut cut = Cut {
+                extents: &mut region.extents,
+                digester: &mut digester,
+                alignment: &mut alignment,
+            };
+            let read = self.cut(cutting, file, at..end, &mut cut)?;
             at += read;
             if at < end {
                 break;
@@ -312,7 +274,6 @@ impl Worker<'_> {
         file: &dyn OpenFile,
         range: Range<u64>,
         cut: &mut Cut<'_, '_>,
-        alignment: &mut Alignment<'_>,
     ) -> Result<u64, ContentError> {
         let Range { start: from, end: to } = range;
         let maximum = cutting.chunker.params().maximum as usize;
@@ -341,14 +302,14 @@ impl Worker<'_> {
                 let length = cutting.chunker.cut(&self.window[used..filled]);
                 let chunk = &self.window[used..used + length];
                 let blob = match &mut self.deltas {
-                    Some(deltas) if !alignment.old.0.is_empty() => {
+                    Some(deltas) if cut.alignment.has_any() => {
                         let offset = at - (filled - used) as u64;
                         let (blob, new) = self.segments.claim(chunk)?;
                         if new {
-                            let near = alignment.near(offset, length);
+                            let near = cut.alignment.near(offset, length);
                             deltas.push(blob, chunk, &near, &mut self.segments)?;
                         } else {
-                            alignment.found(&blob, offset);
+                            cut.alignment.found(&blob, offset);
                         }
                         blob
                     }

@@ -7,9 +7,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::ChangeDetection;
 use super::assemble::{Assembler, Change, Done, LargeFile, Ordered};
-use super::content::{ContentError, Cutting, OldChunks, REGION, RegionContent, Worker};
+use super::content::{ContentError, Cutting, REGION, RegionContent, Worker};
 use super::journal::Resumed;
-use super::old::OldFile;
+use super::old::{OldChunks, OldFile};
 use super::parent::ParentWalk;
 use crate::format::header::ObjectKind;
 use crate::format::list::ListNode;

@@ -45,6 +45,7 @@ mod names;
 mod packs;
 mod prove;
 pub mod sample;
+mod standing;
 
 use std::collections::HashSet;
 

@@ -12,16 +12,16 @@ use parking_lot::Mutex;
 use super::known::Known;
 use super::packs::Packs;
 use super::sample::Confidence;
+use super::standing::Standing;
 use super::{CheckOptions, CheckSummary, DataSelection, SampleResult};
 use crate::codec::digest::derive_key;
 use crate::id::{BlobId, PackId};
-use crate::monitor::{Monitor, Progress, SilentMonitor};
+use crate::monitor::{Monitor, Progress};
 use crate::ops::OpsError;
 use crate::ops::findings::{Finding, Findings};
 use crate::ops::references::BlobKey;
 use crate::repository::Repository;
 use crate::repository::error::RepositoryError;
-use crate::repository::index::PackInfo;
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::{PackProof, PackVerifier, WHOLE_WHEN_READ_AGAIN, names};
 use crate::units::Timestamp;
@@ -297,75 +297,15 @@ fn settle(
     }
     // What stands in packs that no index object lists is there, too.
     repository.adopt_all_packs()?;
-    let lost_of = |proof: &PackProof| proof.lost.iter().map(BlobKey::new).collect();
-    let lost: HashMap<PackId, HashSet<BlobKey>> =
-        damaged.iter().map(|(id, proof)| (*id, lost_of(proof))).collect();
-    let is_lost_in = |pack: &PackId, blob: &BlobId| match lost.get(pack) {
-        Some(lost) => lost.contains(&BlobKey::new(blob)),
-        None => !read.contains(pack) && known.says_lost(pack, blob),
-    };
-    // Collectors that gave this check up may have copied what is needed, and dropped what it was copied from.
-    let is_gone = damaged.values().any(|proof| proof.is_gone) || !packs.missing.is_empty();
-    let now = match is_gone {
-        true => {
-            repository.refresh_index(&SilentMonitor)?;
-            repository.inventory()?.packs
-        }
-        false => Vec::new(),
-    };
-    let is_there = |pack: &PackInfo| {
-        packs.has(pack.id, pack.object_length)
-            || now.binary_search(&(pack.id, pack.object_length)).is_ok()
-    };
-    let stands_elsewhere = |blob: &BlobId, plain: bool| -> Result<bool, RepositoryError> {
-        for location in cache.copies(blob)? {
-            let pack = cache.pack(location.pack)?;
-            let fits = !(plain && location.is_delta);
-            if fits && is_there(&pack) && !is_lost_in(&pack.id, blob) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
-    // Whether a blob can be read from some delta: one whose bases are all there.
-    let stands_as_delta = |blob: &BlobId| -> Result<bool, RepositoryError> {
-        for location in cache.copies(blob)?.into_iter().filter(|location| location.is_delta) {
-            let pack = cache.pack(location.pack)?;
-            if !is_there(&pack) || is_lost_in(&pack.id, blob) {
-                continue;
-            }
-            let mut is_readable = true;
-            for base in cache.bases(&location)? {
-                is_readable &= stands_elsewhere(&base, true)?;
-            }
-            if is_readable {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
-    // What is lost when a blob is that deltas are read against.
-    let lost_with = |base: &BlobId| -> Result<Vec<BlobKey>, RepositoryError> {
-        let mut lost = Vec::new();
-        let mut against = packs.deltas.against(base).peekable();
-        if against.peek().is_none() || stands_elsewhere(base, true)? {
-            return Ok(lost);
-        }
-        for delta in against {
-            if !stands_elsewhere(delta, true)? && !stands_as_delta(delta)? {
-                lost.push(BlobKey::new(delta));
-            }
-        }
-        Ok(lost)
-    };
+    let standing = Standing::new(packs, known, repository, damaged, read)?;
     // Those that stand nowhere else, and what is read against them.
     let nowhere_else = |blobs: &[BlobId]| -> Result<Vec<BlobKey>, RepositoryError> {
         let mut lost = Vec::new();
         for blob in blobs {
-            if !stands_elsewhere(blob, false)? {
+            if !standing.stands_anyhow(blob)? {
                 lost.push(BlobKey::new(blob));
             }
-            lost.extend(lost_with(blob)?);
+            lost.extend(standing.lost_with(blob)?);
         }
         Ok(lost)
     };
@@ -374,7 +314,7 @@ fn settle(
             if cache.base_outside(base, &HashSet::new())?.is_none() {
                 let message =
                     "is in no pack that the repository has, and deltas are read against it";
-                let lost = lost_with(base)?;
+                let lost = standing.lost_with(base)?;
                 if !lost.is_empty() {
                     let item = format!("blob {}", base.short());
                     findings.add(Finding::of_blobs(lost, item, message.to_string()));

@@ -18,7 +18,7 @@ use crate::ops::OpsError;
 use crate::ops::references::BlobKey;
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
-use crate::repository::index::{Location, PackInfo};
+use crate::repository::index::{Location, PackInfo, SegmentPlace};
 
 /// A pack of the index.
 struct Row {
@@ -72,10 +72,10 @@ pub struct Usage {
     rows: BTreeMap<u32, Row>,
     /// What needed deltas are read against.
     bases: HashSet<BlobKey>,
-    /// Deltas, by pack and segment, of which a base is in no pack that counts: they hold nothing that counts.
-    broken: HashSet<(u32, u32)>,
-    /// Deltas, by pack and segment, of which a base stands in damaged packs only.
-    doubtful: HashSet<(u32, u32)>,
+    /// Deltas of which a base is in no pack that counts: they hold nothing that counts.
+    broken: HashSet<SegmentPlace>,
+    /// Deltas of which a base stands in damaged packs only.
+    doubtful: HashSet<SegmentPlace>,
     /// Needed blobs that no pack has.
     pub lost_blobs: u64,
     /// The first of them.
@@ -171,7 +171,7 @@ impl Usage {
     /// How good a copy is: whole before damaged, as far as is known, and no delta before a delta.
     fn rank(&self, way: Way, damaged: &HashSet<PackId>, copy: &Location) -> (bool, bool) {
         let row = &self.rows[&copy.pack];
-        let is_doubtful = self.doubtful.contains(&(copy.pack, copy.segment));
+        let is_doubtful = self.doubtful.contains(&copy.place());
         let (whole, plain) = (!damaged.contains(&row.info.id) && !is_doubtful, !copy.is_delta);
         match way {
             Way::Read => (whole, plain),
@@ -215,6 +215,17 @@ impl Usage {
         }
     }
 
+    /// Whether its pack can be counted on.
+    fn counts(&self, copy: &Location) -> bool {
+        self.rows.get(&copy.pack).is_some_and(Row::counts)
+    }
+
+    /// The same, and that its pack is not known to be damaged.
+    fn is_whole(&self, copy: &Location, damaged: &HashSet<PackId>) -> bool {
+        let row = self.rows.get(&copy.pack);
+        row.is_some_and(|row| row.counts() && !damaged.contains(&row.info.id))
+    }
+
     /// The bases of deltas are needed as well: of all copies of a needed blob that has no plain one, because any of them
     /// may be the one that stays.
     fn follow_deltas(
@@ -223,26 +234,15 @@ impl Usage {
         walk: &Walk<'_, '_>,
         damaged: &HashSet<PackId>,
     ) -> Result<(), OpsError> {
-        let has_delta = |row: &Row| {
-            let mut segments = row.info.segments.iter();
-            segments.any(|segment| segment.encoding.is_delta())
-        };
-        if !self.rows.values().any(has_delta) {
+        if !self.rows.values().any(|row| row.info.has_deltas()) {
             return Ok(());
         }
         let cache = repository.cache();
-        let counts = |rows: &BTreeMap<u32, Row>, location: &Location| {
-            rows.get(&location.pack).is_some_and(Row::counts)
-        };
-        let is_whole = |rows: &BTreeMap<u32, Row>, location: &Location| {
-            let row = rows.get(&location.pack);
-            row.is_some_and(|row| row.counts() && !damaged.contains(&row.info.id))
-        };
         let mut needed = BTreeSet::new();
         let mut has_plain = None;
         for entry in cache.entries()? {
             let (id, location) = entry?;
-            let place = (location.pack, location.segment);
+            let place = location.place();
             if !location.is_delta || has_plain == Some(id) || needed.contains(&place) {
                 continue;
             }
@@ -250,7 +250,8 @@ impl Usage {
             if !row.counts() || !walk.needs(row.info.kind, &id) {
                 continue;
             }
-            if cache.copies(&id)?.iter().any(|copy| !copy.is_delta && is_whole(&self.rows, copy)) {
+            if cache.copies(&id)?.iter().any(|copy| !copy.is_delta && self.is_whole(copy, damaged))
+            {
                 has_plain = Some(id);
                 continue;
             }
@@ -263,18 +264,18 @@ impl Usage {
             if !seen.insert(place) {
                 continue;
             }
-            let bases = cache.bases_of(place.0, place.1)?;
+            let bases = cache.bases_of(place)?;
             let (mut is_readable, mut is_certain) = (true, true);
             for base in &bases {
                 let copies = cache.copies(base)?;
                 let mut plain = copies.iter().filter(|copy| !copy.is_delta);
-                if plain.clone().any(|copy| is_whole(&self.rows, copy)) {
+                if plain.clone().any(|copy| self.is_whole(copy, damaged)) {
                     continue;
                 }
                 is_certain = false;
-                is_readable &= plain.any(|copy| counts(&self.rows, copy));
-                let deltas = copies.iter().filter(|copy| copy.is_delta && counts(&self.rows, copy));
-                needed.extend(deltas.map(|copy| (copy.pack, copy.segment)));
+                is_readable &= plain.any(|copy| self.counts(copy));
+                let deltas = copies.iter().filter(|copy| copy.is_delta && self.counts(copy));
+                needed.extend(deltas.map(Location::place));
             }
             match is_readable {
                 true => self.bases.extend(bases.iter().map(BlobKey::new)),
@@ -328,7 +329,7 @@ impl Usage {
             row.blob_bytes += if location.is_delta { 0 } else { row.info.share(&location) };
             // No blob of one kind has the id of one of the other.
             kind = Some(row.info.kind);
-            if row.counts() && !self.broken.contains(&(location.pack, location.segment)) {
+            if row.counts() && !self.broken.contains(&location.place()) {
                 group.push(location);
             }
         }

@@ -15,6 +15,7 @@ use crate::format::index::PackRecord;
 use crate::id::{BlobId, PackId};
 use crate::monitor::{Monitor, Phase, Progress, SilentMonitor};
 use crate::ops::OpsError;
+use crate::ops::threads::run_threads;
 use crate::repository::Repository;
 use crate::repository::error::RepositoryError;
 use crate::repository::reader::BlobReader;
@@ -228,27 +229,11 @@ fn prove(
         }
         Ok(())
     };
-    run_threads(repository.threads(WORKERS).min(affordable), &work)?;
+    run_threads(repository.threads(WORKERS).min(affordable), "proves packs", &work)?;
     repair.packs_read = packs.len() as u64;
     repair.bytes_read = read.into_inner();
     repair.left.append(&mut left.into_inner());
     Ok(found.into_inner())
-}
-
-fn run_threads(
-    count: usize,
-    work: &(dyn Fn() -> Result<(), OpsError> + Sync),
-) -> Result<(), OpsError> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (1..count).map(|_| scope.spawn(work)).collect();
-        let mut results = vec![work()];
-        for thread in threads {
-            results.push(thread.join().unwrap_or_else(|_| {
-                Err(OpsError::Invalid("a thread that proves packs failed".into()))
-            }));
-        }
-        results.into_iter().collect()
-    })
 }
 
 /// What copying came to.

@@ -1,6 +1,7 @@
 //! Restore: a snapshot, or a part of it, into a folder.
 
 mod content;
+mod order;
 mod plan;
 mod region;
 mod work;

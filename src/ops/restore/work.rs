@@ -1,7 +1,7 @@
 //! The work on one window: what is there is looked at, what is to be written is sorted by the segments that it is read
 //! from, written by several threads, and finished.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -17,12 +17,14 @@ use crate::id::BlobId;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
 use crate::repository::error::{Kind, RepositoryError};
+use crate::repository::index::SegmentPlace;
 use crate::repository::reader::BlobReader;
 use crate::target::files::{Directory, Existing, FilesTarget, MetadataFailure, TargetFile};
 use crate::target::{TargetError, is_full};
-use crate::tree::entry::{Content, Entry, Extent, FileContent, Metadata, Node};
+use crate::tree::entry::{Entry, Metadata, Node};
 use crate::tree::path::Printable;
 
+use super::order::{Job, Placed, Task, blob_of, first_blob, sort};
 use super::region::{LargeFile, LargePlan, Region};
 use super::{Overwrite, RestoreOptions, RestoreSummary};
 
@@ -102,55 +104,6 @@ pub(super) enum Action {
     Update(Existing),
     /// Its content is as wanted.
     Keep(Existing),
-}
-
-struct Job {
-    item: Item,
-    action: Action,
-}
-
-enum Task {
-    File(Box<Job>),
-    Region(Region),
-}
-
-/// Something to be written.
-struct Placed {
-    /// Where it comes in the snapshot.
-    order: usize,
-    /// Where its bytes begin: pack, segment, offset.
-    place: (u32, u32, u32),
-    task: Task,
-}
-
-impl Placed {
-    /// The blobs that are read for it, as far as its entry says.
-    fn blobs(&self) -> Box<dyn Iterator<Item = &BlobId> + '_> {
-        match &self.task {
-            // Of a file that is there, nobody knows what will be read.
-            Task::Region(region) if region.is_new() => {
-                Box::new(region.extents.iter().filter_map(|(_, extent)| blob_of(extent)))
-            }
-            Task::File(job) if matches!(job.action, Action::Create) => {
-                Box::new(extents_of(&job.item.entry).iter().filter_map(blob_of))
-            }
-            _ => Box::new(std::iter::empty()),
-        }
-    }
-}
-
-/// Sorts by segment, and segments as the snapshot meets them first: so they were filled, and what one file shares with
-/// the next is at hand. Sorted by their places in packs, half of them were opened twice, because neighbours go to
-/// packs at random.
-fn sort(tasks: &mut [Placed]) {
-    tasks.sort_unstable_by_key(|task| task.order);
-    let mut met = HashMap::new();
-    for Placed { order, place: (pack, segment, _), .. } in tasks.iter() {
-        met.entry((*pack, *segment)).or_insert(*order);
-    }
-    tasks.sort_by_key(|Placed { place: (pack, segment, offset), .. }| {
-        (met.get(&(*pack, *segment)).copied(), *pack, *segment, *offset)
-    });
 }
 
 #[derive(Default)]
@@ -333,14 +286,14 @@ impl<'w, 'a> Work<'w, 'a> {
     fn write_tasks(&self, tasks: Vec<Placed>) {
         let mut groups: Vec<Mutex<Vec<Task>>> = Vec::new();
         let mut current = None;
-        for Placed { place: (pack, segment, _), task, .. } in tasks {
+        for Placed { place: (segment, _), task, .. } in tasks {
             match groups.last_mut().map(Mutex::get_mut) {
-                Some(group) if current == Some((pack, segment)) && group.len() < BATCH => {
+                Some(group) if current == Some(segment) && group.len() < BATCH => {
                     group.push(task);
                 }
                 _ => groups.push(Mutex::new(vec![task])),
             }
-            current = Some((pack, segment));
+            current = Some(segment);
         }
         self.in_parallel(groups.len(), &|number| {
             for task in std::mem::take(&mut *groups[number].lock()) {
@@ -357,12 +310,12 @@ impl<'w, 'a> Work<'w, 'a> {
 
     /// Where reading a blob begins, for sorting: a delta is read while its base is at hand. What has none, or one that
     /// is nowhere, comes last.
-    fn place(&self, blob: Option<&BlobId>) -> (u32, u32, u32) {
+    fn place(&self, blob: Option<&BlobId>) -> (SegmentPlace, u32) {
         let location =
             blob.filter(|_| !self.options.dry_run).map(|blob| self.data.first_read(blob));
         match location {
-            Some(Ok(location)) => (location.pack, location.segment, location.offset),
-            _ => (u32::MAX, 0, 0),
+            Some(Ok(location)) => (location.place(), location.offset),
+            _ => (SegmentPlace { pack: u32::MAX, segment: 0 }, 0),
         }
     }
 
@@ -713,24 +666,4 @@ impl Item {
         path.extend_from_slice(&self.entry.name);
         path
     }
-}
-
-fn blob_of(extent: &Extent) -> Option<&BlobId> {
-    match extent {
-        Extent::Data { blob, .. } => Some(blob),
-        Extent::Hole { .. } => None,
-    }
-}
-
-/// The extents that stand in a file's entry.
-fn extents_of(entry: &Entry) -> &[Extent] {
-    match &entry.node {
-        Node::File(FileContent { content: Content::Extents(extents), .. }) => extents,
-        _ => &[],
-    }
-}
-
-/// The blob that a file's bytes begin with, if that stands in its entry.
-fn first_blob(entry: &Entry) -> Option<&BlobId> {
-    extents_of(entry).iter().find_map(blob_of)
 }

@@ -1,9 +1,11 @@
 //! The cache: what is put in is found, what is broken is made anew.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::format::header::{Header, ObjectKind};
 use crate::format::pack::{BlobRecord, Encoding, PackDirectory};
-use crate::id::{SessionId, SnapshotId};
+use crate::id::{BlobId, SessionId, SnapshotId};
 use crate::units::Timestamp;
 
 fn id(number: u32) -> BlobId {

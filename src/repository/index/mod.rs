@@ -37,6 +37,22 @@ pub struct Location {
     pub is_delta: bool,
 }
 
+impl Location {
+    /// The segment that the blob is in.
+    pub fn place(&self) -> SegmentPlace {
+        SegmentPlace { pack: self.pack, segment: self.segment }
+    }
+}
+
+/// Where a segment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentPlace {
+    /// The cache's own number for the pack.
+    pub pack: u32,
+    /// Which of the pack's segments, from 0.
+    pub segment: u32,
+}
+
 /// A segment, as far as reading needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentInfo {
@@ -71,6 +87,11 @@ impl PackInfo {
         let Some(segment) = self.segments.get(location.segment as usize) else { return 0 };
         let stored = u64::from(segment.stored_length) * u64::from(location.length);
         stored.div_ceil(u64::from(segment.plain_length).max(1))
+    }
+
+    /// Whether any of its segments is a delta.
+    pub fn has_deltas(&self) -> bool {
+        self.segments.iter().any(|segment| segment.encoding.is_delta())
     }
 
     /// How many bytes a segment takes; none when there is no such segment.
