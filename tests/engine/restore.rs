@@ -1,6 +1,6 @@
 //! Restores: what was backed up comes back, and nothing else is touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -9,16 +9,21 @@ use std::time::{Duration, SystemTime};
 
 use aumbry::format::config::Settings;
 use aumbry::format::header::ObjectKind;
+use aumbry::format::index::PackRecord;
+use aumbry::format::pack::BlobRecord;
 use aumbry::monitor::{Monitor, Progress, RecordingMonitor, SilentMonitor};
 use aumbry::ops::OpsError;
 use aumbry::ops::dump::dump;
 use aumbry::ops::restore::{Overwrite, RestoreOptions, RestoreSummary, restore};
 use aumbry::repository::Repository;
+use aumbry::repository::index::PackInfo;
+use aumbry::repository::reader::BlobReader;
+use aumbry::repository::writer::Writer;
 use aumbry::store::{Store, layout};
 use aumbry::target::TargetError;
 use aumbry::tree::filter::{ExcludeFilter, IncludeFilter, Pattern};
 
-use crate::support::{back_up, create, noise, restore_options, small_settings, snapshots};
+use crate::support::{back_up, create, noise, open, restore_options, small_settings, snapshots};
 
 fn restore_with(
     repository: &Repository,
@@ -370,6 +375,101 @@ fn damage_costs_the_files_that_it_hits_and_leaves_no_wrong_byte() {
     for (name, text) in found {
         assert_eq!(wanted[&name], text);
     }
+}
+
+/// The index of a client that has every pack in it, with the names of chunks of one length changed about.
+fn confuse_index(repository: &Repository) {
+    let cache = repository.cache();
+    let indexes: Vec<_> = cache.indexes().unwrap().into_iter().collect();
+    let packs = cache.packs().unwrap().into_iter();
+    let read = |(_, pack): (u32, PackInfo)| {
+        repository.read_pack_directory(pack.id, pack.object_length).unwrap()
+    };
+    let mut records: Vec<PackRecord> = packs.map(read).collect();
+    let data = records.iter_mut().filter(|pack| pack.header.kind == ObjectKind::DataPack);
+    let segments = data.flat_map(|pack| &mut pack.directory.segments);
+    let mut alike: HashMap<u32, Vec<&mut BlobRecord>> = HashMap::new();
+    for blob in segments.flat_map(|segment| &mut segment.blobs) {
+        alike.entry(blob.length).or_default().push(blob);
+    }
+    for blobs in alike.values_mut() {
+        let ids: Vec<_> = blobs.iter().map(|blob| blob.id).collect();
+        for (blob, id) in blobs.iter_mut().zip(ids.iter().cycle().skip(1)) {
+            blob.id = *id;
+        }
+    }
+    cache.clear().unwrap();
+    cache.add(&indexes, &records).unwrap();
+}
+
+/// Files of which one is written at one go and one in regions, cut into chunks of one length.
+fn write_long_chunks(folder: &Path) {
+    let chunks = |numbers: std::ops::Range<u16>| -> Vec<u8> {
+        numbers.flat_map(|number| number.to_le_bytes().repeat(8 << 10)).collect()
+    };
+    fs::write(folder.join("short"), chunks(0..4)).unwrap();
+    fs::write(folder.join("long"), chunks(1000..1600)).unwrap();
+}
+
+#[test]
+fn what_an_index_confuses_is_named_and_no_wrong_byte_is_left() {
+    let source = tempfile::tempdir().unwrap();
+    write_long_chunks(source.path());
+    let repository = create(Store::memory(), small_settings(), None);
+    back_up(&repository, source.path());
+    confuse_index(&repository);
+    let target = tempfile::tempdir().unwrap();
+    let monitor = RecordingMonitor::default();
+    let summary = restore_with(&repository, target.path(), &restore_options(), &monitor).unwrap();
+    assert_eq!(summary.entries_failed, 2);
+    let problems = monitor.problems();
+    assert!(
+        problems.iter().all(|problem| problem.message.contains("holds another blob")),
+        "{problems:?}"
+    );
+    assert_eq!(describe(target.path()).len(), 0);
+}
+
+#[test]
+fn what_an_index_confuses_is_restored_from_a_pack_that_it_does_not_list() {
+    let source = tempfile::tempdir().unwrap();
+    write_long_chunks(source.path());
+    let store = Store::memory();
+    let repository = create(store.clone(), small_settings(), None);
+    back_up(&repository, source.path());
+    let listed = repository.cache().indexes().unwrap();
+    let blobs: Vec<_> = repository.cache().entries().unwrap().map(Result::unwrap).collect();
+    let packs = repository.cache().packs().unwrap();
+    let is_data: HashMap<u32, bool> =
+        packs.iter().map(|(number, pack)| (*number, pack.kind == ObjectKind::DataPack)).collect();
+    let packs: Vec<_> = packs.into_iter().map(|(_, pack)| pack.id).collect();
+    let reader = BlobReader::new(&repository, 1 << 20);
+    let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    let writer = writer.excluding(&packs).unwrap();
+    let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
+    for (id, location) in &blobs {
+        if is_data[&location.pack] {
+            segments.put_plain(&reader.data(id).unwrap()).unwrap();
+        }
+    }
+    segments.flush().unwrap();
+    writer.finish().unwrap();
+    drop(segments);
+    drop(writer);
+    for index in repository.cache().indexes().unwrap() {
+        if !listed.contains(&index) {
+            store.delete(&layout::index(index)).unwrap();
+        }
+    }
+    // As one that never heard of the second copies.
+    let client = open(store, None);
+    client.refresh_index(&SilentMonitor).unwrap();
+    let known = client.cache().packs().unwrap().into_iter().map(|(_, pack)| pack.id);
+    assert_eq!(known.collect::<HashSet<_>>(), packs.into_iter().collect());
+    confuse_index(&client);
+    let target = tempfile::tempdir().unwrap();
+    restore_to(&client, target.path(), &restore_options());
+    assert_eq!(describe(source.path()), describe(target.path()));
 }
 
 #[test]

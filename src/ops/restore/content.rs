@@ -33,6 +33,21 @@ pub(super) struct Destination<'f> {
     pub(super) file: Option<&'f TargetFile>,
     /// How many bytes it had: what is there is compared before it is written.
     pub(super) present: u64,
+    /// Each chunk is proven by itself, though the file has a digest.
+    pub(super) one_by_one: bool,
+}
+
+impl<'f> Destination<'f> {
+    /// A file, or nowhere, that had so many bytes.
+    pub(super) fn new(file: Option<&'f TargetFile>, present: u64) -> Self {
+        Destination { file, present, one_by_one: false }
+    }
+
+    /// A file whose content did not have the digest that the snapshot has: what is wrong in it is found and written
+    /// once more.
+    pub(super) fn once_more(file: &'f TargetFile, size: u64) -> Self {
+        Destination { file: Some(file), present: size, one_by_one: true }
+    }
 }
 
 impl Work<'_, '_> {
@@ -41,13 +56,13 @@ impl Work<'_, '_> {
         let (directory, entry) = (&item.directory, &item.entry);
         let Node::File(content) = &entry.node else { return Ok(()) };
         if self.options.dry_run {
-            let tally = self.write_content(&Destination { file: None, present: 0 }, content)?;
+            let tally = self.write_content(&Destination::new(None, 0), content)?;
             self.count(&tally, true);
             self.succeed(item);
             return Ok(());
         }
         let file = self.target.create_file(directory, &entry.name)?;
-        let destination = Destination { file: Some(&file), present: 0 };
+        let destination = Destination::new(Some(&file), 0);
         let filled = self.write_content(&destination, content).and_then(|tally| {
             let length = content.size;
             // What was written last may end before the file does.
@@ -98,7 +113,7 @@ impl Work<'_, '_> {
             }
             stop => stop,
         };
-        let destination = Destination { file: Some(&file), present: existing.size };
+        let destination = Destination::new(Some(&file), existing.size);
         let mut tally = self.write_content(&destination, content).map_err(incomplete)?;
         if existing.size != content.size {
             tally.is_changed = true;
@@ -153,7 +168,10 @@ impl Work<'_, '_> {
         if let (Some(hasher), Some(digest), false) = (hasher, content.digest, self.options.dry_run)
             && naming.file_digest(&[hasher.finish()]) != digest
         {
-            return Err(wrong_digest());
+            let Some(file) = destination.file.filter(|_| !destination.one_by_one) else {
+                return Err(wrong_digest());
+            };
+            self.write_content(&Destination::once_more(file, content.size), content)?;
         }
         Ok(tally)
     }
@@ -221,7 +239,8 @@ impl Work<'_, '_> {
                 tally.written += part.end - part.start;
                 continue;
             }
-            let plain = self.fetch(&blob, length)?;
+            let is_proven = hasher.is_some() && !destination.one_by_one;
+            let plain = self.fetch(&blob, length, is_proven)?;
             let plain = &plain[in_blob];
             if let Some(hasher) = hasher.as_deref_mut() {
                 hasher.update(plain);
@@ -272,8 +291,13 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    fn fetch(&self, id: &BlobId, length: u64) -> Result<Blob, Failure> {
-        let blob = self.data.data(id).map_err(|error| self.repository_failure(error))?;
+    /// A chunk that is this long. `is_proven`: a digest of all that is fetched will tell if it is another.
+    fn fetch(&self, id: &BlobId, length: u64, is_proven: bool) -> Result<Blob, Failure> {
+        let fetched = match is_proven {
+            true => self.data.unproven_data(id),
+            false => self.data.data(id),
+        };
+        let blob = fetched.map_err(|error| self.repository_failure(error))?;
         self.store_answered();
         if blob.len() as u64 != length {
             let message = format!("blob {} has another length than the file says", id.short());
@@ -288,7 +312,7 @@ impl Work<'_, '_> {
         if file.length()? != content.size {
             return Ok(false);
         }
-        let destination = Destination { file: Some(file), present: content.size };
+        let destination = Destination::new(Some(file), content.size);
         if let Content::Inline(bytes) = &content.content {
             let mut present = vec![0; bytes.len()];
             return Ok(file.read_at(&mut present, 0)? == bytes.len() && present == **bytes);

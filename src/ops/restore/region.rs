@@ -252,7 +252,7 @@ impl Work<'_, '_> {
         // One damaged region is enough to lose the file: no need to fetch the rest.
         if file.failure.lock().is_none() {
             self.monitor.current(&self.display(&file.item.path()));
-            let destination = Destination { file: file.file.as_ref(), present: file.present() };
+            let destination = Destination::new(file.file.as_ref(), file.present());
             // Zeros need not be digested once for every region that is nothing but a hole.
             let is_hole = matches!(&extents[..], [(_, Extent::Hole { .. })]);
             let mut hasher =
@@ -295,7 +295,7 @@ impl Work<'_, '_> {
         }
     }
 
-    fn finish_large(&self, file: &LargeFile) {
+    fn finish_large(&self, file: &Arc<LargeFile>) {
         let item = &file.item;
         match self.try_finish_large(file) {
             Ok(()) => {
@@ -323,7 +323,7 @@ impl Work<'_, '_> {
         }
     }
 
-    fn try_finish_large(&self, large: &LargeFile) -> Result<(), Failure> {
+    fn try_finish_large(&self, large: &Arc<LargeFile>) -> Result<(), Failure> {
         if let Some(message) = large.failure.lock().take() {
             return Err(Failure::Entry(message));
         }
@@ -331,10 +331,8 @@ impl Work<'_, '_> {
             return Ok(());
         }
         let (Some(file), entry) = (&large.file, &large.item.entry) else { return Ok(()) };
-        if let Some(digest) = large.digest()
-            && self.naming().file_digest(&large.digests.lock()) != digest
-        {
-            return Err(wrong_digest());
+        if !self.has_right_digest(large) {
+            self.write_once_more(large, file)?;
         }
         self.verify(file, entry)?;
         let failures = match &large.existing {
@@ -346,6 +344,35 @@ impl Work<'_, '_> {
         };
         self.report_metadata(&large.item.path(), &failures);
         Ok(())
+    }
+
+    fn has_right_digest(&self, large: &LargeFile) -> bool {
+        let is_right = |digest| self.naming().file_digest(&large.digests.lock()) == digest;
+        large.digest().is_none_or(is_right)
+    }
+
+    /// Goes through a file whose content is wrong, chunk by chunk.
+    fn write_once_more(&self, large: &Arc<LargeFile>, file: &TargetFile) -> Result<(), Failure> {
+        let Node::File(content) = &large.item.entry.node else { return Ok(()) };
+        let extents = Extents::new(self.trees, content);
+        let mut plan =
+            LargePlan { file: large.clone(), extents, pending: None, offset: 0, next: 0 };
+        for number in 0..large.size.div_ceil(DIGEST_REGION) {
+            if self.is_stopped() {
+                return Err(wrong_digest());
+            }
+            let range = large.range(number);
+            let extents = plan.collect(&range).map_err(|error| self.repository_failure(error))?;
+            let mut hasher = self.naming().region_hasher();
+            let destination = Destination::once_more(file, large.size);
+            let extents = extents.into_iter().map(Ok);
+            self.write_extents(&destination, extents, &range, Some(&mut hasher))?;
+            large.set_digest(number, hasher.finish());
+        }
+        match self.has_right_digest(large) {
+            true => Ok(()),
+            false => Err(wrong_digest()),
+        }
     }
 
     /// After an early end, large files that were begun stay, so that the next run goes on with them; but
