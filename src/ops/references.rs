@@ -133,6 +133,13 @@ impl References {
         missing
     }
 
+    /// The blobs, in no order.
+    pub fn keys(&self) -> Vec<BlobKey> {
+        let keys =
+            |shard: &Mutex<BlobMap<[u8; 4]>>| shard.lock().keys().copied().collect::<Vec<_>>();
+        self.shards.iter().flat_map(keys).collect()
+    }
+
     /// How many blobs there are.
     pub fn count(&self) -> u64 {
         self.shards.iter().map(|shard| shard.lock().len() as u64).sum()

@@ -12,7 +12,6 @@ use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
 use crate::ops::findings::Findings;
 use crate::ops::prune::usage::{Exceptions, Usage};
-use crate::ops::references::BlobKey;
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
@@ -183,17 +182,12 @@ fn prove_unneeded(
     }
     let exceptions = Exceptions { epochs, ..Exceptions::default() };
     let usage = Usage::count(repository, &walk, &exceptions)?;
-    for entry in repository.cache().entries()? {
-        walk.data.found(&entry?.0);
-    }
-    let in_no_index = walk.data.missing();
-    let example = usage.lost_example.map(|id| id.short());
-    match example.or_else(|| in_no_index.first().map(BlobKey::short)) {
+    match usage.lost.example {
         None => Ok(()),
         Some(example) => {
-            let lost = usage.lost_blobs + in_no_index.len() as u64;
+            let lost = usage.lost.blobs;
             let message = format!("is needed, and in no pack that is shown ({lost} such blobs)");
-            Err(may_be_needed(format!("blob {example}"), message))
+            Err(may_be_needed(format!("blob {}", example.short()), message))
         }
     }
 }

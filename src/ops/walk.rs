@@ -122,6 +122,13 @@ impl<'w, 'a> Walk<'w, 'a> {
         Ok(())
     }
 
+    /// Forgets what was followed.
+    pub fn forget(&mut self) {
+        self.trees = References::new();
+        self.data = References::new();
+        self.lists.get_mut().clear();
+    }
+
     /// Whether anything that was followed refers to this blob of a pack of this kind.
     pub fn needs(&self, kind: ObjectKind, id: &BlobId) -> bool {
         match kind {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
+use super::index::cache::Excluded;
 use super::index::{Location, PackInfo, SegmentPlace};
 use super::mend::plain_length;
 use super::seal::{frames_covering, unseal_range};
@@ -151,7 +152,9 @@ impl<'a> BlobReader<'a> {
                 continue;
             }
             for base in self.repository.cache.bases(&location).unwrap_or_default() {
-                if let Ok(Some(base)) = self.repository.cache.base_outside(&base, &HashSet::new()) {
+                if let Ok(Some(base)) =
+                    self.repository.cache.base_outside(&base, &Excluded::default())
+                {
                     add(order, &base);
                 }
             }
@@ -181,7 +184,7 @@ impl<'a> BlobReader<'a> {
         let Some(base) = self.repository.cache.bases(&location)?.first().copied() else {
             return Ok(location);
         };
-        let found = self.repository.cache.base_outside(&base, &HashSet::new())?;
+        let found = self.repository.cache.base_outside(&base, &Excluded::default())?;
         Ok(found.unwrap_or(location))
     }
 

@@ -17,6 +17,7 @@ use super::Repository;
 use super::delta::DeltaWriter;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::Location;
+use super::index::cache::Excluded;
 use super::index::objects::IndexReport;
 use super::packer::PackBuilder;
 use super::planted::{Step, is_left_out};
@@ -87,8 +88,8 @@ pub struct Writer<'a> {
     trusts_parent: bool,
     /// Nothing is damaged or gone that stands nowhere else.
     lacks_nothing: bool,
-    /// The cache's numbers of packs that this session does not refer to: they are damaged or missing.
-    excluded: HashSet<u32>,
+    /// Packs that this session does not refer to: they are damaged, missing or condemned.
+    excluded: Excluded,
     dry_run: bool,
     new_blobs: Vec<Mutex<HashSet<BlobId>>>,
     open_packs: [Mutex<Vec<PackBuilder>>; 2],
@@ -149,8 +150,8 @@ impl<'a> Writer<'a> {
         // What this session may refer to must be in an index object when it commits.
         let packs = repository.adopted_records()?;
         let blobs = packs.iter().map(|pack| pack.directory.blob_count() as u64).sum();
-        // Numbers last: what was adopted and is gone has none any more.
-        let excluded = repository.cache.pack_numbers(damaged.iter().copied().chain(missing))?;
+        // After that: what was adopted and is gone is not known any more.
+        let excluded = repository.cache.excluding(damaged.iter().copied().chain(missing))?;
         let lacking = repository.cache.sole_holders(&excluded)?;
         for number in &lacking {
             let pack = repository.cache.pack(*number)?.id;
@@ -172,8 +173,8 @@ impl<'a> Writer<'a> {
             false => generations.condemned_packs(),
         };
         let trusts_parent = trusts_parent && condemned.is_empty();
-        let mut excluded = excluded;
-        excluded.extend(repository.cache.pack_numbers(condemned.iter().copied())?);
+        let excluded = excluded.packs().iter().chain(condemned).copied();
+        let excluded = repository.cache.excluding(excluded)?;
 
         let uploads = Arc::new(Uploads {
             store: repository.store.clone(),
@@ -213,9 +214,9 @@ impl<'a> Writer<'a> {
 
     /// The same session, which counts on nothing in these packs either: what they hold is stored again.
     pub fn excluding(mut self, packs: &[PackId]) -> Result<Self> {
-        let numbers = self.repository.cache.pack_numbers(packs.iter().copied())?;
-        self.trusts_parent &= numbers.is_empty();
-        self.excluded.extend(numbers);
+        let cache = &self.repository.cache;
+        self.trusts_parent &= cache.pack_numbers(packs.iter().copied())?.is_empty();
+        self.excluded = cache.excluding(self.excluded.packs().iter().chain(packs).copied())?;
         Ok(self)
     }
 

@@ -6,6 +6,7 @@ use aumbry::format::header::ObjectKind;
 use aumbry::format::session::Purpose;
 use aumbry::id::{SessionId, SnapshotId};
 use aumbry::monitor::SilentMonitor;
+use aumbry::ops::prune::prune;
 use aumbry::repository::Repository;
 use aumbry::repository::error::{Kind, RepositoryError};
 use aumbry::repository::session::Committed;
@@ -14,8 +15,8 @@ use aumbry::repository::writer::Writer;
 use aumbry::store::{FaultControl, Store, layout};
 
 use crate::model::{copy_of, create_quick, open_quick};
-use crate::prune::write_files;
-use crate::support::{back_up, noise, snapshots};
+use crate::prune::{tight, write_files};
+use crate::support::{back_up, contents, noise, snapshots};
 
 /// A repository with a snapshot, in both forms of the protocol.
 fn repositories() -> [(Store, Repository, SnapshotId); 2] {
@@ -321,4 +322,34 @@ fn a_slot_that_is_not_as_it_was_seen_or_is_missed_once_is_damaged_and_one_of_the
     let client = open_quick(store, None);
     let swept = seen(&client);
     assert_eq!((swept.damaged.len(), swept.swept), (0, vec![id]));
+}
+
+#[test]
+fn a_pack_that_no_listing_tells_of_and_that_could_not_be_read_is_not_swept() {
+    let [(store, repository, id), _] = repositories();
+    let wanted = contents(&repository, &snapshots(&repository)[0].1);
+    // What a snapshot needs by now was condemned before.
+    let packs = repository.cache().packs().unwrap();
+    let packs = packs.into_iter().map(|(_, pack)| pack.id).collect();
+    let before = repository.generations().unwrap();
+    repository.condemn(&before, packs).unwrap().unwrap();
+    for call in 0.. {
+        let store = copy_of(&store);
+        let faults = FaultControl::new();
+        for index in store.list(layout::INDEX).unwrap() {
+            faults.leave_out(&index.name);
+        }
+        let client = open_quick(store.clone().with_faults(faults.clone()), None);
+        let failing = faults.calls() + call;
+        faults.fail_at(failing);
+        let ended = prune(&client, &tight(), &SilentMonitor);
+        let fresh = open_quick(store, None);
+        let (found, snapshot) = snapshots(&fresh).remove(0);
+        assert_eq!(found, id);
+        assert_eq!(contents(&fresh, &snapshot), wanted, "call {call}: {ended:?}");
+        if faults.calls() <= failing {
+            assert!(ended.is_ok() && call > 20, "{ended:?}");
+            break;
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Deltas: what changed is stored against what it was before, and whatever happens to either is noticed and survived.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use aumbry::ops::check::DataSelection;
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::repository::Repository;
 use aumbry::repository::index::Location;
+use aumbry::repository::index::cache::Excluded;
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::writer::Writer;
 use aumbry::store::{Store, layout};
@@ -62,7 +63,8 @@ fn two_versions(folder: &Path) -> (Store, Repository) {
 fn packs_of_bases(repository: &Repository) -> BTreeSet<String> {
     let cache = repository.cache();
     let bases = deltas(repository).into_iter().flat_map(|(_, delta)| cache.bases(&delta).unwrap());
-    let places = bases.map(|base| cache.base_outside(&base, &HashSet::new()).unwrap().unwrap());
+    let places =
+        bases.map(|base| cache.base_outside(&base, &Excluded::default()).unwrap().unwrap());
     places.map(|place| layout::pack(cache.pack(place.pack).unwrap().id)).collect()
 }
 
@@ -84,7 +86,9 @@ fn a_small_change_costs_little_and_is_read_against_what_was_there() {
         let bases = repository.cache().bases(&delta).unwrap();
         assert!((1..=16).contains(&bases.len()));
         for base in bases {
-            assert!(repository.cache().base_outside(&base, &HashSet::new()).unwrap().is_some());
+            assert!(
+                repository.cache().base_outside(&base, &Excluded::default()).unwrap().is_some()
+            );
         }
     }
     assert_eq!(checked(&repository, DataSelection::All).damage, []);
@@ -215,7 +219,7 @@ fn has_bases(repository: &Repository) -> bool {
     let cache = repository.cache();
     deltas(repository).iter().any(|(_, delta)| {
         let bases = cache.bases(delta).unwrap();
-        bases.iter().all(|base| cache.base_outside(base, &HashSet::new()).unwrap().is_some())
+        bases.iter().all(|base| cache.base_outside(base, &Excluded::default()).unwrap().is_some())
     })
 }
 
@@ -267,7 +271,7 @@ fn a_lost_plain_copy_is_stored_again_though_a_delta_of_it_can_be_read() {
     drop((gathered, segments));
     writer.finish().unwrap();
     second.abort(writer.session()).unwrap();
-    let plain = first.cache().base_outside(&id, &HashSet::new()).unwrap().unwrap();
+    let plain = first.cache().base_outside(&id, &Excluded::default()).unwrap().unwrap();
     store.delete(&layout::pack(first.cache().pack(plain.pack).unwrap().id)).unwrap();
 
     let third = fresh(&store);
@@ -276,7 +280,7 @@ fn a_lost_plain_copy_is_stored_again_though_a_delta_of_it_can_be_read() {
     let monitor = RecordingMonitor::default();
     back_up_with(&third, source.path(), &options(), &monitor).unwrap();
     assert_eq!(monitor.notes(), [""; 0], "it stands plainly again");
-    let missing: HashSet<u32> = third.cache().pack_numbers(third.missing_packs().unwrap()).unwrap();
+    let missing = third.cache().excluding(third.missing_packs().unwrap()).unwrap();
     assert!(third.cache().base_outside(&id, &missing).unwrap().is_some());
 }
 
@@ -386,7 +390,7 @@ fn whatever_is_edited_every_version_is_read_back_and_every_delta_is_bounded() {
         for (_, delta) in deltas(&repository) {
             seen.set(seen.get() + 1);
             let bases = cache.bases(&delta).unwrap();
-            let places = bases.iter().map(|base| cache.base_outside(base, &HashSet::new()));
+            let places = bases.iter().map(|base| cache.base_outside(base, &Excluded::default()));
             let places: Vec<_> = places.map(|place| place.unwrap().unwrap()).collect();
             let segments: BTreeSet<_> =
                 places.iter().map(|place| (place.pack, place.segment)).collect();

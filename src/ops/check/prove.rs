@@ -22,6 +22,7 @@ use crate::ops::findings::{Finding, Findings};
 use crate::ops::references::BlobKey;
 use crate::repository::Repository;
 use crate::repository::error::RepositoryError;
+use crate::repository::index::cache::Excluded;
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::{PackProof, PackVerifier, WHOLE_WHEN_READ_AGAIN, names};
 use crate::units::Timestamp;
@@ -289,7 +290,7 @@ fn settle(
     let cache = repository.cache();
     let mut bases = packs.deltas.bases();
     let lacks_base = bases.try_fold(false, |lacks, base| {
-        Ok::<_, RepositoryError>(lacks || cache.base_outside(base, &HashSet::new())?.is_none())
+        Ok::<_, RepositoryError>(lacks || cache.base_outside(base, &Excluded::default())?.is_none())
     })?;
     let is_whole = damaged.is_empty() && packs.suspects.is_empty() && packs.missing.is_empty();
     if is_whole && !lacks_base {
@@ -311,7 +312,7 @@ fn settle(
     };
     if lacks_base {
         for base in packs.deltas.bases() {
-            if cache.base_outside(base, &HashSet::new())?.is_none() {
+            if cache.base_outside(base, &Excluded::default())?.is_none() {
                 let message =
                     "is in no pack that the repository has, and deltas are read against it";
                 let lost = standing.lost_with(base)?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::format::generation::Condemned;
 use crate::format::session::Purpose;
-use crate::id::{BlobId, PackId, SessionId, SnapshotId};
+use crate::id::{PackId, SessionId, SnapshotId};
 use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
 use crate::ops::findings::Findings;
@@ -28,6 +28,7 @@ use crate::repository::collector::{Cleared, Holder, SeenIdle};
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::generations::{Generations, PublishedSweep};
 use crate::repository::index::merge::Merged;
+use crate::repository::index::objects::NotAdopted;
 use crate::repository::planted::{Step, is_left_out};
 use crate::repository::reader::BlobReader;
 use crate::repository::snapshots::Snapshots;
@@ -36,7 +37,7 @@ use crate::units::Timestamp;
 
 use plan::{PackPlan, PlanLimits, UnusedLimit, plan};
 use repack::Copying;
-use usage::{Exceptions, Usage};
+use usage::{Exceptions, Lost, Usage};
 
 /// Packs of at most so many bytes are copied before those that they replace are dropped: so much space a prune needs
 /// beyond what is there.
@@ -216,8 +217,8 @@ struct Marked {
     /// Sessions that had not decided before snapshots were listed: what they have made is left alone.
     undecided: BTreeSet<SessionId>,
     snapshots: Snapshots,
-    /// Packs in no index object that nobody will ever read, with their lengths.
-    given_up: Vec<(PackId, u64)>,
+    /// Packs in no index object that could not be read.
+    not_adopted: NotAdopted,
 }
 
 struct Collection<'c, 'a> {
@@ -316,10 +317,10 @@ impl<'a> Collection<'_, 'a> {
         let exceptions = Exceptions {
             damaged: self.repository.damaged_packs()?,
             undecided: marked.undecided.clone(),
-            given_up: marked.given_up.clone(),
+            given_up: marked.not_adopted.given_up.clone(),
             ..Exceptions::default()
         };
-        let usage = self.usage(&exceptions)?;
+        let usage = self.usage(&exceptions, &marked)?;
         let packs = usage.packs(self.repository, &exceptions);
         let plan = plan(&packs, &self.options.limits);
         self.summary.packs_before = packs.len() as u64;
@@ -443,7 +444,14 @@ impl<'a> Collection<'_, 'a> {
             registered.into_iter().filter(|session| !decided.contains(session)).collect();
         let index = self.repository.refresh_index(self.monitor)?;
         index.generations.require_readable()?;
-        let given_up = self.repository.adopt_or_give_up()?;
+        let not_adopted = self.repository.adopt_or_give_up()?;
+        self.follow(&snapshots)?;
+        self.newest = generations.newest;
+        Ok(Marked { generations, undecided, snapshots, not_adopted })
+    }
+
+    /// Follows what these snapshots refer to, as far as that was not done before.
+    fn follow(&mut self, snapshots: &Snapshots) -> Result<(), OpsError> {
         let new: Vec<_> =
             snapshots.all.iter().filter(|(id, _)| !self.walked.contains(id)).cloned().collect();
         self.walk.run(&new)?;
@@ -459,13 +467,28 @@ impl<'a> Collection<'_, 'a> {
             )));
         }
         self.walked.extend(new.iter().map(|(id, _)| *id));
-        self.newest = generations.newest;
-        Ok(Marked { generations, undecided, snapshots, given_up })
+        Ok(())
     }
 
-    fn usage(&self, exceptions: &Exceptions) -> Result<Usage, OpsError> {
-        let usage = Usage::count(self.repository, &self.walk, exceptions)?;
-        require_all(usage.lost_blobs, usage.lost_example)?;
+    /// If snapshots that were followed are gone by now, begins anew with those that are there. What only they referred to
+    /// may be gone, too, and is not lost.
+    fn follow_anew(&mut self, snapshots: &Snapshots) -> Result<bool, OpsError> {
+        let there: HashSet<SnapshotId> = snapshots.all.iter().map(|(id, _)| *id).collect();
+        if self.walked.is_subset(&there) {
+            return Ok(false);
+        }
+        self.walk.forget();
+        self.walked.clear();
+        self.follow(snapshots)?;
+        Ok(true)
+    }
+
+    fn usage(&mut self, exceptions: &Exceptions, marked: &Marked) -> Result<Usage, OpsError> {
+        let mut usage = Usage::count(self.repository, &self.walk, exceptions)?;
+        if usage.lost.example.is_some() && self.follow_anew(&marked.snapshots)? {
+            usage = Usage::count(self.repository, &self.walk, exceptions)?;
+        }
+        require_all(&usage.lost, &marked.not_adopted)?;
         Ok(usage)
     }
 
@@ -538,8 +561,15 @@ impl<'a> Collection<'_, 'a> {
             return Ok(Ended::Overtaken);
         }
         let damaged = self.repository.damaged_packs()?;
-        let rescue = Usage::rescue(self.repository, &self.walk, &condemned.packs, damaged)?;
-        require_all(rescue.lost_blobs, rescue.lost_example)?;
+        let count = |collection: &Self| {
+            let (repository, walk) = (collection.repository, &collection.walk);
+            Usage::rescue(repository, walk, &condemned.packs, damaged.clone())
+        };
+        let mut rescue = count(self)?;
+        if rescue.lost.example.is_some() && self.follow_anew(&marked.snapshots)? {
+            rescue = count(self)?;
+        }
+        require_all(&rescue.lost, &marked.not_adopted)?;
         let is_dropped =
             |pack: &&PackId| !rescue.packs.contains(*pack) || is_left_out(Step::SpareNeeded);
         let packs: Vec<PackId> = condemned.packs.iter().filter(is_dropped).copied().collect();
@@ -654,16 +684,19 @@ const IN_THE_WAY: &str = "damaged snapshots stay in the way until they are forgo
                           repair snapshots --forget-originals` or `aumbry forget ID`";
 
 /// Nothing is collected from a repository that lacks what it promises: whoever mends it may need what is condemned.
-fn require_all(lost_blobs: u64, example: Option<BlobId>) -> Result<(), OpsError> {
-    match example {
-        None => Ok(()),
-        Some(example) => Err(OpsError::Repository(RepositoryError::corrupt(
+/// Refuses where something is lost. It may be in a pack that could not be read.
+fn require_all(lost: &Lost, rest: &NotAdopted) -> Result<(), OpsError> {
+    match (lost.example, &rest.unread) {
+        (None, _) => Ok(()),
+        (Some(_), Some(unread)) => Err(OpsError::Repository(unread.clone())),
+        (Some(example), None) => Err(OpsError::Repository(RepositoryError::corrupt(
             format!("blob {}", example.short()),
             format!(
-                "is needed, and in no pack that the repository has ({lost_blobs} such blobs); nothing is \
+                "is needed, and in no pack that the repository has ({} such blobs); nothing is \
                  collected. If the store's listings may be late, try again later. `aumbry check` names the \
                  files, a backup of their source stores them again, `aumbry repair snapshots` makes \
-                 snapshots without them; {IN_THE_WAY}"
+                 snapshots without them; {IN_THE_WAY}",
+                lost.blobs
             ),
         ))),
     }

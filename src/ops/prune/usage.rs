@@ -77,11 +77,25 @@ pub struct Usage {
     /// Deltas of which a base stands in damaged packs only.
     doubtful: HashSet<SegmentPlace>,
     /// Needed blobs that no pack has.
-    pub lost_blobs: u64,
-    /// The first of them.
-    pub lost_example: Option<BlobId>,
+    pub lost: Lost,
     /// Needed blobs.
     pub live_blobs: u64,
+}
+
+/// Needed blobs that no pack has.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lost {
+    /// How many.
+    pub blobs: u64,
+    /// One of them.
+    pub example: Option<BlobKey>,
+}
+
+impl Lost {
+    fn add(&mut self, blob: BlobKey) {
+        self.blobs += 1;
+        self.example.get_or_insert(blob);
+    }
 }
 
 /// What is not to be counted on, and what is not to be touched.
@@ -125,8 +139,7 @@ impl Usage {
             bases: HashSet::new(),
             broken: HashSet::new(),
             doubtful: HashSet::new(),
-            lost_blobs: 0,
-            lost_example: None,
+            lost: Lost::default(),
             live_blobs: 0,
         };
         usage.follow_deltas(repository, walk, &exceptions.damaged)?;
@@ -141,11 +154,12 @@ impl Usage {
     ) -> Result<Self, OpsError> {
         let mut usage = Self::new(repository, walk, exceptions)?;
         // First what stands in one place only, so that the choice among copies knows where most is needed anyway.
-        usage.pass(repository, walk, |usage, id, copies| match copies {
-            [] => usage.lose(id),
+        let found = usage.pass(repository, walk, |usage, id, copies| match copies {
+            [] => usage.lost.add(BlobKey::new(&id)),
             [only] => usage.need(only),
             _ => {}
         })?;
+        usage.lose_unknown(repository, walk, found)?;
         let needed: HashMap<u32, u64> =
             usage.rows.iter().map(|(number, row)| (*number, row.used_bytes)).collect();
         usage.pass(repository, walk, |usage, id, copies| {
@@ -193,11 +207,6 @@ impl Usage {
             false if is_base => &[Way::Base, Way::Read],
             false => &[Way::Read],
         }
-    }
-
-    fn lose(&mut self, id: BlobId) {
-        self.lost_blobs += 1;
-        self.lost_example.get_or_insert(id);
     }
 
     fn need(&mut self, location: &Location) {
@@ -293,13 +302,14 @@ impl Usage {
         self.bases
     }
 
-    /// Hands every needed blob with the copies that count to `take`.
+    /// Hands every needed blob that the index knows with the copies that count to `take`. Returns how many of them
+    /// snapshots refer to.
     fn pass(
         &mut self,
         repository: &Repository,
         walk: &Walk<'_, '_>,
         mut take: impl FnMut(&mut Self, BlobId, &[Location]),
-    ) -> Result<(), OpsError> {
+    ) -> Result<u64, OpsError> {
         for row in self.rows.values_mut() {
             // A delta goes or stays as a whole, and counts for what it takes.
             let deltas = row.info.segments.iter().filter(|segment| segment.encoding.is_delta());
@@ -309,12 +319,15 @@ impl Usage {
         let mut group: Vec<Location> = Vec::new();
         let mut kind = None;
         let mut current: Option<BlobId> = None;
+        let mut found = 0;
         let mut end = |usage: &mut Self, id: Option<BlobId>, kind, group: &mut Vec<Location>| {
-            if let (Some(id), Some(kind)) = (id, kind)
-                && (walk.needs(kind, &id) || usage.bases.contains(&BlobKey::new(&id)))
-            {
-                usage.live_blobs += 1;
-                take(usage, id, group);
+            if let (Some(id), Some(kind)) = (id, kind) {
+                let is_referred_to = walk.needs(kind, &id);
+                found += u64::from(is_referred_to);
+                if is_referred_to || usage.bases.contains(&BlobKey::new(&id)) {
+                    usage.live_blobs += 1;
+                    take(usage, id, group);
+                }
             }
             group.clear();
         };
@@ -334,6 +347,31 @@ impl Usage {
             }
         }
         end(self, current, kind, &mut group);
+        Ok(found)
+    }
+
+    /// Counts what snapshots refer to and the index does not know as lost: of all that they refer to, so much was found.
+    /// What holds it may be away, or could not be read.
+    fn lose_unknown(
+        &mut self,
+        repository: &Repository,
+        walk: &Walk<'_, '_>,
+        found: u64,
+    ) -> Result<(), OpsError> {
+        if found >= walk.trees.count() + walk.data.count() {
+            return Ok(());
+        }
+        let mut known = HashSet::new();
+        for entry in repository.cache().entries()? {
+            let (id, location) = entry?;
+            if self.rows.contains_key(&location.pack) {
+                known.insert(BlobKey::new(&id));
+            }
+        }
+        let unknown = walk.trees.keys().into_iter().chain(walk.data.keys());
+        for key in unknown.filter(|key| !known.contains(key)) {
+            self.lost.add(key);
+        }
         Ok(())
     }
 
@@ -384,12 +422,14 @@ impl Usage {
         let exceptions = Exceptions { damaged, ..Exceptions::default() };
         let mut usage = Self::new(repository, walk, &exceptions)?;
         let mut packs = HashSet::new();
-        usage.pass(repository, walk, |usage, id, copies| {
+        let found = usage.pass(repository, walk, |usage, id, copies| {
             // The best there is must stay: a copy that is whole, as far as is known, and no delta, because deltas
             // are read against it.
             for way in usage.ways(&id, copies, &exceptions.damaged) {
                 let rank = |copy: &Location| usage.rank(*way, &exceptions.damaged, copy);
-                let Some(best) = copies.iter().map(rank).max() else { return usage.lose(id) };
+                let Some(best) = copies.iter().map(rank).max() else {
+                    return usage.lost.add(BlobKey::new(&id));
+                };
                 let places = copies.iter().filter(|copy| rank(copy) == best);
                 let places: Vec<_> = places.map(|copy| usage.rows[&copy.pack].info.id).collect();
                 let stays = |pack: &PackId| !condemned.contains(pack) || packs.contains(pack);
@@ -398,7 +438,8 @@ impl Usage {
                 }
             }
         })?;
-        Ok(Rescue { packs, lost_blobs: usage.lost_blobs, lost_example: usage.lost_example })
+        usage.lose_unknown(repository, walk, found)?;
+        Ok(Rescue { packs, lost: usage.lost })
     }
 }
 
@@ -407,7 +448,5 @@ pub struct Rescue {
     /// Packs that hold the only copy of a needed blob.
     pub packs: HashSet<PackId>,
     /// Needed blobs that no pack has.
-    pub lost_blobs: u64,
-    /// The first of them.
-    pub lost_example: Option<BlobId>,
+    pub lost: Lost,
 }

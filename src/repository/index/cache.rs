@@ -25,6 +25,7 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
+pub use self::lookup::Excluded;
 use self::lookup::KnownPacks;
 use self::place::{Place, remove};
 pub use self::remembered::Followed;
@@ -123,6 +124,11 @@ fn cache_error(error: impl std::fmt::Display) -> RepositoryError {
         "local cache",
         format!("{error}; deleting the cache directory is safe and makes it anew"),
     )
+}
+
+fn next_pack(packs: &impl ReadableTable<u32, &'static [u8]>, writing: &Writing) -> Result<u32> {
+    let last = packs.last().map_err(cache_error)?;
+    Ok(last.map_or(0, |(number, _)| number.value() + 1).max(writing.next_pack))
 }
 
 impl IndexCache {
@@ -424,8 +430,7 @@ impl IndexCache {
         let mut table = transaction.open_table(PACKS).map_err(cache_error)?;
         let mut numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         let swept = transaction.open_table(SWEPT).map_err(cache_error)?;
-        let last = table.last().map_err(cache_error)?.map_or(0, |(number, _)| number.value() + 1);
-        let mut next = last.max(writing.next_pack);
+        let mut next = next_pack(&table, writing)?;
         let mut entries = Vec::new();
         for pack in packs {
             let name = name_bytes(pack.id.session, pack.id.number);
@@ -442,6 +447,13 @@ impl IndexCache {
         writing.next_pack = next;
         entries.sort_unstable();
         Ok(entries)
+    }
+
+    /// The number of the next pack that is taken in.
+    fn next_pack(&self) -> Result<u32> {
+        let writing = self.writing.lock();
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        next_pack(&transaction.open_table(PACKS).map_err(cache_error)?, &writing)
     }
 
     /// The packs of one of the tables that hold nothing but names.

@@ -86,17 +86,19 @@ fn a_blob_counts_outside_excluded_packs_only_if_its_bases_do() {
     let blob = BlobRecord { id: id(5), length: 10 };
     delta.directory.push(7, Encoding::Delta(vec![id(6)]), vec![blob]);
     cache.add(&[index(0)], &[pack(0, 0..10), pack(1, 0..5), delta]).unwrap();
-    let numbers = |packs: &[u32]| {
-        let packs = packs.iter().map(|number| PackId { session: session(), number: *number });
-        cache.pack_numbers(packs).unwrap()
+    let ids = |packs: &[u32]| -> Vec<PackId> {
+        packs.iter().map(|number| PackId { session: session(), number: *number }).collect()
     };
-    let outside = |blob, packs: &[u32]| cache.has_outside(&id(blob), &numbers(packs)).unwrap();
+    let outside = |blob, packs: &[u32]| {
+        cache.has_outside(&id(blob), &cache.excluding(ids(packs)).unwrap()).unwrap()
+    };
     assert!(outside(3, &[]) && outside(3, &[0]) && outside(3, &[1]) && !outside(3, &[0, 1]));
     // Its other copy is a delta against a blob of the excluded pack.
     assert!(outside(5, &[2]) && !outside(5, &[0]) && !outside(20, &[2]) && !outside(99, &[]));
-    assert_eq!(cache.sole_holders(&numbers(&[0, 1, 7])).unwrap(), numbers(&[0, 1]));
-    assert_eq!(cache.sole_holders(&numbers(&[0])).unwrap(), numbers(&[0]));
-    assert_eq!(cache.sole_holders(&numbers(&[1])).unwrap(), numbers(&[]));
+    for (excluded, sole) in [(&[0, 1, 7][..], &[0, 1][..]), (&[0], &[0]), (&[1], &[])] {
+        let found = cache.sole_holders(&cache.excluding(ids(excluded)).unwrap()).unwrap();
+        assert_eq!(found, cache.pack_numbers(ids(sole)).unwrap());
+    }
 }
 
 #[test]
@@ -106,9 +108,29 @@ fn a_pack_is_missed_when_what_it_holds_plainly_stands_elsewhere_as_a_delta_only(
     let blob = BlobRecord { id: id(5), length: 10 };
     delta.directory.push(7, Encoding::Delta(vec![id(20)]), vec![blob]);
     cache.add(&[index(0)], &[pack(0, 5..6), delta]).unwrap();
-    let plain = cache.pack_numbers([PackId { session: session(), number: 0 }]).unwrap();
+    let plain = cache.excluding([PackId { session: session(), number: 0 }]).unwrap();
     assert!(cache.has_outside(&id(5), &plain).unwrap());
-    assert_eq!(cache.sole_holders(&plain).unwrap(), plain, "others may be read against it");
+    let sole = cache.sole_holders(&plain).unwrap();
+    assert_eq!(&sole, plain.numbers(), "others may be read against it");
+}
+
+#[test]
+fn an_excluded_pack_is_left_out_also_when_it_comes_in_later_or_once_more() {
+    let cache = IndexCache::open(None, RepositoryId([5; 16])).unwrap();
+    cache.add(&[index(0)], &[pack(0, 0..5), pack(1, 10..15)]).unwrap();
+    let excluded = cache.excluding([0, 2].map(|number| PackId { session: session(), number }));
+    let excluded = excluded.unwrap();
+    let stands = |blob| {
+        let base = cache.base_outside(&id(blob), &excluded).unwrap();
+        assert_eq!(base.is_some(), cache.has_outside(&id(blob), &excluded).unwrap());
+        base.is_some()
+    };
+    assert!(!stands(3) && stands(12));
+    cache.add(&[index(1)], &[pack(2, 3..5), pack(3, 4..5)]).unwrap();
+    assert!(!stands(3) && stands(4), "pack 2 is left out, and pack 3 is not");
+    cache.clear().unwrap();
+    cache.add(&[index(0)], &[pack(1, 10..15), pack(0, 0..5)]).unwrap();
+    assert!(!stands(3) && stands(12));
 }
 
 #[test]

@@ -101,6 +101,17 @@ fn batches(listed: &BTreeMap<IndexId, u64>, known: &BTreeSet<IndexId>) -> Vec<Ve
     batches
 }
 
+/// Packs that no index object lists and that could not be taken in.
+#[derive(Debug, Default)]
+pub struct NotAdopted {
+    /// Those, with their lengths, that nobody will ever take in: parts of uploads, and packs whose directories are
+    /// damaged or whose epoch's data key was dropped.
+    pub given_up: Vec<(PackId, u64)>,
+    /// Why the first of the others could not be read: it is newer, needs a key that is missing here, is another
+    /// repository's, or could not be asked for.
+    pub unread: Option<RepositoryError>,
+}
+
 impl Repository {
     /// Brings the cache up to date: follows the sweeps, and takes in the index objects that it has not seen. A
     /// damaged one is passed over: what only it lists counts as absent, and is stored again by the next backup that
@@ -283,18 +294,18 @@ impl Repository {
         Ok(self.adopt(self.store.list(layout::PACKS)?, false)?.0)
     }
 
-    /// The same for a collector. Returns those, with their lengths, that nobody will ever take in: parts of uploads,
-    /// and packs whose directories are damaged or whose epoch's data key was dropped. What may be newer, needs a key
-    /// that is missing here, is another repository's or could not be asked for is not among them.
-    pub fn adopt_or_give_up(&self) -> Result<Vec<(PackId, u64)>> {
+    /// The same for a collector. Returns what could not be taken in.
+    pub fn adopt_or_give_up(&self) -> Result<NotAdopted> {
         let (_, unread) = self.adopt(self.store.list(layout::PACKS)?, false)?;
-        let mut given_up = Vec::new();
+        let mut rest = NotAdopted::default();
         for (id, length, error) in unread {
             if self.is_beyond_reading(id, &error)? {
-                given_up.push((id, length));
+                rest.given_up.push((id, length));
+            } else if error.kind != Kind::NotFound {
+                rest.unread.get_or_insert(error);
             }
         }
-        Ok(given_up)
+        Ok(rest)
     }
 
     /// Whether a pack that could not be read, for this reason, never will be.

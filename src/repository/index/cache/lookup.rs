@@ -23,7 +23,44 @@ pub(super) struct KnownPacks {
     bytes: usize,
 }
 
+/// Packs that do not count for somebody: those too that come into the cache only later, from an index object that a listing
+/// did not show before, or from their own directories.
+#[derive(Debug, Default)]
+pub struct Excluded {
+    packs: HashSet<PackId>,
+    numbers: HashSet<u32>,
+    /// What was taken in since has this number or a higher one.
+    until: u32,
+}
+
+impl Excluded {
+    /// The packs.
+    pub fn packs(&self) -> &HashSet<PackId> {
+        &self.packs
+    }
+
+    /// The numbers of those that were known when this was made.
+    pub fn numbers(&self) -> &HashSet<u32> {
+        &self.numbers
+    }
+}
+
 impl IndexCache {
+    /// Leaves these packs out.
+    pub fn excluding(&self, packs: impl IntoIterator<Item = PackId>) -> Result<Excluded> {
+        let packs: HashSet<PackId> = packs.into_iter().collect();
+        // Numbers last: what is taken in between the two is asked for by its name.
+        let until = self.next_pack()?;
+        let numbers = self.pack_numbers(packs.iter().copied())?;
+        Ok(Excluded { packs, numbers, until })
+    }
+
+    fn is_excluded(&self, copy: &Location, excluded: &Excluded) -> Result<bool> {
+        let is_later = copy.pack >= excluded.until && !excluded.packs.is_empty();
+        Ok(excluded.numbers.contains(&copy.pack)
+            || is_later && excluded.packs.contains(&self.pack(copy.pack)?.id))
+    }
+
     /// Where the blob is, if the index knows it: the first copy, when there are several.
     pub fn lookup(&self, id: &BlobId) -> Result<Option<Location>> {
         let mut found = None;
@@ -46,9 +83,9 @@ impl IndexCache {
 
     /// Whether the blob can be read without these packs, given by number: one of its copies stands in another
     /// pack, and if that is a delta, so do its bases.
-    pub fn has_outside(&self, id: &BlobId, excluded: &HashSet<u32>) -> Result<bool> {
+    pub fn has_outside(&self, id: &BlobId, excluded: &Excluded) -> Result<bool> {
         for copy in self.copies(id)? {
-            if excluded.contains(&copy.pack) {
+            if self.is_excluded(&copy, excluded)? {
                 continue;
             }
             let mut is_readable = true;
@@ -66,9 +103,13 @@ impl IndexCache {
     }
 
     /// A copy of the blob outside these packs that a delta can be read against: one that is no delta itself.
-    pub fn base_outside(&self, id: &BlobId, excluded: &HashSet<u32>) -> Result<Option<Location>> {
-        let mut copies = self.copies(id)?.into_iter();
-        Ok(copies.find(|copy| !copy.is_delta && !excluded.contains(&copy.pack)))
+    pub fn base_outside(&self, id: &BlobId, excluded: &Excluded) -> Result<Option<Location>> {
+        for copy in self.copies(id)? {
+            if !copy.is_delta && !self.is_excluded(&copy, excluded)? {
+                return Ok(Some(copy));
+            }
+        }
+        Ok(None)
     }
 
     /// What the segment at this place is a delta against; nothing when it is none.
@@ -102,24 +143,25 @@ impl IndexCache {
         Ok(numbers)
     }
 
-    /// Which of these packs hold a blob that cannot be read without them. Reads all runs, 48 bytes a blob, so
+    /// Which of these packs, as far as they are known, hold a blob that cannot be read without them. Reads all runs, 48 bytes a blob, so
     /// it is for when something is wrong.
-    pub fn sole_holders(&self, excluded: &HashSet<u32>) -> Result<HashSet<u32>> {
+    pub fn sole_holders(&self, excluded: &Excluded) -> Result<HashSet<u32>> {
         let mut sole = HashSet::new();
-        if excluded.is_empty() {
+        if excluded.numbers.is_empty() {
             return Ok(sole);
         }
         let runs: Vec<_> = self.view.read().runs.iter().map(|(_, run)| run.clone()).collect();
         for row in MergedRows::new(&runs).map_err(cache_error)? {
             let (id, location) = row.map_err(cache_error)?;
-            let is_open = excluded.contains(&location.pack) && !sole.contains(&location.pack);
+            let is_open =
+                excluded.numbers.contains(&location.pack) && !sole.contains(&location.pack);
             // What stands elsewhere as a delta only may be the base of others, which cannot be read against that.
             let is_lost = is_open
                 && (!self.has_outside(&id, excluded)?
                     || !location.is_delta && self.base_outside(&id, excluded)?.is_none());
             if is_lost {
                 sole.insert(location.pack);
-                if sole.len() == excluded.len() {
+                if sole.len() == excluded.numbers.len() {
                     break;
                 }
             }
