@@ -14,7 +14,7 @@
 //! | verify | the same without the files |
 //!
 //! What is a chunk's first occurrence, what lies where, and which holes files have, the limit is told beforehand.
-//! There are no trees, index, sessions, queues or metadata in it. Segments that the engine's probe finds incompressible are
+//! There are no trees, index, sessions or queues in it, and no metadata but a time. Segments that the engine's probe finds incompressible are
 //! stored plain in both. A step begins with opening the repository, with a recovery key, which is not stretched. forget and prune are
 //! left out: what they cost is latency.
 //!
