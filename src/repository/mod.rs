@@ -14,6 +14,7 @@ pub mod key_updates;
 pub mod keys;
 mod maintainer;
 pub mod mend;
+mod open_packs;
 pub mod packer;
 pub mod planted;
 pub mod quarantine;

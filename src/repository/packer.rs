@@ -15,6 +15,10 @@ use crate::format::index::PackRecord;
 use crate::format::pack::{BlobRecord, Encoding, PACK_TRAILER_LENGTH, PackDirectory};
 use crate::id::{BlobId, PackId};
 
+/// From this many bytes on a pack's buffer has room for twice as many. glibc's allocator asks the system for what is
+/// larger than 32 MiB, always.
+const LARGE: usize = 16 << 20;
+
 /// A pack that is being filled.
 pub struct PackBuilder {
     buffer: Vec<u8>,
@@ -24,10 +28,13 @@ pub struct PackBuilder {
 }
 
 impl PackBuilder {
-    /// An empty pack with room for `capacity` stored bytes.
+    /// An empty pack with room for `capacity` stored bytes, and for one segment more where packs are large: then it is so
+    /// much that the allocator asks the system for it, and gives it back when the pack has gone. What is not needed is
+    /// not touched and costs no memory.
     pub fn new(capacity: usize) -> Self {
         let sealed = sealed_length(capacity as u64 + 1) as usize;
-        let mut buffer = Vec::with_capacity(HEADER_LENGTH + sealed + sealed / 16);
+        let more = if capacity >= LARGE { sealed + sealed / 8 } else { sealed / 16 };
+        let mut buffer = Vec::with_capacity(HEADER_LENGTH + sealed + more);
         buffer.resize(HEADER_LENGTH, 0);
         PackBuilder {
             buffer,

@@ -3,7 +3,7 @@
 //! Each thread that stores blobs owns a [`SegmentWriter`], which gathers them into segments and compresses
 //! them on that thread. Finished segments go into one of at least two open packs, chosen at random, so that the
 //! order of packs tells the store nothing of a file. Memory: a segment and its compressed form for each
-//! thread, the open packs, and two packs on their way to the store.
+//! thread, and for each thread and each of two uploads a pack.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::Location;
 use super::index::cache::Excluded;
 use super::index::objects::IndexReport;
+use super::open_packs::{Leaving, OpenPacks};
 use super::packer::PackBuilder;
 use super::planted::{Step, is_left_out};
 use super::reader::BlobReader;
@@ -65,6 +66,7 @@ struct Finished {
     name: String,
     object: Vec<u8>,
     record: PackRecord,
+    _leaving: Leaving,
 }
 
 /// What waits for an index object.
@@ -92,7 +94,8 @@ pub struct Writer<'a> {
     excluded: Excluded,
     dry_run: bool,
     new_blobs: Vec<Mutex<HashSet<BlobId>>>,
-    open_packs: [Mutex<Vec<PackBuilder>>; 2],
+    /// Of data and of trees.
+    open_packs: [Arc<OpenPacks>; 2],
     pack_count: AtomicU32,
     index_count: AtomicU32,
     counters: Counters,
@@ -181,6 +184,7 @@ impl<'a> Writer<'a> {
             unindexed: Mutex::new(Unindexed { packs, blobs }),
             failure: Mutex::default(),
         });
+        let most_packs = rayon::current_num_threads().max(2) + UPLOADS;
         let (sender, receiver) = sync_channel(0);
         let receiver = Arc::new(Mutex::new(receiver));
         // With one thread in all, whoever fills a pack uploads it.
@@ -202,7 +206,8 @@ impl<'a> Writer<'a> {
             session,
             dry_run,
             new_blobs: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            open_packs: [Mutex::default(), Mutex::default()],
+            // Two of data at least, so that the store cannot tell which chunks follow one another.
+            open_packs: [OpenPacks::new(2, most_packs), OpenPacks::new(1, usize::MAX)],
             pack_count: AtomicU32::new(0),
             index_count: AtomicU32::new(0),
             counters: Counters::default(),
@@ -389,31 +394,23 @@ impl<'a> Writer<'a> {
         counter.fetch_add(blobs.len() as u64, Ordering::Relaxed);
         let target = self.repository.settings.pack_length as usize;
         let open = &self.open_packs[usize::from(kind == ObjectKind::TreePack)];
-        let mut pack = {
-            let mut packs = open.lock();
-            let wanted = self.wanted_open_packs(kind);
-            if packs.len() < wanted {
-                PackBuilder::new(target).with_parity(self.repository.settings.parity_percent)
-            } else {
+        let parity = self.repository.settings.parity_percent;
+        let mut pack = open.take(
+            || PackBuilder::new(target).with_parity(parity),
+            |_| {
                 let [random] = self.repository.environment.chance.bytes()?;
-                let chosen = random as usize % packs.len();
-                packs.swap_remove(chosen)
-            }
-        };
+                Ok(usize::from(random))
+            },
+        )?;
         pack.push(stored, encoding, blobs);
         if pack.is_full(target) {
-            return self.finish_pack(kind, pack);
+            return self.finish_pack(kind, pack, open.close());
         }
-        open.lock().push(pack);
+        open.give_back(pack);
         Ok(())
     }
 
-    /// Two data packs at least, so that the store cannot tell which chunks follow one another.
-    fn wanted_open_packs(&self, kind: ObjectKind) -> usize {
-        if kind == ObjectKind::DataPack { 2 } else { 1 }
-    }
-
-    fn finish_pack(&self, kind: ObjectKind, pack: PackBuilder) -> Result<()> {
+    fn finish_pack(&self, kind: ObjectKind, pack: PackBuilder, leaving: Leaving) -> Result<()> {
         let number = self.pack_count.fetch_add(1, Ordering::Relaxed);
         let id = PackId { session: self.session, number };
         let name = layout::pack(id);
@@ -427,7 +424,7 @@ impl<'a> Writer<'a> {
         if kind == ObjectKind::TreePack {
             self.repository.keep_pack(&record.id, &object);
         }
-        let finished = Box::new(Finished { name, object, record });
+        let finished = Box::new(Finished { name, object, record, _leaving: leaving });
         let sent = if self.repository.threads(UPLOADS) == 1 {
             upload_one(&self.uploads, *finished);
             true
@@ -482,9 +479,8 @@ impl<'a> Writer<'a> {
         for (kind, open) in
             [ObjectKind::DataPack, ObjectKind::TreePack].into_iter().zip(&self.open_packs)
         {
-            let packs = std::mem::take(&mut *open.lock());
-            for pack in packs.into_iter().filter(|pack| !pack.is_empty()) {
-                self.finish_pack(kind, pack)?;
+            for pack in open.take_idle().into_iter().filter(|pack| !pack.is_empty()) {
+                self.finish_pack(kind, pack, open.close())?;
             }
         }
         self.end_uploads()?;
@@ -562,7 +558,7 @@ fn upload(uploads: &Uploads, queue: &Mutex<Receiver<Box<Finished>>>) {
 
 /// Brings a pack to the store, unless an earlier one could not be stored.
 fn upload_one(uploads: &Uploads, finished: Finished) {
-    let Finished { name, object, record } = finished;
+    let Finished { name, object, record, _leaving } = finished;
     if uploads.failure.lock().is_some() {
         return;
     }
