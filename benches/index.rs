@@ -1,5 +1,5 @@
 //! Looking blobs up in an index of a million, on one core, and loading it on a new machine. What ten times as
-//! many cost in time and memory is measured by `large_index`.
+//! many cost in time and memory is measured by `growth`.
 //!
 //! The limits: for look-ups, halving in a sorted list of all ids in memory; for known ones also one read of
 //! a page at a random place of a file of the same size. For loading, unsealing and decoding alone.

@@ -28,6 +28,7 @@ struct State {
     calls: u64,
     creates: u64,
     reads: u64,
+    read_bytes: u64,
     deletes: u64,
     stop_at: Option<(u64, Effect)>,
     fail_at: Option<u64>,
@@ -79,6 +80,15 @@ impl FaultControl {
     /// How many read an object, or a part of it.
     pub fn reads(&self) -> u64 {
         self.state().reads
+    }
+
+    /// How many bytes came back from them.
+    pub fn read_bytes(&self) -> u64 {
+        self.state().read_bytes
+    }
+
+    pub(super) fn count_read(&self, bytes: usize) {
+        self.state().read_bytes += bytes as u64;
     }
 
     /// How many took an object away.
@@ -248,6 +258,7 @@ mod tests {
         assert_eq!(store.get("a").unwrap(), [1]);
         assert_eq!(store.get("a").unwrap_err().kind, Kind::NotFound);
         assert_eq!(store.get("a").unwrap(), [1]);
+        assert_eq!((control.reads(), control.read_bytes()), (4, 3));
         assert_eq!(store.list("").unwrap().len(), 1);
         control.leave_out("a");
         assert_eq!(store.list("").unwrap().len(), 0);

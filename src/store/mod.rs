@@ -193,10 +193,18 @@ impl Store {
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         check_name(name)?;
-        self.call(name, Call::Read, || {
+        let read = self.call(name, Call::Read, || {
             let operator = &self.inner.operator;
             Ok(into_vec(self.run(name, operator.read_options(name, ReadOptions::default()))?))
-        })
+        });
+        self.count_read(read)
+    }
+
+    fn count_read(&self, read: Result<Vec<u8>, StoreError>) -> Result<Vec<u8>, StoreError> {
+        if let (Some(faults), Ok(bytes)) = (&self.faults, &read) {
+            faults.count_read(bytes.len());
+        }
+        read
     }
 
     /// Exactly the bytes of `range`.
@@ -211,7 +219,7 @@ impl Store {
             let reason = format!("the range {}..{} runs backwards", range.start, range.end);
             return Err(StoreError::new(Kind::Invalid, name, reason));
         }
-        self.call(name, Call::Read, || {
+        let read = self.call(name, Call::Read, || {
             if range.is_empty() {
                 // OpenDAL answers an empty range without asking whether the object is there.
                 return match self.stat(name)? {
@@ -244,7 +252,8 @@ impl Store {
                 }
                 _ => Err(complaint),
             }
-        })
+        });
+        self.count_read(read)
     }
 
     /// Makes an object, unless the name is taken. It appears whole or not at all, and is durable

@@ -5,7 +5,7 @@
 //! once and merged with others when they are of a size, so there are O(log n) of them. Memory: filters and
 //! fences (2.1 bytes a blob, 21 MB for ten million), redb's page cache (16 MiB), and while index objects are taken
 //! in, two batches of at most 16 MiB or one object each (about 100 MB at the peak), whatever the
-//! repository's size. Measured by `benches/large_index.rs`.
+//! repository's size. Measured by `benches/growth`.
 //!
 //! The index is a cache: it may be deleted at any moment. The only dangerous error is to say "present"
 //! of what is absent, so a pack enters it from an index object, or from its own directory, and from
