@@ -15,11 +15,12 @@ mod synthetic;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use aumbry::format::header::ObjectKind;
 use aumbry::id::BlobId;
-use aumbry::monitor::SilentMonitor;
+use aumbry::monitor::{Monitor, SilentMonitor};
 use aumbry::ops::backup::{BackupOptions, Deltas, backup};
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, prune};
@@ -123,6 +124,48 @@ impl Lap {
     }
 }
 
+/// Tells apart what a dry run of prune spends its time on.
+struct Parts {
+    control: FaultControl,
+    /// How many snapshots there are.
+    snapshots: u64,
+    /// Since when it has been doing something, and how many snapshots it has begun to follow.
+    doing: Mutex<(Lap, u64)>,
+}
+
+impl Parts {
+    fn new(control: &FaultControl, snapshots: u64) -> Self {
+        let doing = Mutex::new((Lap::new(control), 0));
+        Parts { control: control.clone(), snapshots, doing }
+    }
+
+    fn next(&self, lap: &mut Lap, what: &str) {
+        std::mem::replace(lap, Lap::new(&self.control)).end(what, &self.control);
+    }
+
+    fn end(self) {
+        let (lap, _) = self.doing.into_inner().unwrap();
+        lap.end("of which counting in the index", &self.control);
+    }
+}
+
+impl Monitor for Parts {
+    fn current(&self, _snapshot: &str) {
+        let mut doing = self.doing.lock().unwrap();
+        let (lap, snapshots) = &mut *doing;
+        *snapshots += 1;
+        // The last one is followed in no time.
+        match *snapshots {
+            1 => self.next(lap, "of which reading what there is"),
+            2 => self.next(lap, "of which following the oldest snapshot"),
+            number if number == self.snapshots => {
+                self.next(lap, "of which following the others");
+            }
+            _ => {}
+        }
+    }
+}
+
 struct Bench {
     folder: PathBuf,
     size: Size,
@@ -184,8 +227,11 @@ impl Bench {
             "mark" => {
                 let (repository, control) = self.refreshed();
                 let options = PruneOptions { dry_run: true, ..PruneOptions::default() };
+                let snapshots = repository.snapshots(&SilentMonitor).unwrap().all.len() as u64;
+                let parts = Parts::new(&control, snapshots);
                 let lap = Lap::new(&control);
-                let summary = prune(&repository, &options, &SilentMonitor).unwrap();
+                let summary = prune(&repository, &options, &parts).unwrap();
+                parts.end();
                 lap.end(&format!("prune --dry-run, {} live blobs", summary.live_blobs), &control);
             }
             "backup-small" => {
