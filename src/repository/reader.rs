@@ -123,7 +123,7 @@ impl<'a> BlobReader<'a> {
 
     /// A reader for going through directories, with its part of the memory that a command may use.
     pub fn for_a_walk(repository: &'a Repository, memory_budget: u64) -> Self {
-        Self::new(repository, (memory_budget / 8).min(24 << 20))
+        Self::new(repository, (memory_budget / 8).min(16 << 20))
     }
 
     /// A reader that shares the memory that a command may use with a writer's packs.

@@ -126,7 +126,7 @@ fn run(
     report_damaged_indexes(repository, monitor)?;
     monitor.phase(Phase::Plan);
     let trees = BlobReader::new(repository, options.memory_budget / 16);
-    let data = BlobReader::new(repository, options.memory_budget / 4);
+    let data = BlobReader::new(repository, options.memory_budget / 16 * 3);
     let Some(found) = find_path(&trees, snapshot, &options.subtree)? else {
         let message = format!("the snapshot has no {}", options.subtree);
         return Err(OpsError::Invalid(message));
