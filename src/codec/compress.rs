@@ -111,7 +111,7 @@ impl Compressor {
     }
 }
 
-/// Up to this level deltas are made by zstd's fastest way, with a table that is large enough for a whole prefix: as
+/// Up to this level deltas are made with level 1, zstd's fast way, and a table that is large enough for a whole prefix: as
 /// small as with level 3 and long-distance matching but for a fortieth, in two thirds of the time or half
 /// (`docs/design/0008-deltas.md`).
 const FAST_DELTA_LEVEL: i32 = 3;

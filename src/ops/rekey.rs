@@ -197,8 +197,8 @@ fn may_be_needed(item: String, message: String) -> OpsError {
         item,
         format!(
             "{message}; what is missing may come back and need an old key, so none is dropped. \
-             `aumbry check` names the files, a backup of their source stores them again, `aumbry repair \
-             snapshots --forget-originals` makes snapshots without them"
+             `aumbry check` names the files, `aumbry backup --force` of their source stores them again, `aumbry \
+             repair snapshots --forget-originals` makes snapshots without them"
         ),
     ))
 }

@@ -44,8 +44,8 @@ impl OpenPacks {
         Arc::new(OpenPacks { state, changed, wanted, most: most.max(wanted) })
     }
 
-    /// Takes a pack to add to: a new one while there are fewer than wanted, else the one that is `chosen` among so many.
-    /// Waits while all that may exist are being added to, sealed or uploaded.
+    /// Takes a pack to add to: a new one while fewer are filled than wanted, else the one that is `chosen` among so many.
+    /// Waits while there may be no more: rather than to fill one alone, which would tell what follows what.
     pub fn take(
         &self,
         new: impl FnOnce() -> PackBuilder,
@@ -53,16 +53,16 @@ impl OpenPacks {
     ) -> Result<PackBuilder> {
         let mut state = self.state.lock();
         loop {
-            let has_room = state.existing < self.most;
-            if has_room && (state.filling < self.wanted || state.idle.is_empty()) {
+            let is_enough = state.filling >= self.wanted;
+            if is_enough && !state.idle.is_empty() {
+                let chosen = chosen(state.idle.len())? % state.idle.len();
+                return Ok(state.idle.swap_remove(chosen));
+            }
+            if state.existing < self.most {
                 state.filling += 1;
                 state.existing += 1;
                 drop(state);
                 return Ok(new());
-            }
-            if !state.idle.is_empty() {
-                let chosen = chosen(state.idle.len())? % state.idle.len();
-                return Ok(state.idle.swap_remove(chosen));
             }
             self.changed.wait(&mut state);
         }
@@ -71,13 +71,12 @@ impl OpenPacks {
     /// Gives back a pack that is not full.
     pub fn give_back(&self, pack: PackBuilder) {
         self.state.lock().idle.push(pack);
-        self.changed.notify_one();
+        self.changed.notify_all();
     }
 
-    /// A pack that was taken is full: another may be begun when there is room.
+    /// A pack that was taken is full: it leaves, and another may be begun when there is room.
     pub fn close(self: &Arc<Self>) -> Leaving {
         self.state.lock().filling -= 1;
-        self.changed.notify_one();
         Leaving(self.clone())
     }
 
@@ -110,6 +109,24 @@ mod tests {
         let three = [any(&packs), any(&packs), any(&packs)];
         three.into_iter().for_each(|pack| packs.give_back(pack));
         assert_eq!(packs.take_idle().len(), 3);
+    }
+
+    #[test]
+    fn none_is_filled_alone_whileothers_leave() {
+        let packs = OpenPacks::new(2, 4);
+        let pack = any(&packs);
+        let others = [any(&packs), any(&packs), any(&packs)].map(|_| packs.close());
+        packs.give_back(pack);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| any(&packs).body_length());
+            for _ in 0..10_000 {
+                std::thread::yield_now();
+            }
+            assert!(!waiting.is_finished(), "it takes the one that is left");
+            drop(others);
+            waiting.join().unwrap();
+        });
+        assert_eq!(packs.take_idle().len(), 1);
     }
 
     #[test]

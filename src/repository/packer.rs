@@ -28,9 +28,9 @@ pub struct PackBuilder {
 }
 
 impl PackBuilder {
-    /// An empty pack with room for `capacity` stored bytes, and for one segment more where packs are large: then it is so
-    /// much that the allocator asks the system for it, and gives it back when the pack has gone. What is not needed is
-    /// not touched and costs no memory.
+    /// An empty pack with room for `capacity` stored bytes, and for twice as many where packs are large: that is so much
+    /// that the allocator asks the system for it, and gives it back when the pack has gone. What is not needed is not
+    /// touched and costs no memory.
     pub fn new(capacity: usize) -> Self {
         let sealed = sealed_length(capacity as u64 + 1) as usize;
         let more = if capacity >= LARGE { sealed + sealed / 8 } else { sealed / 16 };

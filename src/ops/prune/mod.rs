@@ -684,20 +684,20 @@ const IN_THE_WAY: &str = "damaged snapshots stay in the way until they are forgo
                           repair snapshots --forget-originals` or `aumbry forget ID`";
 
 /// Nothing is collected from a repository that lacks what it promises: whoever mends it may need what is condemned.
-/// Refuses where something is lost. It may be in a pack that could not be read.
 fn require_all(lost: &Lost, rest: &NotAdopted) -> Result<(), OpsError> {
-    match (lost.example, &rest.unread) {
-        (None, _) => Ok(()),
-        (Some(_), Some(unread)) => Err(OpsError::Repository(unread.clone())),
-        (Some(example), None) => Err(OpsError::Repository(RepositoryError::corrupt(
-            format!("blob {}", example.short()),
-            format!(
-                "is needed, and in no pack that the repository has ({} such blobs); nothing is \
-                 collected. If the store's listings may be late, try again later. `aumbry check` names the \
-                 files, a backup of their source stores them again, `aumbry repair snapshots` makes \
-                 snapshots without them; {IN_THE_WAY}",
-                lost.blobs
-            ),
-        ))),
-    }
+    let Some(example) = lost.example else { return Ok(()) };
+    let unread = match &rest.unread {
+        Some(error) => format!(" It may be in a pack that could not be read: {error}."),
+        None => String::new(),
+    };
+    Err(OpsError::Repository(RepositoryError::corrupt(
+        format!("blob {}", example.short()),
+        format!(
+            "is needed, and in no pack that the repository has ({} such blobs); nothing is \
+             collected.{unread} If the store's listings may be late, try again later. `aumbry check` names the \
+             files, `aumbry backup --force` of their source stores them again, `aumbry repair snapshots` makes \
+             snapshots without them; {IN_THE_WAY}",
+            lost.blobs
+        ),
+    )))
 }

@@ -361,17 +361,22 @@ impl Usage {
         if found >= walk.trees.count() + walk.data.count() {
             return Ok(());
         }
-        let mut known = HashSet::new();
+        let mut keys = walk.trees.keys();
+        keys.extend(walk.data.keys());
+        keys.sort_unstable();
+        // The index is in the same order.
+        let mut keys = keys.into_iter().peekable();
         for entry in repository.cache().entries()? {
             let (id, location) = entry?;
+            let known = BlobKey::new(&id);
+            while let Some(key) = keys.next_if(|key| *key < known) {
+                self.lost.add(key);
+            }
             if self.rows.contains_key(&location.pack) {
-                known.insert(BlobKey::new(&id));
+                while keys.next_if_eq(&known).is_some() {}
             }
         }
-        let unknown = walk.trees.keys().into_iter().chain(walk.data.keys());
-        for key in unknown.filter(|key| !known.contains(key)) {
-            self.lost.add(key);
-        }
+        keys.for_each(|key| self.lost.add(key));
         Ok(())
     }
 

@@ -297,6 +297,11 @@ impl Work<'_, '_> {
             true => self.data.unproven_data(id),
             false => self.data.data(id),
         };
+        // One of another length is another one: where the right one is, is found by its name.
+        let fetched = match fetched {
+            Ok(blob) if is_proven && blob.len() as u64 != length => self.data.data(id),
+            fetched => fetched,
+        };
         let blob = fetched.map_err(|error| self.repository_failure(error))?;
         self.store_answered();
         if blob.len() as u64 != length {

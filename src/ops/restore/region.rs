@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::codec::digest::DIGEST_REGION;
 use crate::monitor::Progress;
+use crate::ops::OpsError;
 use crate::target::files::{Existing, TargetFile};
 use crate::tree::entry::{Content, Entry, Extent, Node};
 use crate::view::Extents;
@@ -304,6 +305,11 @@ impl Work<'_, '_> {
                 self.succeed(item);
                 self.monitor.advance(Progress { files: 1, bytes: 0 });
             }
+            // Left unfinished, to be continued.
+            Err(Failure::Stop(reason)) => {
+                self.unfinished.lock().push(file.clone());
+                self.fail_at(&item.path(), Failure::Stop(reason));
+            }
             Err(failure) => {
                 let failure = match (failure, &file.existing) {
                     (Failure::Entry(message), Some(_)) => Failure::Entry(format!(
@@ -359,7 +365,7 @@ impl Work<'_, '_> {
             LargePlan { file: large.clone(), extents, pending: None, offset: 0, next: 0 };
         for number in 0..large.size.div_ceil(DIGEST_REGION) {
             if self.is_stopped() {
-                return Err(wrong_digest());
+                return Err(Failure::Stop(OpsError::Interrupted));
             }
             let range = large.range(number);
             let extents = plan.collect(&range).map_err(|error| self.repository_failure(error))?;

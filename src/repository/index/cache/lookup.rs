@@ -81,8 +81,8 @@ impl IndexCache {
         Ok(found)
     }
 
-    /// Whether the blob can be read without these packs, given by number: one of its copies stands in another
-    /// pack, and if that is a delta, so do its bases.
+    /// Whether the blob can be read without these packs: one of its copies stands in another pack,
+    /// and if that is a delta, so do its bases.
     pub fn has_outside(&self, id: &BlobId, excluded: &Excluded) -> Result<bool> {
         for copy in self.copies(id)? {
             if self.is_excluded(&copy, excluded)? {
@@ -143,8 +143,8 @@ impl IndexCache {
         Ok(numbers)
     }
 
-    /// Which of these packs, as far as they are known, hold a blob that cannot be read without them. Reads all runs, 48 bytes a blob, so
-    /// it is for when something is wrong.
+    /// Which of these packs, as far as they are known, hold a blob that cannot be read without them. Reads all runs, 48
+    /// bytes a blob, so it is for when something is wrong.
     pub fn sole_holders(&self, excluded: &Excluded) -> Result<HashSet<u32>> {
         let mut sole = HashSet::new();
         if excluded.numbers.is_empty() {
