@@ -20,12 +20,11 @@ use aumbry::format::config::Settings;
 use aumbry::format::header::{HEADER_LENGTH, ObjectKind};
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::backup;
-use aumbry::ops::restore::{Overwrite, RestoreOptions, restore as run_restore};
+use aumbry::ops::restore::{RestoreOptions, restore as run_restore};
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::seal::frames_covering;
 use aumbry::store::{Store, layout};
 use aumbry::tree::entry::{Content, Entry, Extent, FileContent, Node};
-use aumbry::tree::filter::{ExcludeFilter, IncludeFilter};
 use aumbry::tree::path::TreePath;
 use aumbry::view::{DirectoryRoot, Entries, read_file};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -33,23 +32,10 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIter
 
 use crate::common::{
     Bytes, MemoryFiles, backup_options, create, create_with, criterion, folder_in_memory,
+    restore_options,
 };
 
 const TOTAL: usize = 128 << 20;
-
-fn options() -> RestoreOptions {
-    RestoreOptions {
-        subtree: TreePath::root(),
-        include: IncludeFilter::new(&[]).unwrap(),
-        exclude: ExcludeFilter::default(),
-        overwrite: Overwrite::Always,
-        delete: false,
-        dry_run: false,
-        sparse: false,
-        verify: false,
-        memory_budget: 256 << 20,
-    }
-}
 
 fn write_all(files: &[Vec<u8>], folder: &Path) {
     files.par_iter().enumerate().for_each(|(number, bytes)| {
@@ -78,9 +64,14 @@ fn restore(criterion: &mut Criterion) {
         bencher.iter_batched(
             folder_in_memory,
             |folder| {
-                let summary =
-                    run_restore(&repository, &snapshot, folder.path(), &options(), &SilentMonitor)
-                        .unwrap();
+                let summary = run_restore(
+                    &repository,
+                    &snapshot,
+                    folder.path(),
+                    &restore_options(),
+                    &SilentMonitor,
+                )
+                .unwrap();
                 assert_eq!((summary.total_bytes, summary.entries_failed), (TOTAL as u64, 0));
                 folder
             },
@@ -153,7 +144,7 @@ fn one_small_file(criterion: &mut Criterion) {
                 || (folder_in_memory(), next.next().unwrap()),
                 |(folder, entry)| {
                     let subtree = TreePath::root().join(&entry.name);
-                    let options = RestoreOptions { subtree, ..options() };
+                    let options = RestoreOptions { subtree, ..restore_options() };
                     let monitor = SilentMonitor;
                     let summary =
                         run_restore(&repository, &snapshot, folder.path(), &options, &monitor)

@@ -48,12 +48,11 @@ use aumbry::id::BlobId;
 use aumbry::monitor::SilentMonitor;
 use aumbry::ops::backup::{BackupOptions, Deltas, backup};
 use aumbry::ops::check::{CheckOptions, DataSelection, check};
-use aumbry::ops::restore::{Overwrite, RestoreOptions, restore};
+use aumbry::ops::restore::{RestoreOptions, restore};
 use aumbry::repository::keys::Credential;
 use aumbry::repository::{CreateOptions, Repository};
 use aumbry::source::files::{Files, FilesOptions};
 use aumbry::store::{LocalMode, Store};
-use aumbry::tree::filter::{ExcludeFilter, IncludeFilter};
 use aumbry::tree::path::TreePath;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rustix::fs::{
@@ -61,7 +60,7 @@ use rustix::fs::{
     futimens, openat, seek, statx,
 };
 
-use crate::common::{backup_options, environment, folder_in_memory};
+use crate::common::{backup_options, environment, folder_in_memory, restore_options};
 
 const ROUNDS: usize = 3;
 const SETTINGS: Settings = Settings::DEFAULT;
@@ -180,17 +179,7 @@ impl Product {
     }
 
     fn restore(&self, target: &Path) {
-        let options = RestoreOptions {
-            subtree: TreePath::root(),
-            include: IncludeFilter::new(&[]).unwrap(),
-            exclude: ExcludeFilter::default(),
-            overwrite: Overwrite::Always,
-            delete: false,
-            dry_run: false,
-            sparse: false,
-            verify: false,
-            memory_budget: MEMORY_BUDGET,
-        };
+        let options = RestoreOptions { memory_budget: MEMORY_BUDGET, ..restore_options() };
         let repository = self.open();
         let snapshot = repository.snapshots(&SilentMonitor).unwrap().all.pop().unwrap();
         let summary = restore(&repository, &snapshot, target, &options, &SilentMonitor).unwrap();

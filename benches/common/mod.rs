@@ -17,12 +17,15 @@ use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
 use aumbry::id::{BlobId, IndexId, PackId, RepositoryId, SessionId};
 use aumbry::monitor::Monitor;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, Deltas};
+use aumbry::ops::restore::{Overwrite, RestoreOptions};
 use aumbry::repository::chance::Chance;
 use aumbry::repository::keys::Credential;
 use aumbry::repository::{CreateOptions, Environment, Repository};
 use aumbry::source::{OpenFile, Readable, Source, SourceError, Step};
 use aumbry::store::{Store, layout};
 use aumbry::tree::entry::{Content, Entry, ExtendedAttribute, FileContent, Metadata, Node, Owner};
+use aumbry::tree::filter::{ExcludeFilter, IncludeFilter};
+use aumbry::tree::path::TreePath;
 use aumbry::units::Timestamp;
 use criterion::Criterion;
 use tempfile::TempDir;
@@ -237,6 +240,21 @@ pub fn backup_options(dry_run: bool) -> BackupOptions {
     }
 }
 
+/// Everything, wherever it was.
+pub fn restore_options() -> RestoreOptions {
+    RestoreOptions {
+        subtree: TreePath::root(),
+        include: IncludeFilter::new(&[]).unwrap(),
+        exclude: ExcludeFilter::default(),
+        overwrite: Overwrite::Always,
+        delete: false,
+        dry_run: false,
+        sparse: false,
+        verify: false,
+        memory_budget: 256 << 20,
+    }
+}
+
 /// A source of files that lie in memory, all in one directory.
 pub struct MemoryFiles {
     files: Arc<Vec<Vec<u8>>>,
@@ -289,11 +307,19 @@ impl Source for MemoryFiles {
     }
 }
 
+/// A file that lies in memory.
 #[derive(Clone)]
-struct MemoryFile {
+pub struct MemoryFile {
     entry: Entry,
     files: Arc<Vec<Vec<u8>>>,
     number: usize,
+}
+
+impl MemoryFile {
+    /// A file with these bytes.
+    pub fn new(entry: Entry, bytes: Vec<u8>) -> Self {
+        MemoryFile { entry, files: Arc::new(vec![bytes]), number: 0 }
+    }
 }
 
 impl Readable for MemoryFile {
@@ -306,7 +332,7 @@ impl Readable for MemoryFile {
     }
 
     fn display(&self) -> String {
-        self.number.to_string()
+        String::from_utf8_lossy(&self.entry.name).into_owned()
     }
 }
 

@@ -8,8 +8,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,14 +24,12 @@ use aumbry::ops::backup::backup;
 use aumbry::repository::Repository;
 use aumbry::repository::packer::PackBuilder;
 use aumbry::repository::writer::Writer;
-use aumbry::source::{OpenFile, Readable, Source, SourceError, Step};
+use aumbry::source::{Source, SourceError, Step};
 use aumbry::store::layout;
-use aumbry::tree::entry::{
-    Content, Entry, ExtendedAttribute, Extent, FileContent, Metadata, Node, Owner,
-};
+use aumbry::tree::entry::{Content, Entry, Extent, FileContent, Metadata, Node, Owner};
 use aumbry::units::Timestamp;
 
-use crate::common::{MemoryFiles, backup_options, blob_id, blob_length, noise, pack};
+use crate::common::{MemoryFile, MemoryFiles, backup_options, blob_id, blob_length, noise, pack};
 
 const BLOBS_IN_FILE: u64 = 10;
 const FILES_IN_DIRECTORY: u64 = 16;
@@ -438,56 +434,11 @@ impl Source for TreeSource {
             entry.node = Node::File(FileContent { size: 60_000, content, digest: None });
         }
         self.next += 1;
-        let file = NoiseFile { entry: entry.clone(), bytes };
+        let file = MemoryFile::new(entry.clone(), bytes);
         Ok(Some(Step::Entry { entry, readable: Arc::new(file) }))
     }
 
     fn paths(&self) -> Vec<Vec<u8>> {
         vec![b"/data".to_vec()]
-    }
-}
-
-#[derive(Clone)]
-struct NoiseFile {
-    entry: Entry,
-    bytes: Vec<u8>,
-}
-
-impl Readable for NoiseFile {
-    fn attributes(&self) -> io::Result<Vec<ExtendedAttribute>> {
-        Ok(Vec::new())
-    }
-
-    fn open(&self) -> io::Result<Box<dyn OpenFile>> {
-        Ok(Box::new(self.clone()))
-    }
-
-    fn display(&self) -> String {
-        String::from_utf8_lossy(&self.entry.name).into_owned()
-    }
-}
-
-impl OpenFile for NoiseFile {
-    fn stat(&self) -> io::Result<Option<Entry>> {
-        Ok(Some(self.entry.clone()))
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = self.bytes.get(offset as usize..).unwrap_or_default();
-        let length = rest.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&rest[..length]);
-        Ok(length)
-    }
-
-    fn next_data(&self, offset: u64, size: u64) -> io::Result<Option<Range<u64>>> {
-        Ok((offset < size).then_some(offset..size))
-    }
-
-    fn is_seekable(&self) -> bool {
-        true
-    }
-
-    fn finish(&self) -> Result<(), SourceError> {
-        Ok(())
     }
 }
