@@ -37,9 +37,6 @@ type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 /// How many of them are kept.
 const SPARE: usize = 4;
 
-/// Blobs of which it is remembered where they are: 4 MiB at most.
-const LOCATED: usize = 1 << 15;
-
 /// The plaintext of a segment.
 struct Opened {
     plain: Vec<u8>,
@@ -100,8 +97,6 @@ pub struct BlobReader<'a> {
     spare: Spare,
     decompressors: Mutex<Vec<Decompressor>>,
     failing: Mutex<HashSet<PackId>>,
-    /// Where blobs are that have one copy, of those that were asked for last.
-    located: Mutex<HashMap<BlobId, Location>>,
     budget: u64,
 }
 
@@ -116,7 +111,6 @@ impl<'a> BlobReader<'a> {
             spare: Spare::default(),
             decompressors: Mutex::default(),
             failing: Mutex::default(),
-            located: Mutex::default(),
             budget,
         }
     }
@@ -179,36 +173,9 @@ impl<'a> BlobReader<'a> {
         }
     }
 
-    /// Where the blob is: its first copy. Of the last ones it is remembered, because who asks will read it.
+    /// Where the blob is: its first copy.
     pub fn locate(&self, id: &BlobId) -> Result<Location> {
-        if let Some(location) = self.located.lock().get(id) {
-            return Ok(*location);
-        }
-        let copies = self.copies(id)?;
-        if copies.len() == 1 {
-            let mut located = self.located.lock();
-            if located.len() == LOCATED {
-                located.clear();
-            }
-            located.insert(*id, copies[0]);
-        }
-        Ok(copies[0])
-    }
-
-    /// What there is in the place that [`BlobReader::locate`] remembers, if it does. Damage is none of it: there may be
-    /// another copy by now.
-    fn located(
-        &self,
-        id: &BlobId,
-        fetch: impl FnOnce(Location) -> Result<Blob>,
-    ) -> Option<Result<Blob>> {
-        let location = *self.located.lock().get(id)?;
-        let fetched = fetch(location);
-        if !fetched.as_ref().is_err_and(is_damage) {
-            return Some(fetched);
-        }
-        self.located.lock().remove(id);
-        None
+        self.copies(id).map(|copies| copies[0])
     }
 
     /// Where reading the blob begins: its first copy, or, if that is a delta, the first base.
@@ -268,12 +235,8 @@ impl<'a> BlobReader<'a> {
     /// What the index has in the chunk's place, which may be another: for who has a digest of all that is read, reads
     /// again with [`BlobReader::data`] where that is wrong, and need not have each byte hashed twice.
     pub fn unproven_data(&self, id: &BlobId) -> Result<Blob> {
-        let fetch = |location| self.fetch_unproven(id, ObjectKind::DataPack, location);
-        if let Some(fetched) = self.located(id, fetch) {
-            return fetched;
-        }
         let [location] = self.copies(id)?[..] else { return self.data(id) };
-        match fetch(location) {
+        match self.fetch_unproven(id, ObjectKind::DataPack, location) {
             Err(error) if is_damage(&error) => self.data(id),
             fetched => fetched,
         }
@@ -286,9 +249,6 @@ impl<'a> BlobReader<'a> {
 
     /// When no copy is whole, there may be one in a pack that no index object lists.
     fn read(&self, id: &BlobId, kind: ObjectKind) -> Result<Blob> {
-        if let Some(fetched) = self.located(id, |location| self.fetch(id, kind, location)) {
-            return fetched;
-        }
         let copies = self.copies(id)?;
         let read = self.first_whole(id, kind, &copies);
         let is_damaged = read.as_ref().is_err_and(is_damage);

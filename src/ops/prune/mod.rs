@@ -8,6 +8,7 @@
 //!
 //! Memory: what the walk remembers (19 to 39 bytes a blob), a row a pack, and a writer's packs while copying.
 
+mod lost;
 pub mod plan;
 mod repack;
 pub(super) mod usage;
@@ -35,9 +36,10 @@ use crate::repository::snapshots::Snapshots;
 use crate::repository::verify::is_damage;
 use crate::units::Timestamp;
 
+use lost::{IN_THE_WAY, Lost};
 use plan::{PackPlan, PlanLimits, UnusedLimit, plan};
 use repack::Copying;
-use usage::{Exceptions, Lost, Usage};
+use usage::{Exceptions, Usage};
 
 /// Packs of at most so many bytes are copied before those that they replace are dropped: so much space a prune needs
 /// beyond what is there.
@@ -320,7 +322,11 @@ impl<'a> Collection<'_, 'a> {
             given_up: marked.not_adopted.given_up.clone(),
             ..Exceptions::default()
         };
-        let usage = self.usage(&exceptions, &marked)?;
+        let usage = self.count(&marked, |collection| {
+            let usage = Usage::count(collection.repository, &collection.walk, &exceptions)?;
+            let lost = usage.lost;
+            Ok((usage, lost))
+        })?;
         let packs = usage.packs(self.repository, &exceptions);
         let plan = plan(&packs, &self.options.limits);
         self.summary.packs_before = packs.len() as u64;
@@ -483,13 +489,19 @@ impl<'a> Collection<'_, 'a> {
         Ok(true)
     }
 
-    fn usage(&mut self, exceptions: &Exceptions, marked: &Marked) -> Result<Usage, OpsError> {
-        let mut usage = Usage::count(self.repository, &self.walk, exceptions)?;
-        if usage.lost.example.is_some() && self.follow_anew(&marked.snapshots)? {
-            usage = Usage::count(self.repository, &self.walk, exceptions)?;
+    /// Counts what is needed, and once more if something seems to be lost that may not be needed any more. Refuses if it
+    /// is.
+    fn count<T>(
+        &mut self,
+        marked: &Marked,
+        count: impl Fn(&Self) -> Result<(T, Lost), RepositoryError>,
+    ) -> Result<T, OpsError> {
+        let (mut counted, mut lost) = count(self)?;
+        if lost.example.is_some() && self.follow_anew(&marked.snapshots)? {
+            (counted, lost) = count(self)?;
         }
-        require_all(&usage.lost, &marked.not_adopted)?;
-        Ok(usage)
+        lost.require_none(&marked.not_adopted)?;
+        Ok(counted)
     }
 
     /// Drops these packs in a generation of their own.
@@ -561,17 +573,12 @@ impl<'a> Collection<'_, 'a> {
             return Ok(Ended::Overtaken);
         }
         let damaged = self.repository.damaged_packs()?;
-        let count = |collection: &Self| {
-            let (repository, walk) = (collection.repository, &collection.walk);
+        let rescued = self.count(&marked, |collection| {
+            let Collection { repository, walk, .. } = collection;
             Usage::rescue(repository, walk, &condemned.packs, damaged.clone())
-        };
-        let mut rescue = count(self)?;
-        if rescue.lost.example.is_some() && self.follow_anew(&marked.snapshots)? {
-            rescue = count(self)?;
-        }
-        require_all(&rescue.lost, &marked.not_adopted)?;
+        })?;
         let is_dropped =
-            |pack: &&PackId| !rescue.packs.contains(*pack) || is_left_out(Step::SpareNeeded);
+            |pack: &&PackId| !rescued.contains(*pack) || is_left_out(Step::SpareNeeded);
         let packs: Vec<PackId> = condemned.packs.iter().filter(is_dropped).copied().collect();
         let live = marked
             .snapshots
@@ -583,7 +590,7 @@ impl<'a> Collection<'_, 'a> {
         let last = marked.generations.last.as_ref();
         let published = self.repository.sweep(generation, last, packs, live)?;
         self.summary.generations.push(generation);
-        self.summary.packs_rescued += rescue.packs.len() as u64;
+        self.summary.packs_rescued += rescued.len() as u64;
         self.delete(&published)?;
         Ok(Ended::Swept)
     }
@@ -677,27 +684,4 @@ impl<'a> Collection<'_, 'a> {
         }
         Ok(())
     }
-}
-
-/// What goes on standing in the way after a repair.
-const IN_THE_WAY: &str = "damaged snapshots stay in the way until they are forgotten, with `aumbry \
-                          repair snapshots --forget-originals` or `aumbry forget ID`";
-
-/// Nothing is collected from a repository that lacks what it promises: whoever mends it may need what is condemned.
-fn require_all(lost: &Lost, rest: &NotAdopted) -> Result<(), OpsError> {
-    let Some(example) = lost.example else { return Ok(()) };
-    let unread = match &rest.unread {
-        Some(error) => format!(" It may be in a pack that could not be read: {error}."),
-        None => String::new(),
-    };
-    Err(OpsError::Repository(RepositoryError::corrupt(
-        format!("blob {}", example.short()),
-        format!(
-            "is needed, and in no pack that the repository has ({} such blobs); nothing is \
-             collected.{unread} If the store's listings may be late, try again later. `aumbry check` names the \
-             files, `aumbry backup --force` of their source stores them again, `aumbry repair snapshots` makes \
-             snapshots without them; {IN_THE_WAY}",
-            lost.blobs
-        ),
-    )))
 }

@@ -70,9 +70,9 @@ pub fn copy(
     monitor.phase(Phase::Repack);
     let known = repository.cache().packs()?.into_iter().map(|(_, pack)| pack);
     let wanted: HashSet<&PackId> = packs.iter().collect();
-    let packs: Vec<Leaving> = known
+    let packs: Vec<Replaced> = known
         .filter(|pack| wanted.contains(&pack.id))
-        .map(|pack| Leaving {
+        .map(|pack| Replaced {
             id: pack.id,
             length: pack.object_length,
             has_deltas: pack.has_deltas(),
@@ -117,7 +117,7 @@ pub fn copy(
 }
 
 /// A pack that is to go.
-struct Leaving {
+struct Replaced {
     id: PackId,
     /// Of the object, in bytes.
     length: u64,
@@ -129,7 +129,7 @@ struct Shared<'s, 'a> {
     writer: &'s Writer<'a>,
     reader: BlobReader<'s>,
     needed: &'s Needed<'s, 's>,
-    packs: &'s [Leaving],
+    packs: &'s [Replaced],
     monitor: &'s dyn Monitor,
     /// Packs of which something could not be read.
     failed: Mutex<HashSet<PackId>>,

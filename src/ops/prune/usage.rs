@@ -10,14 +10,15 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::lost::Lost;
 use super::plan::PackUse;
 use crate::format::header::ObjectKind;
 use crate::format::pack::Encoding;
 use crate::id::{BlobId, PackId, SessionId};
-use crate::ops::OpsError;
 use crate::ops::references::BlobKey;
 use crate::ops::walk::Walk;
 use crate::repository::Repository;
+use crate::repository::error::Result;
 use crate::repository::index::{Location, PackInfo, SegmentPlace};
 
 /// A pack of the index.
@@ -82,22 +83,6 @@ pub struct Usage {
     pub live_blobs: u64,
 }
 
-/// Needed blobs that no pack has.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Lost {
-    /// How many.
-    pub blobs: u64,
-    /// One of them.
-    pub example: Option<BlobKey>,
-}
-
-impl Lost {
-    fn add(&mut self, blob: BlobKey) {
-        self.blobs += 1;
-        self.example.get_or_insert(blob);
-    }
-}
-
 /// What is not to be counted on, and what is not to be touched.
 #[derive(Default)]
 pub struct Exceptions {
@@ -113,11 +98,7 @@ pub struct Exceptions {
 
 impl Usage {
     /// The packs of the index, nothing counted yet.
-    fn new(
-        repository: &Repository,
-        walk: &Walk<'_, '_>,
-        exceptions: &Exceptions,
-    ) -> Result<Self, OpsError> {
+    fn new(repository: &Repository, walk: &Walk<'_, '_>, exceptions: &Exceptions) -> Result<Self> {
         // Known first, listed then: what is added between the two is not taken for missing.
         let known = repository.cache().packs()?;
         let lengths = repository.lengths_of(&known)?;
@@ -151,7 +132,7 @@ impl Usage {
         repository: &Repository,
         walk: &Walk<'_, '_>,
         exceptions: &Exceptions,
-    ) -> Result<Self, OpsError> {
+    ) -> Result<Self> {
         let mut usage = Self::new(repository, walk, exceptions)?;
         // First what stands in one place only, so that the choice among copies knows where most is needed anyway.
         let found = usage.pass(repository, walk, |usage, id, copies| match copies {
@@ -242,7 +223,7 @@ impl Usage {
         repository: &Repository,
         walk: &Walk<'_, '_>,
         damaged: &HashSet<PackId>,
-    ) -> Result<(), OpsError> {
+    ) -> Result<()> {
         if !self.rows.values().any(|row| row.info.has_deltas()) {
             return Ok(());
         }
@@ -309,7 +290,7 @@ impl Usage {
         repository: &Repository,
         walk: &Walk<'_, '_>,
         mut take: impl FnMut(&mut Self, BlobId, &[Location]),
-    ) -> Result<u64, OpsError> {
+    ) -> Result<u64> {
         for row in self.rows.values_mut() {
             // A delta goes or stays as a whole, and counts for what it takes.
             let deltas = row.info.segments.iter().filter(|segment| segment.encoding.is_delta());
@@ -357,7 +338,7 @@ impl Usage {
         repository: &Repository,
         walk: &Walk<'_, '_>,
         found: u64,
-    ) -> Result<(), OpsError> {
+    ) -> Result<()> {
         if found >= walk.trees.count() + walk.data.count() {
             return Ok(());
         }
@@ -416,13 +397,13 @@ impl Usage {
         known.chain(given_up).collect()
     }
 
-    /// The packs among `condemned` without which a needed blob would be gone.
+    /// The packs among `condemned` without which a needed blob would be gone, and what is lost.
     pub fn rescue(
         repository: &Repository,
         walk: &Walk<'_, '_>,
         condemned: &[PackId],
         damaged: Arc<HashSet<PackId>>,
-    ) -> Result<Rescue, OpsError> {
+    ) -> Result<(HashSet<PackId>, Lost)> {
         let condemned: HashSet<&PackId> = condemned.iter().collect();
         let exceptions = Exceptions { damaged, ..Exceptions::default() };
         let mut usage = Self::new(repository, walk, &exceptions)?;
@@ -444,14 +425,6 @@ impl Usage {
             }
         })?;
         usage.lose_unknown(repository, walk, found)?;
-        Ok(Rescue { packs, lost: usage.lost })
+        Ok((packs, usage.lost))
     }
-}
-
-/// What must not be swept after all.
-pub struct Rescue {
-    /// Packs that hold the only copy of a needed blob.
-    pub packs: HashSet<PackId>,
-    /// Needed blobs that no pack has.
-    pub lost: Lost,
 }
