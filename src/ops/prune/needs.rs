@@ -62,15 +62,16 @@ impl<'n, 'a> Needs<'n, 'a> {
             (false, Following::Anew) => None,
             (false, _) => self.repository.marks().take(),
         };
-        let marks = match base {
-            Some(base) => self.marking.from(&base, &snapshots.all, self.has_looked)?,
+        let marks = match &base {
+            Some(base) => self.marking.from(base, &snapshots.all, self.has_looked)?,
             None => None,
         };
         let Some(marks) = marks else { return self.follow_anew(snapshots) };
         if self.options.following == Following::Compared {
             self.marking.compare(&marks, &snapshots.all)?;
         }
-        self.keep(marks);
+        let is_remembered = base.is_some_and(|base| Arc::ptr_eq(&base, &marks));
+        self.keep(marks, !is_remembered);
         Ok(())
     }
 
@@ -78,16 +79,16 @@ impl<'n, 'a> Needs<'n, 'a> {
     pub fn follow_anew(&mut self, snapshots: &Snapshots) -> Result<(), OpsError> {
         self.monitor.phase(Phase::Mark);
         let marks = self.marking.anew(&snapshots.all)?.map_err(unknown_needs)?;
-        self.keep(marks);
+        self.keep(marks, true);
         self.is_anew = true;
         Ok(())
     }
 
-    fn keep(&mut self, marks: Arc<Marks>) {
+    fn keep(&mut self, marks: Arc<Marks>, is_new: bool) {
         self.marks = marks;
         self.has_looked = true;
         // What is only assumed is not worth remembering.
-        if self.options.assume_forgotten.is_empty() {
+        if is_new && self.options.assume_forgotten.is_empty() {
             self.repository.marks().put(&self.marks, &self.repository.environment().chance);
         }
     }

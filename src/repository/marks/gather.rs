@@ -122,7 +122,12 @@ impl<'s> Gathering<'s> {
         }
         for marks in [rest, more] {
             let rows = || marks.iter().copied().map(Ok);
-            sources.push(Arc::new(Shelf::write_to_memory(rows())?));
+            // A few are not worth a file.
+            let run = match marks.len() < self.part_marks {
+                true => Shelf::write_to_memory(rows())?,
+                false => self.shelf.write(self.chance, false, rows)?,
+            };
+            sources.push(Arc::new(run));
         }
         let mut runs = base.map(|base| base.runs.clone()).unwrap_or_default();
         let (before, differs) = (Cell::new(None), Cell::new(None));

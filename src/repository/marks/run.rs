@@ -12,7 +12,9 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Mark;
 use crate::id::BlobKey;
@@ -81,8 +83,19 @@ pub struct Run {
     info: RunInfo,
     key: [u8; 32],
     fences: Vec<u64>,
-    /// Its file has a name, and can be found again.
-    is_named: bool,
+    /// Where its file is, if that has a name.
+    path: Option<PathBuf>,
+    /// A state names it.
+    is_listed: AtomicBool,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Nobody would find it.
+        if let Some(path) = self.path.as_ref().filter(|_| !self.is_listed.load(Ordering::Relaxed)) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 fn checksum(key: &[u8; 32], number: usize, block: &[u8]) -> [u8; CHECKSUM_LENGTH] {
@@ -99,7 +112,8 @@ fn hash_fences(key: &[u8; 32], fences: &[u8]) -> [u8; 32] {
 
 impl Run {
     /// The run that is described so; `None` when the file does not hold it.
-    pub fn open(file: File, info: RunInfo) -> io::Result<Option<Run>> {
+    pub fn open(path: PathBuf, info: RunInfo) -> io::Result<Option<Run>> {
+        let file = File::open(&path)?;
         let blocks = info.blocks();
         let expected = blocks.checked_mul(BLOCK_LENGTH as u64 + 8);
         if expected != Some(file.metadata()?.len()) {
@@ -113,12 +127,18 @@ impl Run {
         }
         let (fences, _) = fences.as_chunks::<8>();
         let fences = fences.iter().map(|fence| u64::from_le_bytes(*fence)).collect();
-        Ok(Some(Run { bytes: Bytes::File(file), info, key, fences, is_named: true }))
+        let (bytes, path, is_listed) = (Bytes::File(file), Some(path), AtomicBool::new(true));
+        Ok(Some(Run { bytes, info, key, fences, path, is_listed }))
     }
 
     /// What it is found again by, if its file has a name.
     pub fn info(&self) -> Option<RunInfo> {
-        self.is_named.then_some(self.info)
+        self.path.is_some().then_some(self.info)
+    }
+
+    /// Says that a state names it: its file stays.
+    pub fn set_listed(&self) {
+        self.is_listed.store(true, Ordering::Relaxed);
     }
 
     /// How many marks it has.
@@ -289,30 +309,33 @@ impl RunWriter {
         Ok(())
     }
 
-    /// Writes what is left and opens the run. `is_named`: its file can be found by its name.
-    pub fn finish(mut self, is_named: bool) -> io::Result<Run> {
+    /// Writes what is left and opens the run. `path`: where its file is, if that has a name.
+    pub fn finish(mut self, path: Option<PathBuf>) -> io::Result<Run> {
         if !self.block.is_empty() {
             self.end_block()?;
         }
         let fences: Vec<u8> = self.fences.iter().flat_map(|fence| fence.to_le_bytes()).collect();
         let hash = hash_fences(&self.key, &fences);
-        let (bytes, is_named) = match self.sink {
+        let (bytes, path) = match self.sink {
             Sink::Memory(mut memory) => {
                 memory.shrink_to_fit();
-                (Bytes::Memory(memory), false)
+                (Bytes::Memory(memory), None)
             }
             Sink::File(mut file) => {
                 file.write_all(&fences)?;
-                (Bytes::File(file.into_inner().map_err(io::IntoInnerError::into_error)?), is_named)
+                (Bytes::File(file.into_inner().map_err(io::IntoInnerError::into_error)?), path)
             }
         };
         let info = RunInfo { name: self.name, marks: self.marks, hash };
-        Ok(Run { bytes, info, key: self.key, fences: self.fences, is_named })
+        let is_listed = AtomicBool::new(false);
+        Ok(Run { bytes, info, key: self.key, fences: self.fences, path, is_listed })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::id::BlobId;
 
@@ -327,10 +350,20 @@ mod tests {
         marks
     }
 
-    fn write(file: Option<File>, marks: &[Mark]) -> Run {
+    fn write(path: Option<&Path>, marks: &[Mark]) -> Run {
+        let file = path.map(|path| {
+            let mut options = File::options();
+            options.read(true).write(true).truncate(true).open(path).unwrap()
+        });
         let mut writer = RunWriter::new(file, RunName([3; 16]));
         marks.iter().for_each(|mark| writer.push(mark).unwrap());
-        writer.finish(true).unwrap()
+        let run = writer.finish(path.map(Path::to_path_buf)).unwrap();
+        run.set_listed();
+        run
+    }
+
+    fn open(path: &Path, info: RunInfo) -> Option<Run> {
+        Run::open(path.to_path_buf(), info).unwrap()
     }
 
     fn all(run: &Arc<Run>) -> io::Result<Vec<Mark>> {
@@ -348,8 +381,8 @@ mod tests {
         for count in [0, 1, 407, 408, 409, 816, 5000] {
             let marks = marks(count);
             let file = tempfile::NamedTempFile::new().unwrap();
-            let written = write(Some(file.reopen().unwrap()), &marks);
-            let opened = Run::open(file.reopen().unwrap(), written.info().unwrap()).unwrap();
+            let written = write(Some(file.path()), &marks);
+            let opened = open(file.path(), written.info().unwrap());
             for run in [write(None, &marks), written, opened.unwrap()] {
                 let run = Arc::new(run);
                 assert_eq!(all(&run).unwrap(), marks);
@@ -367,6 +400,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_no_state_names_goes_with_its_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        for is_listed in [false, true] {
+            let writer = RunWriter::new(Some(File::create(&path).unwrap()), RunName([3; 16]));
+            let run = writer.finish(Some(path.clone())).unwrap();
+            if is_listed {
+                run.set_listed();
+            }
+            assert!(path.exists());
+            drop(run);
+            assert_eq!(path.exists(), is_listed);
+        }
+    }
+
+    #[test]
     fn marks_of_one_key_are_found_across_blocks() {
         let mut marks = marks(900);
         let key = marks[400].key;
@@ -380,11 +429,11 @@ mod tests {
     fn no_byte_can_change_unnoticed_and_no_block_stands_for_another() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let marks = marks(1500);
-        let info = write(Some(file.reopen().unwrap()), &marks).info().unwrap();
+        let info = write(Some(file.path()), &marks).info().unwrap();
         let whole = std::fs::read(file.path()).unwrap();
         let is_noticed = |bytes: &[u8]| {
             std::fs::write(file.path(), bytes).unwrap();
-            let Some(run) = Run::open(file.reopen().unwrap(), info).unwrap() else { return true };
+            let Some(run) = open(file.path(), info) else { return true };
             let run = Arc::new(run);
             all(&run).is_err()
         };
@@ -406,6 +455,6 @@ mod tests {
         // The same marks under another name.
         std::fs::write(file.path(), &whole).unwrap();
         let other = RunInfo { name: RunName([4; 16]), ..info };
-        assert!(Run::open(file.reopen().unwrap(), other).unwrap().is_none());
+        assert!(open(file.path(), other).is_none());
     }
 }

@@ -55,12 +55,12 @@ enum Failed {
 fn fill(
     mut writer: RunWriter,
     rows: impl Iterator<Item = io::Result<Mark>>,
-    is_named: bool,
+    path: Option<PathBuf>,
 ) -> Result<Run, Failed> {
     for row in rows {
         writer.push(&row.map_err(Failed::Source)?).map_err(Failed::Sink)?;
     }
-    writer.finish(is_named).map_err(Failed::Sink)
+    writer.finish(path).map_err(Failed::Sink)
 }
 
 impl Shelf {
@@ -78,8 +78,8 @@ impl Shelf {
                 let state = fs::read(folder.join(STATE)).ok()?;
                 let (roots, infos) = decode(&state, self.repository)?;
                 let open = |info: &RunInfo| {
-                    let file = File::open(folder.join(info.name.file_name())).ok()?;
-                    Run::open(file, *info).ok()?.map(Arc::new)
+                    let path = folder.join(info.name.file_name());
+                    Run::open(path, *info).ok()?.map(Arc::new)
                 };
                 let runs = infos.iter().map(open).collect::<Option<_>>()?;
                 Some(Arc::new(Marks { roots, runs, is_broken: Arc::default() }))
@@ -114,6 +114,7 @@ impl Shelf {
             let _ = fs::remove_file(&temporary);
             return Err(error);
         }
+        marks.runs.iter().for_each(|run| run.set_listed());
         for entry in fs::read_dir(folder)?.flatten() {
             let name = entry.file_name();
             if name != STATE && !kept.iter().any(|kept| name == kept.as_str()) {
@@ -154,7 +155,8 @@ impl Shelf {
             if !named {
                 fs::remove_file(&path)?;
             }
-            match fill(RunWriter::new(Some(file), name), rows(), named) {
+            let writer = RunWriter::new(Some(file), name);
+            match fill(writer, rows(), named.then(|| path.clone())) {
                 Ok(run) => return Ok(run),
                 Err(failed) => {
                     let _ = fs::remove_file(&path);
@@ -169,7 +171,7 @@ impl Shelf {
 
     /// Writes a run into memory.
     pub(super) fn write_to_memory(rows: impl Iterator<Item = io::Result<Mark>>) -> io::Result<Run> {
-        fill(RunWriter::new(None, RunName([0; 16])), rows, false).map_err(|failed| match failed {
+        fill(RunWriter::new(None, RunName([0; 16])), rows, None).map_err(|failed| match failed {
             Failed::Source(error) | Failed::Sink(error) => error,
         })
     }
