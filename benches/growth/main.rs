@@ -16,6 +16,7 @@ mod synthetic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use aumbry::format::header::ObjectKind;
@@ -124,17 +125,20 @@ impl Lap {
     }
 }
 
+const READING: &str = "of which reading what there is";
+
 /// Tells apart what a dry run of prune spends its time on: reading what there is, following trees, counting in the index.
 struct Parts {
     control: FaultControl,
-    /// Since when it has been doing what.
+    /// Since when it has been doing what, and whether it has begun to look.
     doing: Mutex<(Lap, &'static str)>,
+    looks: AtomicBool,
 }
 
 impl Parts {
     fn new(control: &FaultControl) -> Self {
-        let doing = Mutex::new((Lap::new(control), "of which reading what there is"));
-        Parts { control: control.clone(), doing }
+        let doing = Mutex::new((Lap::new(control), READING));
+        Parts { control: control.clone(), doing, looks: AtomicBool::new(false) }
     }
 
     fn next(&self, what: &'static str) {
@@ -152,8 +156,9 @@ impl Parts {
 impl Monitor for Parts {
     fn phase(&self, phase: Phase) {
         match phase {
-            // It is said twice: before looking what there is, and before following it.
-            Phase::Mark if self.control.calls() > self.doing.lock().unwrap().0.calls[0] + 1 => {
+            // It is said before looking what there is, and again before following it.
+            Phase::Mark if !self.looks.swap(true, Ordering::Relaxed) => {}
+            Phase::Mark if self.doing.lock().unwrap().1 == READING => {
                 self.next("of which finding out what is needed");
             }
             Phase::Count => self.next("of which counting in the index"),
