@@ -84,6 +84,30 @@ bytes_id!(
     BlobId,
     32
 );
+/// The first 96 bits of a blob's id. They stand for it where there are very many: ids are the output of a keyed hash, and
+/// two among ten million agree in them with a probability of 10^-15.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlobKey(pub [u8; 12]);
+
+impl BlobKey {
+    /// Length in bytes.
+    pub const LENGTH: usize = 12;
+
+    /// The key that stands for `id`.
+    pub fn new(id: &BlobId) -> Self {
+        let mut key = [0; Self::LENGTH];
+        key.copy_from_slice(&id.as_bytes()[..Self::LENGTH]);
+        BlobKey(key)
+    }
+
+    /// The first eight hexadecimal digits, as [`BlobId::short`] has them.
+    pub fn short(&self) -> String {
+        let mut id = [0; BlobId::LENGTH];
+        id[..Self::LENGTH].copy_from_slice(&self.0);
+        BlobId(id).short()
+    }
+}
+
 bytes_id!(
     /// A repository's name: random, in every object's header.
     RepositoryId,

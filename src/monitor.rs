@@ -23,6 +23,8 @@ pub enum Phase {
     Compare,
     /// Finding out what snapshots need.
     Mark,
+    /// Counting what is needed from which pack.
+    Count,
     /// Copying what is needed out of packs that go.
     Repack,
     /// Deleting what nobody needs.

@@ -16,11 +16,12 @@ mod synthetic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use aumbry::format::header::ObjectKind;
 use aumbry::id::BlobId;
-use aumbry::monitor::{Monitor, SilentMonitor};
+use aumbry::monitor::{Monitor, Phase, SilentMonitor};
 use aumbry::ops::backup::{BackupOptions, Deltas, backup};
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, prune};
@@ -124,43 +125,43 @@ impl Lap {
     }
 }
 
-/// Tells apart what a dry run of prune spends its time on.
+const READING: &str = "of which reading what there is";
+
+/// Tells apart what a dry run of prune spends its time on: reading what there is, following trees, counting in the index.
 struct Parts {
     control: FaultControl,
-    /// How many snapshots there are.
-    snapshots: u64,
-    /// Since when it has been doing something, and how many snapshots it has begun to follow.
-    doing: Mutex<(Lap, u64)>,
+    /// Since when it has been doing what, and whether it has begun to look.
+    doing: Mutex<(Lap, &'static str)>,
+    looks: AtomicBool,
 }
 
 impl Parts {
-    fn new(control: &FaultControl, snapshots: u64) -> Self {
-        let doing = Mutex::new((Lap::new(control), 0));
-        Parts { control: control.clone(), snapshots, doing }
+    fn new(control: &FaultControl) -> Self {
+        let doing = Mutex::new((Lap::new(control), READING));
+        Parts { control: control.clone(), doing, looks: AtomicBool::new(false) }
     }
 
-    fn next(&self, lap: &mut Lap, what: &str) {
-        std::mem::replace(lap, Lap::new(&self.control)).end(what, &self.control);
+    fn next(&self, what: &'static str) {
+        let mut doing = self.doing.lock().unwrap();
+        let (lap, before) = std::mem::replace(&mut *doing, (Lap::new(&self.control), what));
+        lap.end(before, &self.control);
     }
 
     fn end(self) {
-        let (lap, _) = self.doing.into_inner().unwrap();
-        lap.end("of which counting in the index", &self.control);
+        let (lap, what) = self.doing.into_inner().unwrap();
+        lap.end(what, &self.control);
     }
 }
 
 impl Monitor for Parts {
-    fn current(&self, _snapshot: &str) {
-        let mut doing = self.doing.lock().unwrap();
-        let (lap, snapshots) = &mut *doing;
-        *snapshots += 1;
-        // The last one is followed in no time.
-        match *snapshots {
-            1 => self.next(lap, "of which reading what there is"),
-            2 => self.next(lap, "of which following the oldest snapshot"),
-            number if number == self.snapshots => {
-                self.next(lap, "of which following the others");
+    fn phase(&self, phase: Phase) {
+        match phase {
+            // It is said before looking what there is, and again before following it.
+            Phase::Mark if !self.looks.swap(true, Ordering::Relaxed) => {}
+            Phase::Mark if self.doing.lock().unwrap().1 == READING => {
+                self.next("of which finding out what is needed");
             }
+            Phase::Count => self.next("of which counting in the index"),
             _ => {}
         }
     }
@@ -227,8 +228,7 @@ impl Bench {
             "mark" => {
                 let (repository, control) = self.refreshed();
                 let options = PruneOptions { dry_run: true, ..PruneOptions::default() };
-                let snapshots = repository.snapshots(&SilentMonitor).unwrap().all.len() as u64;
-                let parts = Parts::new(&control, snapshots);
+                let parts = Parts::new(&control);
                 let lap = Lap::new(&control);
                 let summary = prune(&repository, &options, &parts).unwrap();
                 parts.end();

@@ -1,11 +1,13 @@
 //! Verbs: one file each, `Options` in and `Summary` out. Verbs do not call one another.
 
 pub mod backup;
+mod changes;
 pub mod check;
 pub mod diff;
 pub mod dump;
 mod findings;
 pub mod forget;
+mod marking;
 mod nodes;
 pub mod prune;
 mod references;

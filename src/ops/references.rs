@@ -1,8 +1,7 @@
 //! The blobs that snapshots refer to, each once, with a word about each: what a walk remembers.
 //!
 //! Memory: 16 bytes and one for a blob, in tables that are at worst 7/16 full after growing: 19 to 39 bytes, 40
-//! being the budget. 96 bits of an id stand for it: ids are the output of a keyed hash, and two among ten
-//! million agree in them with a probability of 10^-15.
+//! being the budget.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -10,31 +9,12 @@ use std::hash::{BuildHasherDefault, Hasher};
 use parking_lot::Mutex;
 
 use crate::id::BlobId;
+pub use crate::id::BlobKey;
 
 /// Locks that the table is spread over.
 const SHARDS: usize = 64;
 /// Set in a tag when the blob was found in a pack.
 const FOUND: u32 = 1 << 31;
-
-/// The first 96 bits of a blob's id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BlobKey([u8; 12]);
-
-impl BlobKey {
-    /// The key that stands for `id`.
-    pub fn new(id: &BlobId) -> Self {
-        let mut key = [0; 12];
-        key.copy_from_slice(&id.as_bytes()[..12]);
-        BlobKey(key)
-    }
-
-    /// The first eight hexadecimal digits, as [`BlobId::short`] has them.
-    pub fn short(&self) -> String {
-        let mut id = [0; BlobId::LENGTH];
-        id[..12].copy_from_slice(&self.0);
-        BlobId(id).short()
-    }
-}
 
 /// Takes a key's own bits: they are as good as any hash of them.
 #[derive(Default)]
@@ -131,13 +111,6 @@ impl References {
         }
         missing.sort_unstable();
         missing
-    }
-
-    /// The blobs, in no order.
-    pub fn keys(&self) -> Vec<BlobKey> {
-        let keys =
-            |shard: &Mutex<BlobMap<[u8; 4]>>| shard.lock().keys().copied().collect::<Vec<_>>();
-        self.shards.iter().flat_map(keys).collect()
     }
 
     /// How many blobs there are.

@@ -10,9 +10,8 @@ use crate::format::keyring::Keyring;
 use crate::id::KeySlotId;
 use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
-use crate::ops::findings::Findings;
+use crate::ops::marking::Marking;
 use crate::ops::prune::usage::{Exceptions, Usage};
-use crate::ops::walk::Walk;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::key_updates::EpochUse;
@@ -174,14 +173,13 @@ fn prove_unneeded(
     repository.refresh_index(monitor)?;
     repository.adopt_all_packs()?;
     let reader = BlobReader::new(repository, SEGMENTS_KEPT);
-    let findings = Findings::default();
-    let walk = Walk::new(&reader, monitor, &findings);
-    walk.run(&snapshots.all)?;
-    if let Some(finding) = findings.first() {
-        return Err(may_be_needed(finding.item, finding.message));
-    }
+    // Whatever is remembered: what is done then cannot be undone.
+    let marks = match Marking::new(&reader, monitor).anew(&snapshots.all)? {
+        Ok(marks) => marks,
+        Err(finding) => return Err(may_be_needed(finding.item, finding.message)),
+    };
     let exceptions = Exceptions { epochs, ..Exceptions::default() };
-    let usage = Usage::count(repository, &walk, &exceptions)?;
+    let usage = Usage::count(repository, &marks, &exceptions)?;
     match usage.lost.example {
         None => Ok(()),
         Some(example) => {

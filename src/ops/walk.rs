@@ -1,7 +1,7 @@
 //! The structure: every tree followed once, whatever number of snapshots share it.
 //!
-//! Memory: a table entry for each blob (`references`), one more for each node of long chunk lists, the
-//! segments that the reader keeps, and directories that wait for a thread.
+//! Memory: a table entry for each blob (`references`), or what changes of counts take (`changes`), one more for each node
+//! of long chunk lists, the segments that the reader keeps, and directories that wait for a thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,12 @@ use rayon::Scope;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::format::directory::DirectoryNode;
-use crate::format::header::ObjectKind;
 use crate::format::list::ListNode;
 use crate::format::snapshot::Snapshot;
 use crate::id::{BlobId, SnapshotId};
 use crate::monitor::{Monitor, Progress};
 use crate::ops::OpsError;
+use crate::ops::changes::Changes;
 use crate::ops::findings::{Finding, Findings};
 use crate::ops::references::{Added, BlobKey, BlobMap, References};
 use crate::repository::error::RepositoryError;
@@ -27,12 +27,29 @@ use crate::tree::path::TreePath;
 use crate::view::{DirectoryRoot, directory_node, list_node};
 
 /// The tag of a directory node of this height; a list node's has one more bit.
-fn directory_tag(height: u8) -> u32 {
+pub fn directory_tag(height: u8) -> u32 {
     u32::from(height)
 }
 
-fn list_tag(height: u8) -> u32 {
+/// The tag of a list node of this height.
+pub fn list_tag(height: u8) -> u32 {
     u32::from(height) | 1 << 8
+}
+
+/// The tag of a data blob.
+pub fn data_tag(length: u64) -> u32 {
+    // No blob is so long; a length that does not fit is never that of a blob in a pack.
+    u32::try_from(length).unwrap_or(u32::MAX).min(u32::MAX >> 1)
+}
+
+/// That a tree blob is referred to as two things.
+pub fn differs_as_tree([one, other]: [u32; 2]) -> String {
+    format!("is referred to as {} and as {}", describe_tag(one), describe_tag(other))
+}
+
+/// That a data blob is said to have two lengths.
+pub fn differs_as_data([one, other]: [u32; 2]) -> String {
+    format!("is said to be {one} bytes long, and {other}")
 }
 
 fn describe_tag(tag: u32) -> String {
@@ -73,6 +90,8 @@ pub struct Walk<'w, 'a> {
     monitor: &'w dyn Monitor,
     findings: &'w Findings,
     take_file: Option<&'w TakeFile<'w>>,
+    /// Counts references here, and not below.
+    changes: Option<&'w Changes<'w>>,
     /// Tree blobs, tagged with what they are read as.
     pub trees: References,
     /// Data blobs, tagged with their lengths.
@@ -95,6 +114,7 @@ impl<'w, 'a> Walk<'w, 'a> {
             monitor,
             findings,
             take_file: None,
+            changes: None,
             trees: References::new(),
             data: References::new(),
             lists: Mutex::default(),
@@ -106,6 +126,11 @@ impl<'w, 'a> Walk<'w, 'a> {
     /// The same walk; it tells `take_file` of every file in every directory that it enters.
     pub fn with_files(self, take_file: &'w TakeFile<'w>) -> Self {
         Walk { take_file: Some(take_file), ..self }
+    }
+
+    /// A walk that counts every reference, and follows what counted none before.
+    pub fn counting(self, changes: &'w Changes<'w>) -> Self {
+        Walk { changes: Some(changes), ..self }
     }
 
     /// Follows everything that these snapshots refer to.
@@ -120,21 +145,6 @@ impl<'w, 'a> Walk<'w, 'a> {
             }
         }
         Ok(())
-    }
-
-    /// Forgets what was followed.
-    pub fn forget(&mut self) {
-        self.trees = References::new();
-        self.data = References::new();
-        self.lists.get_mut().clear();
-    }
-
-    /// Whether anything that was followed refers to this blob of a pack of this kind.
-    pub fn needs(&self, kind: ObjectKind, id: &BlobId) -> bool {
-        match kind {
-            ObjectKind::TreePack => self.trees.contains(id),
-            _ => self.data.contains(id),
-        }
     }
 
     fn stop(&self, failure: OpsError) {
@@ -159,12 +169,15 @@ impl<'w, 'a> Walk<'w, 'a> {
 
     /// Whether this tree blob is to be read: nobody has read it as the same thing before.
     fn is_new(&self, id: &BlobId, tag: u32) -> bool {
-        match self.trees.add(id, tag) {
+        let added = match self.changes {
+            Some(changes) => changes.add_tree(id, tag),
+            None => self.trees.add(id, tag),
+        };
+        match added {
             Added::New => true,
             Added::Known => false,
             Added::Differs(known) => {
-                let (known, wanted) = (describe_tag(known), describe_tag(tag));
-                let message = format!("is referred to as {known} and as {wanted}");
+                let message = differs_as_tree([known, tag]);
                 self.findings.add(Finding::of_blob(id, tree_item(id), message));
                 false
             }
@@ -232,10 +245,12 @@ impl<'w, 'a> Walk<'w, 'a> {
 
     fn extent(&self, extent: &Extent) {
         let Extent::Data { blob, length } = extent else { return };
-        // No blob is so long; a length that does not fit is never that of a blob in a pack.
-        let tag = u32::try_from(*length).unwrap_or(u32::MAX).min(u32::MAX >> 1);
+        let tag = data_tag(*length);
+        if let Some(changes) = self.changes {
+            return changes.add_data(blob, tag);
+        }
         if let Added::Differs(known) = self.data.add(blob, tag) {
-            let message = format!("is said to be {known} bytes long, and {length}");
+            let message = differs_as_data([known, tag]);
             self.findings.add(Finding::of_blob(blob, format!("blob {}", blob.short()), message));
         }
     }
@@ -247,10 +262,12 @@ impl<'w, 'a> Walk<'w, 'a> {
         }
         let key = BlobKey::new(id);
         if !self.is_new(id, list_tag(height)) {
-            // Where another thread is at it just now, it is read twice rather than waited for.
             if let Some(covered) = self.lists.lock().get(&key) {
                 return *covered;
             }
+            // Where another thread is at it just now, or it was followed long ago, it is read once more. What its parts
+            // are is held against what it says of them where they are followed.
+            return self.covered(id, height);
         }
         let covered = match list_node(self.reader, id) {
             Err(error) => {
@@ -281,6 +298,22 @@ impl<'w, 'a> Walk<'w, 'a> {
         };
         self.lists.lock().insert(key, covered);
         covered
+    }
+
+    /// How many bytes a list covers by what its first node says.
+    fn covered(&self, id: &BlobId, height: u8) -> Option<u64> {
+        match list_node(self.reader, id) {
+            Err(error) => {
+                self.damaged(id, error);
+                None
+            }
+            Ok(ListNode::Leaf(extents)) if height == 0 => sum(extents.iter().map(Extent::length)),
+            Ok(ListNode::Branch(children)) if height > 0 => {
+                sum(children.iter().map(|child| child.length))
+            }
+            // Said where it was followed.
+            Ok(_) => None,
+        }
     }
 }
 

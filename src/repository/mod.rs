@@ -13,6 +13,7 @@ pub mod journals;
 pub mod key_updates;
 pub mod keys;
 mod maintainer;
+pub mod marks;
 pub mod mend;
 mod open_packs;
 pub mod packer;
@@ -50,6 +51,7 @@ use error::{Kind, Named, RepositoryError, Result};
 use index::PackInfo;
 use index::cache::IndexCache;
 use keys::{Credential, Opened};
+use marks::Shelf;
 use mend::MendedPacks;
 use seal::Sealer;
 
@@ -95,6 +97,7 @@ pub struct Repository {
     naming: NamingKeys,
     cache: IndexCache,
     cache_folder: Option<PathBuf>,
+    marks: Shelf,
     environment: Environment,
     adopted: Mutex<Option<bool>>,
     mended: Mutex<MendedPacks>,
@@ -279,6 +282,7 @@ impl Repository {
         let cache_folder = cache_folder.filter(|folder| make_private_folder(folder).is_ok());
         let path = cache_folder.as_ref().map(|folder| folder.join("index.redb"));
         let cache = IndexCache::open(path.as_deref(), id)?;
+        let marks = Shelf::new(id, cache_folder.as_deref());
         Ok(Repository {
             store,
             id,
@@ -290,6 +294,7 @@ impl Repository {
             naming,
             cache,
             cache_folder,
+            marks,
             environment,
             adopted: Mutex::new(None),
             mended: Mutex::default(),
@@ -340,6 +345,11 @@ impl Repository {
     /// The folder of its local cache, if it has one.
     pub fn cache_folder(&self) -> Option<&PathBuf> {
         self.cache_folder.as_ref()
+    }
+
+    /// What collections remember of what snapshots need.
+    pub fn marks(&self) -> &Shelf {
+        &self.marks
     }
 
     /// What it knows of the machine.

@@ -25,6 +25,7 @@ mod passing;
 mod properties;
 mod prune;
 mod rekey;
+mod remembering;
 mod repair;
 mod restore;
 mod resume;

@@ -11,7 +11,7 @@ use aumbry::monitor::SilentMonitor;
 use aumbry::ops::OpsError;
 use aumbry::ops::backup::{BackupOptions, ChangeDetection, Deltas, backup};
 use aumbry::ops::prune::plan::{PlanLimits, UnusedLimit};
-use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
+use aumbry::ops::prune::{Following, PruneOptions, PruneSummary, prune};
 use aumbry::ops::rekey::{Change, RekeyOptions, plan, rekey};
 use aumbry::ops::repair::{
     GenerationsRepair, RepairOptions, repair_config, repair_generations, repair_index,
@@ -49,6 +49,7 @@ pub fn thorough() -> PruneOptions {
         become_maintainer: false,
         assume_forgotten: Default::default(),
         memory_budget: MEMORY,
+        following: Following::Compared,
     }
 }
 
@@ -465,6 +466,11 @@ impl Client {
         let pruned = prune(repository, &options, &SilentMonitor);
         let mut state = self.world.state();
         state.set_collects(number, false);
+        if let Err(error) = &pruned
+            && error.to_string().contains("remembered marks differ")
+        {
+            state.violate(format!("client {number}: {error}"));
+        }
         let summary = pruned?;
         state.tell(|| format!("{number}: {summary:?}"));
         state.count_prune(&summary);

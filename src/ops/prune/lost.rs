@@ -1,6 +1,6 @@
 //! What snapshots need and no pack has.
 
-use crate::ops::references::BlobKey;
+use crate::id::BlobKey;
 use crate::repository::error::{RepositoryError, Result};
 use crate::repository::index::objects::NotAdopted;
 
@@ -22,6 +22,12 @@ impl Lost {
     pub fn add(&mut self, blob: BlobKey) {
         self.blobs += 1;
         self.example.get_or_insert(blob);
+    }
+
+    /// Counts these as well.
+    pub fn add_all(&mut self, others: &Lost) {
+        self.blobs += others.blobs;
+        self.example = self.example.or(others.example);
     }
 
     /// Nothing is collected from a repository that lacks what it promises: whoever mends it may need what is condemned.

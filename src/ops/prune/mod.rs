@@ -6,11 +6,13 @@
 //! go the same way. It may be stopped anywhere: the next run, on any machine, goes on. Where there is no room, batches
 //! become smaller, and what has to be written down takes the place of the reserve.
 //!
-//! Memory: what the walk remembers (19 to 39 bytes a blob), a row a pack, and a writer's packs while copying.
+//! Memory: what finding out what is needed takes (`ops::marking`), a row a pack, and a writer's packs while copying.
 
 mod lost;
+mod needs;
 pub mod plan;
 mod repack;
+mod table;
 pub(super) mod usage;
 
 use std::collections::{BTreeSet, HashSet};
@@ -18,12 +20,10 @@ use std::time::Duration;
 
 use crate::format::generation::Condemned;
 use crate::format::session::Purpose;
-use crate::id::{PackId, SessionId, SnapshotId};
+use crate::id::{BlobKey, PackId, SessionId, SnapshotId};
 use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
-use crate::ops::findings::Findings;
-use crate::ops::references::BlobKey;
-use crate::ops::walk::Walk;
+pub use crate::ops::marking::Following;
 use crate::repository::Repository;
 use crate::repository::collector::{Cleared, Holder, SeenIdle};
 use crate::repository::error::{Kind, RepositoryError};
@@ -36,7 +36,8 @@ use crate::repository::snapshots::Snapshots;
 use crate::repository::verify::is_damage;
 use crate::units::Timestamp;
 
-use lost::{IN_THE_WAY, Lost};
+use lost::Lost;
+use needs::Needs;
 use plan::{PackPlan, PlanLimits, UnusedLimit, plan};
 use repack::Copying;
 use usage::{Exceptions, Usage};
@@ -67,6 +68,8 @@ pub struct PruneOptions {
     pub become_maintainer: bool,
     /// Bytes that everything together may use.
     pub memory_budget: u64,
+    /// Whether what an earlier run remembers of what snapshots need is counted on.
+    pub following: Following,
 }
 
 impl Default for PruneOptions {
@@ -82,6 +85,7 @@ impl Default for PruneOptions {
             assume_forgotten: BTreeSet::new(),
             become_maintainer: false,
             memory_budget: 256 << 20,
+            following: Following::default(),
         }
     }
 }
@@ -153,14 +157,11 @@ pub fn prune(
     let mut outcome = Ok(Attempt::Overtaken);
     for _ in 0..ATTEMPTS {
         let reader = BlobReader::for_a_walk(repository, options.memory_budget);
-        let findings = Findings::default();
         let mut collection = Collection {
             repository,
             options,
             monitor,
-            walk: Walk::new(&reader, monitor, &findings),
-            findings: &findings,
-            walked: HashSet::new(),
+            needs: Needs::new(&reader, options, monitor),
             seen: &seen,
             session: None,
             newest: 0,
@@ -227,9 +228,7 @@ struct Collection<'c, 'a> {
     repository: &'a Repository,
     options: &'c PruneOptions,
     monitor: &'c dyn Monitor,
-    walk: Walk<'c, 'a>,
-    findings: &'c Findings,
-    walked: HashSet<SnapshotId>,
+    needs: Needs<'c, 'a>,
     /// Which sessions had made nothing for how long when this run began.
     seen: &'c SeenIdle,
     /// What this attempt is registered as, until that has ended.
@@ -323,7 +322,8 @@ impl<'a> Collection<'_, 'a> {
             ..Exceptions::default()
         };
         let usage = self.count(&marked, |collection| {
-            let usage = Usage::count(collection.repository, &collection.walk, &exceptions)?;
+            let marks = collection.needs.marks();
+            let usage = Usage::count(collection.repository, marks, &exceptions)?;
             let lost = usage.lost;
             Ok((usage, lost))
         })?;
@@ -451,55 +451,30 @@ impl<'a> Collection<'_, 'a> {
         let index = self.repository.refresh_index(self.monitor)?;
         index.generations.require_readable()?;
         let not_adopted = self.repository.adopt_or_give_up()?;
-        self.follow(&snapshots)?;
+        self.needs.follow(&snapshots)?;
         self.newest = generations.newest;
         Ok(Marked { generations, undecided, snapshots, not_adopted })
     }
 
-    /// Follows what these snapshots refer to, as far as that was not done before.
-    fn follow(&mut self, snapshots: &Snapshots) -> Result<(), OpsError> {
-        let new: Vec<_> =
-            snapshots.all.iter().filter(|(id, _)| !self.walked.contains(id)).cloned().collect();
-        self.walk.run(&new)?;
-        if let Some(finding) = self.findings.first() {
-            return Err(OpsError::Repository(RepositoryError::corrupt(
-                finding.item,
-                format!(
-                    "{}; what it needs is unknown and would be taken for garbage, so nothing is \
-                     collected. `aumbry check` names what is hit, `aumbry repair` mends what can be \
-                     mended; {IN_THE_WAY}",
-                    finding.message
-                ),
-            )));
-        }
-        self.walked.extend(new.iter().map(|(id, _)| *id));
-        Ok(())
-    }
-
-    /// If snapshots that were followed are gone by now, begins anew with those that are there. What only they referred to
-    /// may be gone, too, and is not lost.
-    fn follow_anew(&mut self, snapshots: &Snapshots) -> Result<bool, OpsError> {
-        let there: HashSet<SnapshotId> = snapshots.all.iter().map(|(id, _)| *id).collect();
-        if self.walked.is_subset(&there) {
-            return Ok(false);
-        }
-        self.walk.forget();
-        self.walked.clear();
-        self.follow(snapshots)?;
-        Ok(true)
-    }
-
-    /// Counts what is needed, and once more if something seems to be lost that may not be needed any more. Refuses if it
-    /// is.
+    /// Counts what is needed. If something seems to be lost, or what was remembered turns out to be unreadable, everything
+    /// is followed anew, and counted once more: snapshots that were followed may be gone by now, and what only they
+    /// referred to is not lost; and no answer depends on what is remembered. Refuses if something is lost then.
     fn count<T>(
         &mut self,
         marked: &Marked,
         count: impl Fn(&Self) -> Result<(T, Lost), RepositoryError>,
     ) -> Result<T, OpsError> {
-        let (mut counted, mut lost) = count(self)?;
-        if lost.example.is_some() && self.follow_anew(&marked.snapshots)? {
-            (counted, lost) = count(self)?;
+        self.monitor.phase(Phase::Count);
+        let mut counted = count(self);
+        let is_doubtful = match &counted {
+            Ok((_, lost)) => lost.example.is_some(),
+            Err(_) => self.needs.marks().is_broken(),
+        };
+        if is_doubtful && (counted.is_err() || !self.needs.are_anew_of(&marked.snapshots)) {
+            self.needs.follow_anew(&marked.snapshots)?;
+            counted = count(self);
         }
+        let (counted, lost) = counted?;
         lost.require_none(&marked.not_adopted)?;
         Ok(counted)
     }
@@ -574,8 +549,8 @@ impl<'a> Collection<'_, 'a> {
         }
         let damaged = self.repository.damaged_packs()?;
         let rescued = self.count(&marked, |collection| {
-            let Collection { repository, walk, .. } = collection;
-            Usage::rescue(repository, walk, &condemned.packs, damaged.clone())
+            let Collection { repository, needs, .. } = collection;
+            Usage::rescue(repository, needs.marks(), &condemned.packs, damaged.clone())
         })?;
         let is_dropped =
             |pack: &&PackId| !rescued.contains(*pack) || is_left_out(Step::SpareNeeded);
@@ -640,7 +615,7 @@ impl<'a> Collection<'_, 'a> {
 
     /// Copies what is needed out of these packs, and drops them.
     fn repack(&mut self, packs: &[PackId], bases: &HashSet<BlobKey>) -> Result<Repacked, OpsError> {
-        let needed = repack::Needed { walk: &self.walk, bases };
+        let needed = repack::Needed { marks: self.needs.marks(), bases };
         let copying = repack::copy(self.repository, &needed, packs, self.options, self.monitor)?;
         let before = self.newest;
         let marked = self.mark()?;

@@ -10,15 +10,14 @@ use crate::format::header::ObjectKind;
 use crate::format::index::PackRecord;
 use crate::format::pack::BlobRecord;
 use crate::format::session::Purpose;
-use crate::id::{BlobId, PackId, SessionId};
+use crate::id::{BlobId, BlobKey, PackId, SessionId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
-use crate::ops::references::BlobKey;
 use crate::ops::threads::run_threads;
-use crate::ops::walk::Walk;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::index::{Location, SegmentPlace};
+use crate::repository::marks::{Marks, marks_error};
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::is_damage;
 use crate::repository::writer::{SegmentWriter, Writer};
@@ -43,14 +42,18 @@ pub enum Copying {
 }
 
 /// What snapshots need.
-pub struct Needed<'n, 'a> {
+pub struct Needed<'n> {
     /// What their trees refer to.
-    pub walk: &'n Walk<'n, 'a>,
+    pub marks: &'n Marks,
     /// What deltas among that are read against.
     pub bases: &'n HashSet<BlobKey>,
 }
 
-impl Needed<'_, '_> {
+impl Needed<'_> {
+    fn is_needed(&self, kind: ObjectKind, id: &BlobId) -> Result<bool, RepositoryError> {
+        self.marks.needs(kind, id).map_err(marks_error)
+    }
+
     fn is_base(&self, id: &BlobId) -> bool {
         self.bases.contains(&BlobKey::new(id))
     }
@@ -60,7 +63,7 @@ impl Needed<'_, '_> {
 /// cannot be read is left as it is.
 pub fn copy(
     repository: &Repository,
-    needed: &Needed<'_, '_>,
+    needed: &Needed<'_>,
     packs: &[PackId],
     options: &PruneOptions,
     monitor: &dyn Monitor,
@@ -128,7 +131,7 @@ struct Replaced {
 struct Shared<'s, 'a> {
     writer: &'s Writer<'a>,
     reader: BlobReader<'s>,
-    needed: &'s Needed<'s, 's>,
+    needed: &'s Needed<'s>,
     packs: &'s [Replaced],
     monitor: &'s dyn Monitor,
     /// Packs of which something could not be read.
@@ -189,7 +192,7 @@ impl<'s, 'a> Copier<'s, 'a> {
         let segments = record.directory.segments.iter();
         let plain = segments.filter(|segment| !segment.encoding.is_delta());
         for BlobRecord { id, .. } in plain.flat_map(|segment| &segment.blobs) {
-            let is_needed = needed.walk.needs(kind, id) || needed.is_base(id);
+            let is_needed = needed.is_base(id) || needed.is_needed(kind, id)?;
             // As `usage` counts: a plain copy is what is needed, whatever deltas there are.
             if !is_needed || writer.has_plain(id)? {
                 continue;
@@ -226,7 +229,7 @@ impl<'s, 'a> Copier<'s, 'a> {
                 if needed.is_base(id) && !writer.has_plain(id)? {
                     self.data.put_plain(&reader.fetch(id, kind, location)?)?;
                 }
-                if needed.walk.needs(kind, id) && !writer.has(id)? {
+                if needed.is_needed(kind, id)? && !writer.has(id)? {
                     // Read in this very place: that another copy is good says nothing of this one.
                     reader.fetch(id, kind, location)?;
                     wanted.push(*id);

@@ -1,61 +1,33 @@
-//! What is needed from which pack: one pass over the index, ids in order.
+//! What is needed from which pack: the index and the marks, both in the order of ids, gone through side by side, range
+//! by range on all cores.
 //!
 //! Of several copies of a blob one is chosen to stay, the same one whenever the same question is asked: a whole copy
 //! before one in a damaged pack, one that is no delta before one that is, then the copy in the pack that most is
 //! needed from anyway. Two stay where none is known to be whole, or none that deltas can be read against.
-//! Memory: a row a pack, and where there are deltas about 20 bytes for each of them and for each of their bases; the
-//! index is read in order and not held.
+//! Memory: what the table of packs takes, and where there are deltas about 20 bytes for each of them and for each of
+//! their bases; index and marks are read in order and not held.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::lost::Lost;
 use super::plan::PackUse;
+use super::table::PackTable;
 use crate::format::header::ObjectKind;
-use crate::format::pack::Encoding;
-use crate::id::{BlobId, PackId, SessionId};
-use crate::ops::references::BlobKey;
-use crate::ops::walk::Walk;
+use crate::id::{BlobId, BlobKey, PackId, SessionId};
 use crate::repository::Repository;
 use crate::repository::error::Result;
-use crate::repository::index::{Location, PackInfo, SegmentPlace};
+use crate::repository::index::cache::SortedEntries;
+use crate::repository::index::{IdRange, Location, SegmentPlace};
+use crate::repository::marks::{Mark, MarkRows, Marks, marks_error};
 
-/// A pack of the index.
-struct Row {
-    info: PackInfo,
-    /// How long it is in the store, if it is there.
-    stored_length: Option<u64>,
-    /// Its key is to stay.
-    stays: bool,
-    /// It belongs to a session that has not decided.
-    is_busy: bool,
-    blob_bytes: u64,
-    used_bytes: u64,
-    used_blobs: u64,
-    /// A bit for each of its segments that holds something needed.
-    used_segments: Vec<u64>,
-}
-
-impl Row {
-    /// Requests that reading what is needed takes: header, directory, then segment by segment, or at once into the cache.
-    fn read_requests(&self, keeps_trees: bool) -> u64 {
-        2 + match keeps_trees && self.info.kind == ObjectKind::TreePack {
-            true => 1,
-            false => self.used_segments.iter().map(|bits| u64::from(bits.count_ones())).sum(),
-        }
-    }
-
-    /// Whether its blobs can be counted on: it is in the store, as long as it should be, and its key is to stay.
-    fn counts(&self) -> bool {
-        self.stays && self.stored_length == Some(self.info.object_length)
-    }
-
-    fn has_unknown_segments(&self) -> bool {
-        let mut segments = self.info.segments.iter();
-        segments.any(|segment| matches!(segment.encoding, Encoding::Unknown(_)))
-    }
-}
+/// Entries of the index that a thread goes through at a time, about.
+const RANGE_ENTRIES: u64 = 1 << 18;
+/// Ranges, at most: each begins with reading 128 KiB of every run.
+const RANGES: u64 = 64;
 
 /// What a copy of a blob is wanted for.
 #[derive(Clone, Copy)]
@@ -70,7 +42,7 @@ enum Way {
 
 /// Which packs hold what is needed.
 pub struct Usage {
-    rows: BTreeMap<u32, Row>,
+    table: PackTable,
     /// What needed deltas are read against.
     bases: HashSet<BlobKey>,
     /// Deltas of which a base is in no pack that counts: they hold nothing that counts.
@@ -96,66 +68,158 @@ pub struct Exceptions {
     pub given_up: Vec<(PackId, u64)>,
 }
 
+/// What going through a range came to.
+#[derive(Default)]
+struct Part<T> {
+    taken: T,
+    /// Needed blobs that the index knows.
+    live_blobs: u64,
+    /// What snapshots refer to and the index does not know.
+    unknown: Lost,
+}
+
+/// A blob that snapshots refer to, and whether the index was seen to know it.
+struct Wanted {
+    key: BlobKey,
+    from_trees: bool,
+    from_data: bool,
+    is_known: bool,
+}
+
+/// The marks of a range, held against the ids of the index in order.
+struct Wants {
+    rows: MarkRows,
+    next: Option<Mark>,
+    current: Option<Wanted>,
+    unknown: Lost,
+}
+
+impl Wants {
+    fn new(marks: &Marks, range: IdRange) -> Result<Self> {
+        let mut wants =
+            Wants { rows: marks.rows(range), next: None, current: None, unknown: Lost::default() };
+        wants.next = wants.rows.next().transpose().map_err(marks_error)?;
+        wants.advance()?;
+        Ok(wants)
+    }
+
+    /// Goes on to the next blob. One that the index does not know is lost: what holds it may be away, or could not be
+    /// read.
+    fn advance(&mut self) -> Result<()> {
+        if let Some(before) = self.current.take().filter(|before| !before.is_known) {
+            let kinds = [before.from_trees, before.from_data];
+            kinds.iter().filter(|is_one| **is_one).for_each(|_| self.unknown.add(before.key));
+        }
+        while let Some(mark) = self.next {
+            let wanted = self.current.get_or_insert(Wanted {
+                key: mark.key,
+                from_trees: false,
+                from_data: false,
+                is_known: false,
+            });
+            if wanted.key != mark.key {
+                break;
+            }
+            wanted.from_trees |= mark.is_tree();
+            wanted.from_data |= !mark.is_tree();
+            self.next = self.rows.next().transpose().map_err(marks_error)?;
+        }
+        Ok(())
+    }
+
+    /// Whether snapshots refer to this blob of a pack of this kind, which the index knows.
+    fn refer_to(&mut self, id: &BlobId, is_tree: bool) -> Result<bool> {
+        let key = BlobKey::new(id);
+        while self.current.as_ref().is_some_and(|wanted| wanted.key < key) {
+            self.advance()?;
+        }
+        let Some(wanted) = self.current.as_mut().filter(|wanted| wanted.key == key) else {
+            return Ok(false);
+        };
+        wanted.is_known = true;
+        // No blob of one kind has the id of one of the other.
+        Ok(if is_tree { wanted.from_trees } else { wanted.from_data })
+    }
+
+    fn finish(mut self) -> Result<Lost> {
+        while self.current.is_some() {
+            self.advance()?;
+        }
+        Ok(self.unknown)
+    }
+}
+
+/// What index and marks are gone through for.
+struct Passing<'p> {
+    entries: SortedEntries,
+    marks: &'p Marks,
+    ranges: Vec<IdRange>,
+}
+
+impl<'p> Passing<'p> {
+    fn new(repository: &Repository, marks: &'p Marks) -> Self {
+        let entries = repository.cache().sorted();
+        let ranges = (entries.count() / RANGE_ENTRIES).clamp(1, RANGES);
+        Passing { entries, marks, ranges: IdRange::split(ranges as u32) }
+    }
+}
+
 impl Usage {
     /// The packs of the index, nothing counted yet.
-    fn new(repository: &Repository, walk: &Walk<'_, '_>, exceptions: &Exceptions) -> Result<Self> {
-        // Known first, listed then: what is added between the two is not taken for missing.
-        let known = repository.cache().packs()?;
-        let lengths = repository.lengths_of(&known)?;
-        let rows = known.into_iter().map(|(number, info)| {
-            let row = Row {
-                stored_length: lengths.get(&info.id).copied(),
-                stays: !exceptions.epochs.contains(&info.header.epoch),
-                is_busy: exceptions.undecided.contains(&info.id.session),
-                blob_bytes: 0,
-                used_bytes: 0,
-                used_blobs: 0,
-                used_segments: vec![0; info.segments.len().div_ceil(64)],
-                info,
-            };
-            (number, row)
-        });
+    fn new(
+        repository: &Repository,
+        passing: &Passing<'_>,
+        exceptions: &Exceptions,
+    ) -> Result<Self> {
         let mut usage = Usage {
-            rows: rows.collect(),
+            table: PackTable::new(repository, exceptions)?,
             bases: HashSet::new(),
             broken: HashSet::new(),
             doubtful: HashSet::new(),
             lost: Lost::default(),
             live_blobs: 0,
         };
-        usage.follow_deltas(repository, walk, &exceptions.damaged)?;
+        usage.follow_deltas(repository, passing)?;
         Ok(usage)
     }
 
-    /// Counts what the blobs that `walk` has met need.
-    pub fn count(
-        repository: &Repository,
-        walk: &Walk<'_, '_>,
-        exceptions: &Exceptions,
-    ) -> Result<Self> {
-        let mut usage = Self::new(repository, walk, exceptions)?;
+    /// Counts what is needed.
+    pub fn count(repository: &Repository, marks: &Marks, exceptions: &Exceptions) -> Result<Self> {
+        let passing = Passing::new(repository, marks);
+        let mut usage = Self::new(repository, &passing, exceptions)?;
         // First what stands in one place only, so that the choice among copies knows where most is needed anyway.
-        let found = usage.pass(repository, walk, |usage, id, copies| match copies {
-            [] => usage.lost.add(BlobKey::new(&id)),
-            [only] => usage.need(only),
-            _ => {}
-        })?;
-        usage.lose_unknown(repository, walk, found)?;
-        let needed: HashMap<u32, u64> =
-            usage.rows.iter().map(|(number, row)| (*number, row.used_bytes)).collect();
-        usage.pass(repository, walk, |usage, id, copies| {
+        let counted =
+            usage.pass(&passing, true, |usage, (lost, has_several), id, copies| match copies {
+                [] => Lost::add(lost, BlobKey::new(id)),
+                [only] => usage.table.need(only),
+                _ => *has_several = true,
+            })?;
+        let mut has_several = false;
+        for part in &counted {
+            let (lost, part_has_several) = &part.taken;
+            usage.lost.add_all(lost);
+            usage.live_blobs += part.live_blobs;
+            has_several |= part_has_several;
+        }
+        counted.iter().for_each(|part| usage.lost.add_all(&part.unknown));
+        if !has_several {
+            return Ok(usage);
+        }
+        let needed = usage.table.used_bytes();
+        usage.pass(&passing, false, |usage, (), id, copies| {
             if copies.len() < 2 {
                 return;
             }
             let mut before = None;
-            for way in usage.ways(&id, copies, &exceptions.damaged) {
+            for way in usage.ways(id, copies) {
                 let best = copies.iter().max_by_key(|copy| {
-                    let rank = usage.rank(*way, &exceptions.damaged, copy);
-                    (rank, needed.get(&copy.pack), Reverse(copy.pack))
+                    let row = usage.table.row(copy.pack);
+                    let needed = row.map(|row| needed[row.row as usize]);
+                    (usage.rank(*way, copy), needed, Reverse(copy.pack))
                 });
                 // One may do for both.
                 if let Some(best) = best.filter(|best| before != Some(**best)).copied() {
-                    usage.need(&best);
+                    usage.table.need(&best);
                     before = Some(best);
                 }
             }
@@ -164,10 +228,10 @@ impl Usage {
     }
 
     /// How good a copy is: whole before damaged, as far as is known, and no delta before a delta.
-    fn rank(&self, way: Way, damaged: &HashSet<PackId>, copy: &Location) -> (bool, bool) {
-        let row = &self.rows[&copy.pack];
-        let is_doubtful = self.doubtful.contains(&copy.place());
-        let (whole, plain) = (!damaged.contains(&row.info.id) && !is_doubtful, !copy.is_delta);
+    fn rank(&self, way: Way, copy: &Location) -> (bool, bool) {
+        let is_damaged = self.table.row(copy.pack).is_some_and(|row| row.is_damaged);
+        let is_doubtful = copy.is_delta && self.doubtful.contains(&copy.place());
+        let (whole, plain) = (!is_damaged && !is_doubtful, !copy.is_delta);
         match way {
             Way::Read => (whole, plain),
             Way::Base => (plain, whole),
@@ -178,9 +242,9 @@ impl Usage {
     /// For what a blob's copies are wanted. What deltas are read against must above all be no delta; where no such copy is
     /// whole, a delta that is is wanted, too: it can be made plain again. And where nothing is known to be whole, the best
     /// of each sort is kept: either may turn out to be.
-    fn ways(&self, id: &BlobId, copies: &[Location], damaged: &HashSet<PackId>) -> &'static [Way] {
+    fn ways(&self, id: &BlobId, copies: &[Location]) -> &'static [Way] {
         let is_base = self.bases.contains(&BlobKey::new(id));
-        let mut whole = copies.iter().filter(|copy| self.rank(Way::Read, damaged, copy).0);
+        let mut whole = copies.iter().filter(|copy| self.rank(Way::Read, copy).0);
         match whole.clone().any(|copy| !copy.is_delta) {
             true if is_base => &[Way::Base],
             true => &[Way::Read],
@@ -190,63 +254,32 @@ impl Usage {
         }
     }
 
-    fn need(&mut self, location: &Location) {
-        if let Some(row) = self.rows.get_mut(&location.pack) {
-            let (word, bit) = (location.segment as usize / 64, 1 << (location.segment % 64));
-            let Some(word) = row.used_segments.get_mut(word) else { return };
-            let is_first = *word & bit == 0;
-            *word |= bit;
-            row.used_blobs += 1;
-            row.used_bytes += match (location.is_delta, is_first) {
-                (false, _) => row.info.share(location),
-                (true, true) => row.info.stored_length(location.segment),
-                (true, false) => 0,
-            };
-        }
-    }
-
     /// Whether its pack can be counted on.
     fn counts(&self, copy: &Location) -> bool {
-        self.rows.get(&copy.pack).is_some_and(Row::counts)
+        self.table.row(copy.pack).is_some_and(|row| row.counts)
     }
 
     /// The same, and that its pack is not known to be damaged.
-    fn is_whole(&self, copy: &Location, damaged: &HashSet<PackId>) -> bool {
-        let row = self.rows.get(&copy.pack);
-        row.is_some_and(|row| row.counts() && !damaged.contains(&row.info.id))
+    fn is_whole(&self, copy: &Location) -> bool {
+        self.table.row(copy.pack).is_some_and(|row| row.counts && !row.is_damaged)
     }
 
     /// The bases of deltas are needed as well: of all copies of a needed blob that has no plain one, because any of them
     /// may be the one that stays.
-    fn follow_deltas(
-        &mut self,
-        repository: &Repository,
-        walk: &Walk<'_, '_>,
-        damaged: &HashSet<PackId>,
-    ) -> Result<()> {
-        if !self.rows.values().any(|row| row.info.has_deltas()) {
+    fn follow_deltas(&mut self, repository: &Repository, passing: &Passing<'_>) -> Result<()> {
+        if !self.table.has_deltas() {
             return Ok(());
         }
         let cache = repository.cache();
+        let found = self.pass(passing, false, |usage, places: &mut BTreeSet<_>, _, copies| {
+            let is_whole_and_plain = |copy: &Location| !copy.is_delta && usage.is_whole(copy);
+            if !copies.iter().any(is_whole_and_plain) {
+                let deltas = copies.iter().filter(|copy| copy.is_delta);
+                places.extend(deltas.map(Location::place));
+            }
+        })?;
         let mut needed = BTreeSet::new();
-        let mut has_plain = None;
-        for entry in cache.entries()? {
-            let (id, location) = entry?;
-            let place = location.place();
-            if !location.is_delta || has_plain == Some(id) || needed.contains(&place) {
-                continue;
-            }
-            let Some(row) = self.rows.get(&location.pack) else { continue };
-            if !row.counts() || !walk.needs(row.info.kind, &id) {
-                continue;
-            }
-            if cache.copies(&id)?.iter().any(|copy| !copy.is_delta && self.is_whole(copy, damaged))
-            {
-                has_plain = Some(id);
-                continue;
-            }
-            needed.insert(place);
-        }
+        found.into_iter().for_each(|mut part| needed.append(&mut part.taken));
         // Pack by pack, each of which is looked up once; and again for deltas of bases that stand nowhere whole and
         // plain, from which they can be made so.
         let mut seen = HashSet::new();
@@ -259,7 +292,7 @@ impl Usage {
             for base in &bases {
                 let copies = cache.copies(base)?;
                 let mut plain = copies.iter().filter(|copy| !copy.is_delta);
-                if plain.clone().any(|copy| self.is_whole(copy, damaged)) {
+                if plain.clone().any(|copy| self.is_whole(copy)) {
                     continue;
                 }
                 is_certain = false;
@@ -283,82 +316,58 @@ impl Usage {
         self.bases
     }
 
-    /// Hands every needed blob that the index knows with the copies that count to `take`. Returns how many of them
-    /// snapshots refer to.
-    fn pass(
-        &mut self,
-        repository: &Repository,
-        walk: &Walk<'_, '_>,
-        mut take: impl FnMut(&mut Self, BlobId, &[Location]),
-    ) -> Result<u64> {
-        for row in self.rows.values_mut() {
-            // A delta goes or stays as a whole, and counts for what it takes.
-            let deltas = row.info.segments.iter().filter(|segment| segment.encoding.is_delta());
-            row.blob_bytes = deltas.map(|segment| u64::from(segment.stored_length)).sum();
-        }
-        self.live_blobs = 0;
-        let mut group: Vec<Location> = Vec::new();
-        let mut kind = None;
-        let mut current: Option<BlobId> = None;
-        let mut found = 0;
-        let mut end = |usage: &mut Self, id: Option<BlobId>, kind, group: &mut Vec<Location>| {
-            if let (Some(id), Some(kind)) = (id, kind) {
-                let is_referred_to = walk.needs(kind, &id);
-                found += u64::from(is_referred_to);
-                if is_referred_to || usage.bases.contains(&BlobKey::new(&id)) {
-                    usage.live_blobs += 1;
-                    take(usage, id, group);
-                }
-            }
-            group.clear();
-        };
-        for entry in repository.cache().entries()? {
-            let (id, location) = entry?;
-            if current != Some(id) {
-                end(self, current, kind, &mut group);
-                current = Some(id);
-                kind = None;
-            }
-            let Some(row) = self.rows.get_mut(&location.pack) else { continue };
-            row.blob_bytes += if location.is_delta { 0 } else { row.info.share(&location) };
-            // No blob of one kind has the id of one of the other.
-            kind = Some(row.info.kind);
-            if row.counts() && !self.broken.contains(&location.place()) {
-                group.push(location);
-            }
-        }
-        end(self, current, kind, &mut group);
-        Ok(found)
+    /// Hands every needed blob that the index knows with the copies that count to `take`, range by range, and counts what
+    /// packs hold, if that is wanted. Returns what was taken from each range, in order.
+    fn pass<T: Default + Send>(
+        &self,
+        passing: &Passing<'_>,
+        holds: bool,
+        take: impl Fn(&Self, &mut T, &BlobId, &[Location]) + Sync,
+    ) -> Result<Vec<Part<T>>> {
+        let ranges = passing.ranges.par_iter();
+        ranges.map(|range| self.pass_range(passing, *range, holds, &take)).collect()
     }
 
-    /// Counts what snapshots refer to and the index does not know as lost: of all that they refer to, so much was found.
-    /// What holds it may be away, or could not be read.
-    fn lose_unknown(
-        &mut self,
-        repository: &Repository,
-        walk: &Walk<'_, '_>,
-        found: u64,
-    ) -> Result<()> {
-        if found >= walk.trees.count() + walk.data.count() {
-            return Ok(());
-        }
-        let mut keys = walk.trees.keys();
-        keys.extend(walk.data.keys());
-        keys.sort_unstable();
-        // The index is in the same order.
-        let mut keys = keys.into_iter().peekable();
-        for entry in repository.cache().entries()? {
+    fn pass_range<T: Default>(
+        &self,
+        passing: &Passing<'_>,
+        range: IdRange,
+        holds: bool,
+        take: &impl Fn(&Self, &mut T, &BlobId, &[Location]),
+    ) -> Result<Part<T>> {
+        let mut part = Part { taken: T::default(), live_blobs: 0, unknown: Lost::default() };
+        let mut wants = Wants::new(passing.marks, range)?;
+        let mut copies: Vec<Location> = Vec::new();
+        let mut end = |id: Option<BlobId>, is_tree, copies: &mut Vec<Location>| -> Result<()> {
+            if let (Some(id), Some(is_tree)) = (id, is_tree) {
+                let is_base = || self.bases.contains(&BlobKey::new(&id));
+                if wants.refer_to(&id, is_tree)? || is_base() {
+                    part.live_blobs += 1;
+                    take(self, &mut part.taken, &id, copies);
+                }
+            }
+            copies.clear();
+            Ok(())
+        };
+        let (mut current, mut is_tree): (Option<BlobId>, Option<bool>) = (None, None);
+        for entry in passing.entries.between(range)? {
             let (id, location) = entry?;
-            let known = BlobKey::new(&id);
-            while let Some(key) = keys.next_if(|key| *key < known) {
-                self.lost.add(key);
+            if current != Some(id) {
+                end(current, is_tree, &mut copies)?;
+                (current, is_tree) = (Some(id), None);
             }
-            if self.rows.contains_key(&location.pack) {
-                while keys.next_if_eq(&known).is_some() {}
+            let Some(row) = self.table.row(location.pack) else { continue };
+            if holds {
+                self.table.hold(row, &location);
+            }
+            is_tree = Some(row.is_tree);
+            if row.counts && !(location.is_delta && self.broken.contains(&location.place())) {
+                copies.push(location);
             }
         }
-        keys.for_each(|key| self.lost.add(key));
-        Ok(())
+        end(current, is_tree, &mut copies)?;
+        part.unknown = wants.finish()?;
+        Ok(part)
     }
 
     /// What a plan is made of. Nothing is needed from packs that were cut short, nor from those that nobody can read:
@@ -367,19 +376,21 @@ impl Usage {
         let newest = repository.sealer().newest_epoch();
         let target = u64::from(repository.settings().pack_length);
         let keeps_trees = repository.cache_folder().is_some();
-        let rows = self.rows.values().filter_map(|row| Some((row, row.stored_length?)));
-        let known = rows.map(|(row, stored_length)| PackUse {
-            id: row.info.id,
-            object_length: stored_length,
-            blob_bytes: row.blob_bytes,
-            used_bytes: row.used_bytes,
-            used_blobs: row.used_blobs,
-            untouchable: row.is_busy || row.has_unknown_segments(),
-            unreadable: !row.counts(),
-            read_requests: row.read_requests(keeps_trees),
-            old_epoch: row.info.header.epoch != newest,
-            small: row.info.object_length < target / 2,
-            is_tree: row.info.kind == ObjectKind::TreePack,
+        let known = self.table.counted().filter_map(|pack| {
+            let info = &pack.described.info;
+            Some(PackUse {
+                id: info.id,
+                object_length: pack.described.stored_length?,
+                blob_bytes: pack.blob_bytes,
+                used_bytes: pack.used_bytes,
+                used_blobs: pack.used_blobs,
+                untouchable: pack.described.is_busy || pack.described.has_unknown_segments,
+                unreadable: !pack.counts,
+                read_requests: pack.read_requests(keeps_trees),
+                old_epoch: info.header.epoch != newest,
+                small: info.object_length < target / 2,
+                is_tree: info.kind == ObjectKind::TreePack,
+            })
         });
         let given_up = exceptions.given_up.iter().map(|(id, length)| PackUse {
             id: *id,
@@ -400,31 +411,64 @@ impl Usage {
     /// The packs among `condemned` without which a needed blob would be gone, and what is lost.
     pub fn rescue(
         repository: &Repository,
-        walk: &Walk<'_, '_>,
+        marks: &Marks,
         condemned: &[PackId],
         damaged: Arc<HashSet<PackId>>,
     ) -> Result<(HashSet<PackId>, Lost)> {
-        let condemned: HashSet<&PackId> = condemned.iter().collect();
         let exceptions = Exceptions { damaged, ..Exceptions::default() };
-        let mut usage = Self::new(repository, walk, &exceptions)?;
-        let mut packs = HashSet::new();
-        let found = usage.pass(repository, walk, |usage, id, copies| {
+        let passing = Passing::new(repository, marks);
+        let usage = Self::new(repository, &passing, &exceptions)?;
+        let condemned = usage.table.rows_of(&condemned.iter().collect());
+        let rescuing = usage.pass(&passing, false, |usage, (lost, wanted), id, copies| {
             // The best there is must stay: a copy that is whole, as far as is known, and no delta, because deltas
             // are read against it.
-            for way in usage.ways(&id, copies, &exceptions.damaged) {
-                let rank = |copy: &Location| usage.rank(*way, &exceptions.damaged, copy);
+            for way in usage.ways(id, copies) {
+                let rank = |copy: &Location| usage.rank(*way, copy);
                 let Some(best) = copies.iter().map(rank).max() else {
-                    return usage.lost.add(BlobKey::new(&id));
+                    return Lost::add(lost, BlobKey::new(id));
                 };
                 let places = copies.iter().filter(|copy| rank(copy) == best);
-                let places: Vec<_> = places.map(|copy| usage.rows[&copy.pack].info.id).collect();
-                let stays = |pack: &PackId| !condemned.contains(pack) || packs.contains(pack);
-                if !places.iter().any(stays) {
-                    packs.insert(places[0]);
-                }
+                let rows = places.filter_map(|copy| usage.table.row(copy.pack));
+                Alternatives::add(wanted, rows.map(|row| row.row), &condemned);
             }
         })?;
-        usage.lose_unknown(repository, walk, found)?;
-        Ok((packs, usage.lost))
+        // One after another in the order of ids: what is chosen for one does for those that follow.
+        let mut rescued = HashSet::new();
+        let mut lost = Lost::default();
+        for part in &rescuing {
+            let (part_lost, wanted) = &part.taken;
+            lost.add_all(part_lost);
+            for rows in &wanted.rows {
+                if !rows.iter().any(|row| rescued.contains(row)) {
+                    rescued.insert(rows[0]);
+                }
+            }
+        }
+        rescuing.iter().for_each(|part| lost.add_all(&part.unknown));
+        let packs = rescued.iter().map(|row| usage.table.id_of(*row)).collect();
+        Ok((packs, lost))
+    }
+}
+
+/// Packs of which one must stay each, all of them condemned: each list once, in the order in which they were met.
+#[derive(Default)]
+struct Alternatives {
+    rows: Vec<Vec<u32>>,
+    seen: HashSet<Vec<u32>>,
+}
+
+impl Alternatives {
+    fn add(&mut self, rows: impl Iterator<Item = u32>, condemned: &HashSet<u32>) {
+        let mut all = Vec::new();
+        for row in rows {
+            if !condemned.contains(&row) {
+                return;
+            }
+            all.push(row);
+        }
+        if !all.is_empty() && !self.seen.contains(&all) {
+            self.seen.insert(all.clone());
+            self.rows.push(all);
+        }
     }
 }

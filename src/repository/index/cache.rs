@@ -25,8 +25,8 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-pub use self::lookup::Excluded;
 use self::lookup::KnownPacks;
+pub use self::lookup::{Excluded, SortedEntries};
 use self::place::{Place, remove};
 pub use self::remembered::Followed;
 use super::super::error::{Kind, RepositoryError, Result};

@@ -18,6 +18,7 @@ pub mod objects;
 mod rows;
 mod run;
 
+pub use self::run::IdRange;
 use crate::format::header::{Header, ObjectKind};
 use crate::format::pack::{Encoding, PackDirectory};
 use crate::id::{BlobId, PackId};

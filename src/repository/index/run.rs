@@ -242,7 +242,37 @@ impl Run {
 
     /// All entries, in order.
     pub fn rows(self: &Arc<Self>) -> Rows {
-        Rows { run: self.clone(), next_block: 0, buffer: Vec::new(), at: 0 }
+        self.rows_between(IdRange::ALL)
+    }
+
+    /// The entries whose ids are in this range, in order.
+    pub fn rows_between(self: &Arc<Self>, range: IdRange) -> Rows {
+        // The block before the first that begins at or behind the range may hold some of it.
+        let first = self.fences.partition_point(|fence| *fence < range.first).saturating_sub(1);
+        Rows { run: self.clone(), next_block: first, buffer: Vec::new(), at: 0, range }
+    }
+}
+
+/// A range of ids, told by their first eight bytes as a number: ids are the output of a hash, so ranges of a length
+/// hold about as many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// The lowest number in it.
+    pub first: u64,
+    /// The highest number in it.
+    pub last: u64,
+}
+
+impl IdRange {
+    /// All ids.
+    pub const ALL: IdRange = IdRange { first: 0, last: u64::MAX };
+
+    /// All ids in so many ranges, one at least, in order.
+    pub fn split(count: u32) -> Vec<IdRange> {
+        let count = u128::from(count.max(1));
+        let start = |at: u128| ((at << 64) / count) as u64;
+        let last = |at: u128| (((at + 1) << 64) / count - 1) as u64;
+        (0..count).map(|at| IdRange { first: start(at), last: last(at) }).collect()
     }
 }
 
@@ -252,9 +282,15 @@ pub struct Rows {
     next_block: usize,
     buffer: Vec<u8>,
     at: usize,
+    range: IdRange,
 }
 
 impl Rows {
+    fn end(&mut self) {
+        self.next_block = self.run.fences.len();
+        self.at = self.buffer.len();
+    }
+
     fn fill(&mut self) -> io::Result<()> {
         let blocks = (self.run.fences.len() - self.next_block).min(BLOCKS_AT_A_TIME);
         self.buffer.resize(blocks * BLOCK_LENGTH, 0);
@@ -278,20 +314,28 @@ impl Iterator for Rows {
     type Item = io::Result<IndexEntry>;
 
     fn next(&mut self) -> Option<io::Result<IndexEntry>> {
-        if self.at == self.buffer.len() {
-            if self.next_block == self.run.fences.len() {
+        loop {
+            if self.at == self.buffer.len() {
+                if self.next_block == self.run.fences.len() {
+                    return None;
+                }
+                if let Err(error) = self.fill() {
+                    // Whoever goes on after an error would miss entries: the iterator ends.
+                    self.end();
+                    return Some(Err(error));
+                }
+            }
+            let entry = read_entry(&self.buffer[self.at..self.at + ENTRY_LENGTH]);
+            self.at += ENTRY_LENGTH;
+            let number = fence(&entry.0);
+            if number > self.range.last {
+                self.end();
                 return None;
             }
-            if let Err(error) = self.fill() {
-                // Whoever goes on after an error would miss entries: the iterator ends.
-                self.next_block = self.run.fences.len();
-                self.at = self.buffer.len();
-                return Some(Err(error));
+            if number >= self.range.first {
+                return Some(Ok(entry));
             }
         }
-        let entry = read_entry(&self.buffer[self.at..self.at + ENTRY_LENGTH]);
-        self.at += ENTRY_LENGTH;
-        Some(Ok(entry))
     }
 }
 
@@ -304,7 +348,12 @@ pub struct MergedRows {
 impl MergedRows {
     /// Merges these runs. Memory: 128 KiB for each.
     pub fn new(runs: &[Arc<Run>]) -> io::Result<Self> {
-        let mut sources: Vec<Rows> = runs.iter().map(Run::rows).collect();
+        Self::between(runs, IdRange::ALL)
+    }
+
+    /// Merges what these runs have in this range.
+    pub fn between(runs: &[Arc<Run>], range: IdRange) -> io::Result<Self> {
+        let mut sources: Vec<Rows> = runs.iter().map(|run| run.rows_between(range)).collect();
         let mut next = BinaryHeap::with_capacity(sources.len());
         for (number, source) in sources.iter_mut().enumerate() {
             if let Some(entry) = source.next() {
@@ -497,6 +546,25 @@ mod tests {
         entries.sort();
         let merged: Result<Vec<_>, _> = MergedRows::new(&runs).unwrap().collect();
         assert_eq!(merged.unwrap(), entries);
+    }
+
+    #[test]
+    fn ranges_hold_every_entry_once_and_in_order() {
+        assert_eq!(IdRange::split(1), [IdRange::ALL]);
+        let mut entries: Vec<_> = (0..1000).map(|number| entry(number, 1)).collect();
+        entries.sort();
+        let runs = entries.chunks(300).map(|part| Arc::new(write(None, part))).collect::<Vec<_>>();
+        for count in [1, 2, 3, 7, 64] {
+            let ranges = IdRange::split(count);
+            assert_eq!((ranges[0].first, ranges[ranges.len() - 1].last), (0, u64::MAX));
+            assert!(ranges.windows(2).all(|pair| pair[0].last + 1 == pair[1].first));
+            let found = ranges.iter().flat_map(|range| MergedRows::between(&runs, *range).unwrap());
+            assert_eq!(found.collect::<Result<Vec<_>, _>>().unwrap(), entries);
+        }
+        let first = fence(&entries[500].0);
+        let only = IdRange { first, last: first };
+        let found: Vec<_> = MergedRows::between(&runs, only).unwrap().collect();
+        assert_eq!(found.len(), 1);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use aumbry::ops::prune::Following;
 use aumbry::ops::prune::PruneOptions;
 use aumbry::ops::prune::PruneSummary;
 use aumbry::ops::prune::plan::PlanLimits;
@@ -99,6 +100,7 @@ impl PruneLimitArgs {
             assume_forgotten: BTreeSet::new(),
             become_maintainer: self.become_maintainer,
             memory_budget: MEMORY_BUDGET,
+            following: Following::Remembered,
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use redb::{ReadableDatabase, ReadableTable};
 
 use super::super::rows::{decode_pack, name_bytes};
-use super::super::run::{MergedRows, Run};
+use super::super::run::{IdRange, MergedRows, Run};
 use super::super::{Location, PackInfo, SegmentPlace};
 use super::{IndexCache, PACK_NUMBERS, cache_error};
 use crate::format::pack::Encoding;
@@ -42,6 +42,27 @@ impl Excluded {
     /// The numbers of those that were known when this was made.
     pub fn numbers(&self) -> &HashSet<u32> {
         &self.numbers
+    }
+}
+
+/// Every place of every blob, as it was known at one moment.
+pub struct SortedEntries {
+    runs: Vec<Arc<Run>>,
+}
+
+impl SortedEntries {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.runs.iter().map(|run| run.entries()).sum()
+    }
+
+    /// Those in a range, in the order of ids: copies of one blob stand together.
+    pub fn between(
+        &self,
+        range: IdRange,
+    ) -> Result<impl Iterator<Item = Result<(BlobId, Location)>> + use<>> {
+        let rows = MergedRows::between(&self.runs, range).map_err(cache_error)?;
+        Ok(rows.map(|row| row.map_err(cache_error)))
     }
 }
 
@@ -227,11 +248,13 @@ impl IndexCache {
         Ok(packs)
     }
 
+    /// Every place of every blob as it is known now, to be gone through in parts.
+    pub fn sorted(&self) -> SortedEntries {
+        SortedEntries { runs: self.view.read().runs.iter().map(|(_, run)| run.clone()).collect() }
+    }
+
     /// Every place of every blob, in the order of ids: copies of one blob stand together.
     pub fn entries(&self) -> Result<impl Iterator<Item = Result<(BlobId, Location)>> + use<>> {
-        let runs: Vec<Arc<Run>> =
-            self.view.read().runs.iter().map(|(_, run)| run.clone()).collect();
-        let rows = MergedRows::new(&runs).map_err(cache_error)?;
-        Ok(rows.map(|row| row.map_err(cache_error)))
+        self.sorted().between(IdRange::ALL)
     }
 }
