@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
@@ -97,6 +97,8 @@ pub struct BlobReader<'a> {
     spare: Spare,
     decompressors: Mutex<Vec<Decompressor>>,
     failing: Mutex<HashSet<PackId>>,
+    /// Where blobs are that have one copy, of those that somebody has said will be read.
+    located: RwLock<HashMap<BlobId, Location>>,
     budget: u64,
 }
 
@@ -111,6 +113,7 @@ impl<'a> BlobReader<'a> {
             spare: Spare::default(),
             decompressors: Mutex::default(),
             failing: Mutex::default(),
+            located: RwLock::default(),
             budget,
         }
     }
@@ -133,6 +136,18 @@ impl<'a> BlobReader<'a> {
     /// The packs in which a blob was not as it should be, though another copy of it may have been.
     pub fn take_failing(&self) -> HashSet<PackId> {
         std::mem::take(&mut self.failing.lock())
+    }
+
+    /// Looks up where these blobs are, all at once: each is asked for three times until it is written, and a look-up alone
+    /// reads a page of the index. What was looked up before is forgotten. About 120 bytes a blob.
+    pub fn locate_all(&self, blobs: Vec<BlobId>) {
+        // Whoever asks for one that is not found here will be told why.
+        let located = self.repository.cache.single_copies(blobs).unwrap_or_default();
+        *self.located.write() = located;
+    }
+
+    fn located(&self, id: &BlobId) -> Option<Location> {
+        self.located.read().get(id).copied()
     }
 
     /// Says which blobs will be read next, in about this order, each as often as it will be: a segment is kept until the
@@ -175,7 +190,10 @@ impl<'a> BlobReader<'a> {
 
     /// Where the blob is: its first copy.
     pub fn locate(&self, id: &BlobId) -> Result<Location> {
-        self.copies(id).map(|copies| copies[0])
+        match self.located(id) {
+            Some(location) => Ok(location),
+            None => self.copies(id).map(|copies| copies[0]),
+        }
     }
 
     /// Where reading the blob begins: its first copy, or, if that is a delta, the first base.
@@ -235,7 +253,13 @@ impl<'a> BlobReader<'a> {
     /// What the index has in the chunk's place, which may be another: for who has a digest of all that is read, reads
     /// again with [`BlobReader::data`] where that is wrong, and need not have each byte hashed twice.
     pub fn unproven_data(&self, id: &BlobId) -> Result<Blob> {
-        let [location] = self.copies(id)?[..] else { return self.data(id) };
+        let location = match self.located(id) {
+            Some(location) => location,
+            None => match self.copies(id)?[..] {
+                [location] => location,
+                _ => return self.data(id),
+            },
+        };
         match self.fetch_unproven(id, ObjectKind::DataPack, location) {
             Err(error) if is_damage(&error) => self.data(id),
             fetched => fetched,
@@ -452,17 +476,16 @@ impl<'a> BlobReader<'a> {
         }
         let (range, first) = frames_covering(offset, length as u64, total);
         let unseal =
-            |sealed: &mut [u8]| unseal_range(&cipher, &name, sealed, first, offset, length, total);
+            |sealed: Vec<u8>| unseal_range(&cipher, &name, sealed, first, offset, length, total);
         let kept = self.repository.read_pack_range(pack, &name, range.clone());
-        let mut found = kept.and_then(|mut sealed| unseal(&mut sealed));
+        let mut found = kept.and_then(unseal);
         let is_damaged = |found: &Result<Vec<u8>>| {
             found.as_ref().is_err_and(|error| error.kind == Kind::Corrupt)
         };
         // The damaged copy may be the cache's own, of which no answer may depend.
         if is_damaged(&found) && self.repository.drop_kept_pack(&pack.id) {
             let stored = self.repository.store.get_range(&name, range.clone());
-            found =
-                stored.map_err(RepositoryError::from).and_then(|mut sealed| unseal(&mut sealed));
+            found = stored.map_err(RepositoryError::from).and_then(unseal);
         }
         match found {
             Err(error) if error.kind == Kind::Corrupt && pack.header.parity.is_some() => {
@@ -472,7 +495,7 @@ impl<'a> BlobReader<'a> {
                 })?;
                 let range = range.start as usize..range.end as usize;
                 let sealed = object.get(range).ok_or(error)?;
-                unseal(&mut sealed.to_vec())
+                unseal(sealed.to_vec())
             }
             found => found,
         }
