@@ -273,6 +273,12 @@ impl<'a> BlobReader<'a> {
 
     /// When no copy is whole, there may be one in a pack that no index object lists.
     fn read(&self, id: &BlobId, kind: ObjectKind) -> Result<Blob> {
+        if let Some(location) = self.located(id) {
+            match self.fetch(id, kind, location) {
+                Err(error) if is_damage(&error) => {}
+                fetched => return fetched,
+            }
+        }
         let copies = self.copies(id)?;
         let read = self.first_whole(id, kind, &copies);
         let is_damaged = read.as_ref().is_err_and(is_damage);

@@ -153,8 +153,9 @@ impl<'w, 'a> Work<'w, 'a> {
         options: &'w RestoreOptions,
         monitor: &'w dyn Monitor,
     ) -> Self {
-        // More than cores, because some of them wait for the store.
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        // Some of them wait for a store that is far; more than that only contend for a directory that they write into.
+        let waiting = if data.repository().store().is_disk() { 0 } else { 2 };
         Work {
             trees,
             data,
@@ -168,7 +169,7 @@ impl<'w, 'a> Work<'w, 'a> {
             reason: Mutex::default(),
             unavailable: AtomicU32::new(0),
             claimed: Mutex::default(),
-            threads: (cores + 2).min(16),
+            threads: (cores + waiting).clamp(2, 16),
         }
     }
 
