@@ -41,6 +41,8 @@ const SPARE: usize = 4;
 struct Opened {
     plain: Vec<u8>,
     spare: Spare,
+    /// If it is a delta: what it was read against was held against its name.
+    is_proven: bool,
 }
 
 impl Drop for Opened {
@@ -96,6 +98,8 @@ pub struct BlobReader<'a> {
     segments: Mutex<CachedSegments>,
     spare: Spare,
     decompressors: Mutex<Vec<Decompressor>>,
+    /// Memory for the bases of a delta, as much for each thread that opens one.
+    prefixes: Mutex<Vec<Vec<u8>>>,
     failing: Mutex<HashSet<PackId>>,
     /// Where blobs are that have one copy, of those that somebody has said will be read.
     located: RwLock<HashMap<BlobId, Location>>,
@@ -112,6 +116,7 @@ impl<'a> BlobReader<'a> {
             segments: Mutex::new(segments),
             spare: Spare::default(),
             decompressors: Mutex::default(),
+            prefixes: Mutex::default(),
             failing: Mutex::default(),
             located: RwLock::default(),
             budget,
@@ -315,12 +320,17 @@ impl<'a> BlobReader<'a> {
 
     /// The copy of a blob in this place, whatever others there are.
     pub fn fetch(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
-        let blob = self.fetch_unproven(id, kind, location)?;
-        let naming = &self.repository.naming;
-        let found = match kind {
-            ObjectKind::TreePack => naming.tree_id(&blob),
-            _ => naming.data_id(&blob),
+        let name_of = |blob: &Blob| match kind {
+            ObjectKind::TreePack => self.repository.naming.tree_id(blob),
+            _ => self.repository.naming.data_id(blob),
         };
+        let mut blob = self.fetch_unproven(id, kind, location)?;
+        let mut found = name_of(&blob);
+        if found != *id && location.is_delta {
+            // It may be what it was read against that is another.
+            blob = self.fetch_against(id, kind, location, true)?;
+            found = name_of(&blob);
+        }
         if found != *id {
             let message = format!("its place holds another blob, {}", found.short());
             return Err(RepositoryError::corrupt(format!("blob {}", id.short()), message));
@@ -329,13 +339,24 @@ impl<'a> BlobReader<'a> {
     }
 
     fn fetch_unproven(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
+        self.fetch_against(id, kind, location, false)
+    }
+
+    /// What there is in this place: if it is a delta, read against bases that are proven or not.
+    fn fetch_against(
+        &self,
+        id: &BlobId,
+        kind: ObjectKind,
+        location: Location,
+        is_proven: bool,
+    ) -> Result<Blob> {
         let item = || format!("blob {}", id.short());
         let pack = self.repository.cache.pack(location.pack)?;
         if pack.kind != kind {
             let message = format!("is in a {}", pack.kind.name());
             return Err(RepositoryError::corrupt(item(), message));
         }
-        let segment = self.segment(&pack, location.place())?;
+        let segment = self.segment(&pack, location.place(), is_proven)?;
         self.was_read(location.place());
         let start = location.offset as usize;
         let range = start..start + location.length as usize;
@@ -345,8 +366,15 @@ impl<'a> BlobReader<'a> {
         Ok(Blob { segment, range })
     }
 
-    /// The plaintext of a segment.
-    fn segment(&self, pack: &PackInfo, place: SegmentPlace) -> Result<Arc<Opened>> {
+    /// The plaintext of a segment. The bases of a delta are not held against their names at first: each byte that comes out
+    /// is, so they would be hashed for nothing, each as often as it is a base. Only if what came out is wrong, or nothing
+    /// does, they are asked for once more, proven.
+    fn segment(
+        &self,
+        pack: &PackInfo,
+        place: SegmentPlace,
+        is_proven: bool,
+    ) -> Result<Arc<Opened>> {
         let slot = {
             let mut cached = self.segments.lock();
             cached.turn += 1;
@@ -356,30 +384,40 @@ impl<'a> BlobReader<'a> {
             slot.clone()
         };
         let mut content = slot.lock();
-        if let Some(bytes) = content.as_ref() {
-            return Ok(bytes.clone());
+        if let Some(opened) = content.as_ref().filter(|opened| opened.is_proven || !is_proven) {
+            return Ok(opened.clone());
         }
-        match self.load_segment(pack, place.segment) {
+        let replaced = content.take().map_or(0, |opened| opened.plain.len() as u64);
+        let encoding = pack.segments.get(place.segment as usize).map(|info| &info.encoding);
+        let mut is_proven = is_proven || !encoding.is_some_and(Encoding::is_delta);
+        let mut loaded = self.load_segment(pack, place.segment, is_proven);
+        if !is_proven && loaded.as_ref().is_err_and(is_damage) {
+            is_proven = true;
+            loaded = self.load_segment(pack, place.segment, is_proven);
+        }
+        match loaded {
             Ok(plain) => {
                 let length = plain.len() as u64;
-                let opened = Arc::new(Opened { plain, spare: self.spare.clone() });
+                let opened = Arc::new(Opened { plain, spare: self.spare.clone(), is_proven });
                 *content = Some(opened.clone());
                 drop(content);
-                self.make_room(place, length);
+                self.make_room(place, replaced, length);
                 Ok(opened)
             }
             Err(error) => {
-                self.segments.lock().slots.remove(&place);
+                let mut cached = self.segments.lock();
+                cached.slots.remove(&place);
+                cached.bytes = cached.bytes.saturating_sub(replaced);
                 Err(error)
             }
         }
     }
 
-    /// Counts a new segment, and drops others until all fit: first those that nobody awaits, the one that was used least
-    /// recently before the others; then those that are needed last.
-    fn make_room(&self, new: SegmentPlace, length: u64) {
+    /// Counts a new segment in the place of so many bytes, and drops others until all fit: first those that nobody awaits,
+    /// the one that was used least recently before the others; then those that are needed last.
+    fn make_room(&self, new: SegmentPlace, replaced: u64, length: u64) {
         let mut cached = self.segments.lock();
-        cached.bytes += length;
+        cached.bytes = cached.bytes.saturating_sub(replaced) + length;
         while cached.bytes > self.budget {
             let oldest = cached
                 .slots
@@ -395,14 +433,18 @@ impl<'a> BlobReader<'a> {
         }
     }
 
-    fn load_segment(&self, pack: &PackInfo, segment: u32) -> Result<Vec<u8>> {
+    fn load_segment(&self, pack: &PackInfo, segment: u32, is_proven: bool) -> Result<Vec<u8>> {
         let name = layout::pack(pack.id);
         let info = pack
             .segments
             .get(segment as usize)
             .ok_or_else(|| RepositoryError::corrupt(&name, format!("has no segment {segment}")))?;
-        let prefix = match &info.encoding {
-            Encoding::Delta(bases) => self.prefix(pack.kind, &name, bases)?,
+        let mut prefix = Vec::new();
+        match &info.encoding {
+            Encoding::Delta(bases) => {
+                prefix = self.prefixes.lock().pop().unwrap_or_default();
+                self.fill_prefix(pack.kind, &name, bases, is_proven, &mut prefix)?;
+            }
             Encoding::Unknown(number) => {
                 return Err(RepositoryError::new(
                     Kind::Newer,
@@ -410,8 +452,8 @@ impl<'a> BlobReader<'a> {
                     format!("segment {segment} has encoding {number}; use a newer Aumbry"),
                 ));
             }
-            Encoding::Stored | Encoding::Zstd => Vec::new(),
-        };
+            Encoding::Stored | Encoding::Zstd => {}
+        }
         let stored = self.read_stored(pack, info.offset, info.stored_length as usize)?;
         let plain_length = info.plain_length as usize;
         if info.encoding == Encoding::Stored {
@@ -426,6 +468,9 @@ impl<'a> BlobReader<'a> {
             .decompress_into(&stored, &prefix, plain_length, &mut plain)
             .named(format!("{name}, segment {segment}"))?;
         self.decompressors.lock().push(decompressor);
+        if info.encoding.is_delta() {
+            self.prefixes.lock().push(prefix);
+        }
         Ok(plain)
     }
 
@@ -441,14 +486,31 @@ impl<'a> BlobReader<'a> {
     /// count, so reading one blob never follows a chain.
     pub(super) fn prefix(&self, kind: ObjectKind, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
         let mut prefix = Vec::new();
+        self.fill_prefix(kind, name, bases, true, &mut prefix)?;
+        Ok(prefix)
+    }
+
+    /// Like [`BlobReader::prefix`], into memory that is used again.
+    fn fill_prefix(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        bases: &[BlobId],
+        is_proven: bool,
+        prefix: &mut Vec<u8>,
+    ) -> Result<()> {
+        prefix.clear();
         for base in bases {
-            let blob = self.base(kind, name, base)?;
+            let blob = match is_proven {
+                true => self.base(kind, name, base)?,
+                false => self.unproven_base(kind, name, base)?,
+            };
             if (prefix.len() + blob.len()) as u64 > SEGMENT_LENGTH_MAX {
                 return Err(RepositoryError::corrupt(name, "a delta with too long a prefix"));
             }
             prefix.extend_from_slice(&blob);
         }
-        Ok(prefix)
+        Ok(())
     }
 
     /// One base of the delta that is called `name`.
@@ -459,6 +521,19 @@ impl<'a> BlobReader<'a> {
             return Err(RepositoryError::corrupt(name, "a delta against a delta"));
         }
         self.first_whole(base, kind, &copies)
+    }
+
+    /// What the index has in the place of the first copy that may be a base.
+    fn unproven_base(&self, kind: ObjectKind, name: &str, base: &BlobId) -> Result<Blob> {
+        let first = match self.located(base) {
+            Some(location) => Some(location).filter(|location| !location.is_delta),
+            None => self.repository.cache.base_outside(base, &Excluded::default())?,
+        };
+        match first.map(|location| self.fetch_unproven(base, kind, location)) {
+            Some(Err(error)) if !is_damage(&error) => Err(error),
+            Some(Ok(blob)) => Ok(blob),
+            _ => self.base(kind, name, base),
+        }
     }
 
     /// A segment as it is stored, unsealed.
