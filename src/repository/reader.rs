@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
@@ -41,6 +41,8 @@ const SPARE: usize = 4;
 struct Opened {
     plain: Vec<u8>,
     spare: Spare,
+    /// If it is a delta: what it was read against was held against its name.
+    is_proven: bool,
 }
 
 impl Drop for Opened {
@@ -96,7 +98,11 @@ pub struct BlobReader<'a> {
     segments: Mutex<CachedSegments>,
     spare: Spare,
     decompressors: Mutex<Vec<Decompressor>>,
+    /// Memory for the bases of a delta, as much for each thread that opens one.
+    prefixes: Mutex<Vec<Vec<u8>>>,
     failing: Mutex<HashSet<PackId>>,
+    /// Where blobs are that have one copy, of those that somebody has said will be read.
+    located: RwLock<HashMap<BlobId, Location>>,
     budget: u64,
 }
 
@@ -110,7 +116,9 @@ impl<'a> BlobReader<'a> {
             segments: Mutex::new(segments),
             spare: Spare::default(),
             decompressors: Mutex::default(),
+            prefixes: Mutex::default(),
             failing: Mutex::default(),
+            located: RwLock::default(),
             budget,
         }
     }
@@ -133,6 +141,18 @@ impl<'a> BlobReader<'a> {
     /// The packs in which a blob was not as it should be, though another copy of it may have been.
     pub fn take_failing(&self) -> HashSet<PackId> {
         std::mem::take(&mut self.failing.lock())
+    }
+
+    /// Looks up where these blobs are, all at once: each is asked for three times until it is written, and a look-up alone
+    /// reads a page of the index. What was looked up before is forgotten. About 120 bytes a blob.
+    pub fn locate_all(&self, blobs: Vec<BlobId>) {
+        // Whoever asks for one that is not found here will be told why.
+        let located = self.repository.cache.single_copies(blobs).unwrap_or_default();
+        *self.located.write() = located;
+    }
+
+    fn located(&self, id: &BlobId) -> Option<Location> {
+        self.located.read().get(id).copied()
     }
 
     /// Says which blobs will be read next, in about this order, each as often as it will be: a segment is kept until the
@@ -175,7 +195,10 @@ impl<'a> BlobReader<'a> {
 
     /// Where the blob is: its first copy.
     pub fn locate(&self, id: &BlobId) -> Result<Location> {
-        self.copies(id).map(|copies| copies[0])
+        match self.located(id) {
+            Some(location) => Ok(location),
+            None => self.copies(id).map(|copies| copies[0]),
+        }
     }
 
     /// Where reading the blob begins: its first copy, or, if that is a delta, the first base.
@@ -235,7 +258,13 @@ impl<'a> BlobReader<'a> {
     /// What the index has in the chunk's place, which may be another: for who has a digest of all that is read, reads
     /// again with [`BlobReader::data`] where that is wrong, and need not have each byte hashed twice.
     pub fn unproven_data(&self, id: &BlobId) -> Result<Blob> {
-        let [location] = self.copies(id)?[..] else { return self.data(id) };
+        let location = match self.located(id) {
+            Some(location) => location,
+            None => match self.copies(id)?[..] {
+                [location] => location,
+                _ => return self.data(id),
+            },
+        };
         match self.fetch_unproven(id, ObjectKind::DataPack, location) {
             Err(error) if is_damage(&error) => self.data(id),
             fetched => fetched,
@@ -249,6 +278,12 @@ impl<'a> BlobReader<'a> {
 
     /// When no copy is whole, there may be one in a pack that no index object lists.
     fn read(&self, id: &BlobId, kind: ObjectKind) -> Result<Blob> {
+        if let Some(location) = self.located(id) {
+            match self.fetch(id, kind, location) {
+                Err(error) if is_damage(&error) => {}
+                fetched => return fetched,
+            }
+        }
         let copies = self.copies(id)?;
         let read = self.first_whole(id, kind, &copies);
         let is_damaged = read.as_ref().is_err_and(is_damage);
@@ -285,12 +320,17 @@ impl<'a> BlobReader<'a> {
 
     /// The copy of a blob in this place, whatever others there are.
     pub fn fetch(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
-        let blob = self.fetch_unproven(id, kind, location)?;
-        let naming = &self.repository.naming;
-        let found = match kind {
-            ObjectKind::TreePack => naming.tree_id(&blob),
-            _ => naming.data_id(&blob),
+        let name_of = |blob: &Blob| match kind {
+            ObjectKind::TreePack => self.repository.naming.tree_id(blob),
+            _ => self.repository.naming.data_id(blob),
         };
+        let mut blob = self.fetch_unproven(id, kind, location)?;
+        let mut found = name_of(&blob);
+        if found != *id && location.is_delta {
+            // It may be what it was read against that is another.
+            blob = self.fetch_against(id, kind, location, true)?;
+            found = name_of(&blob);
+        }
         if found != *id {
             let message = format!("its place holds another blob, {}", found.short());
             return Err(RepositoryError::corrupt(format!("blob {}", id.short()), message));
@@ -299,13 +339,24 @@ impl<'a> BlobReader<'a> {
     }
 
     fn fetch_unproven(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
+        self.fetch_against(id, kind, location, false)
+    }
+
+    /// What there is in this place: if it is a delta, read against bases that are proven or not.
+    fn fetch_against(
+        &self,
+        id: &BlobId,
+        kind: ObjectKind,
+        location: Location,
+        is_proven: bool,
+    ) -> Result<Blob> {
         let item = || format!("blob {}", id.short());
         let pack = self.repository.cache.pack(location.pack)?;
         if pack.kind != kind {
             let message = format!("is in a {}", pack.kind.name());
             return Err(RepositoryError::corrupt(item(), message));
         }
-        let segment = self.segment(&pack, location.place())?;
+        let segment = self.segment(&pack, location.place(), is_proven)?;
         self.was_read(location.place());
         let start = location.offset as usize;
         let range = start..start + location.length as usize;
@@ -315,8 +366,15 @@ impl<'a> BlobReader<'a> {
         Ok(Blob { segment, range })
     }
 
-    /// The plaintext of a segment.
-    fn segment(&self, pack: &PackInfo, place: SegmentPlace) -> Result<Arc<Opened>> {
+    /// The plaintext of a segment. The bases of a delta are not held against their names at first: each byte that comes out
+    /// is, so they would be hashed for nothing, each as often as it is a base. Only if what came out is wrong, or nothing
+    /// does, they are asked for once more, proven.
+    fn segment(
+        &self,
+        pack: &PackInfo,
+        place: SegmentPlace,
+        is_proven: bool,
+    ) -> Result<Arc<Opened>> {
         let slot = {
             let mut cached = self.segments.lock();
             cached.turn += 1;
@@ -326,30 +384,40 @@ impl<'a> BlobReader<'a> {
             slot.clone()
         };
         let mut content = slot.lock();
-        if let Some(bytes) = content.as_ref() {
-            return Ok(bytes.clone());
+        if let Some(opened) = content.as_ref().filter(|opened| opened.is_proven || !is_proven) {
+            return Ok(opened.clone());
         }
-        match self.load_segment(pack, place.segment) {
+        let replaced = content.take().map_or(0, |opened| opened.plain.len() as u64);
+        let encoding = pack.segments.get(place.segment as usize).map(|info| &info.encoding);
+        let mut is_proven = is_proven || !encoding.is_some_and(Encoding::is_delta);
+        let mut loaded = self.load_segment(pack, place.segment, is_proven);
+        if !is_proven && loaded.as_ref().is_err_and(is_damage) {
+            is_proven = true;
+            loaded = self.load_segment(pack, place.segment, is_proven);
+        }
+        match loaded {
             Ok(plain) => {
                 let length = plain.len() as u64;
-                let opened = Arc::new(Opened { plain, spare: self.spare.clone() });
+                let opened = Arc::new(Opened { plain, spare: self.spare.clone(), is_proven });
                 *content = Some(opened.clone());
                 drop(content);
-                self.make_room(place, length);
+                self.make_room(place, replaced, length);
                 Ok(opened)
             }
             Err(error) => {
-                self.segments.lock().slots.remove(&place);
+                let mut cached = self.segments.lock();
+                cached.slots.remove(&place);
+                cached.bytes = cached.bytes.saturating_sub(replaced);
                 Err(error)
             }
         }
     }
 
-    /// Counts a new segment, and drops others until all fit: first those that nobody awaits, the one that was used least
-    /// recently before the others; then those that are needed last.
-    fn make_room(&self, new: SegmentPlace, length: u64) {
+    /// Counts a new segment in the place of so many bytes, and drops others until all fit: first those that nobody awaits,
+    /// the one that was used least recently before the others; then those that are needed last.
+    fn make_room(&self, new: SegmentPlace, replaced: u64, length: u64) {
         let mut cached = self.segments.lock();
-        cached.bytes += length;
+        cached.bytes = cached.bytes.saturating_sub(replaced) + length;
         while cached.bytes > self.budget {
             let oldest = cached
                 .slots
@@ -365,14 +433,18 @@ impl<'a> BlobReader<'a> {
         }
     }
 
-    fn load_segment(&self, pack: &PackInfo, segment: u32) -> Result<Vec<u8>> {
+    fn load_segment(&self, pack: &PackInfo, segment: u32, is_proven: bool) -> Result<Vec<u8>> {
         let name = layout::pack(pack.id);
         let info = pack
             .segments
             .get(segment as usize)
             .ok_or_else(|| RepositoryError::corrupt(&name, format!("has no segment {segment}")))?;
-        let prefix = match &info.encoding {
-            Encoding::Delta(bases) => self.prefix(pack.kind, &name, bases)?,
+        let mut prefix = Vec::new();
+        match &info.encoding {
+            Encoding::Delta(bases) => {
+                prefix = self.prefixes.lock().pop().unwrap_or_default();
+                self.fill_prefix(pack.kind, &name, bases, is_proven, &mut prefix)?;
+            }
             Encoding::Unknown(number) => {
                 return Err(RepositoryError::new(
                     Kind::Newer,
@@ -380,8 +452,8 @@ impl<'a> BlobReader<'a> {
                     format!("segment {segment} has encoding {number}; use a newer Aumbry"),
                 ));
             }
-            Encoding::Stored | Encoding::Zstd => Vec::new(),
-        };
+            Encoding::Stored | Encoding::Zstd => {}
+        }
         let stored = self.read_stored(pack, info.offset, info.stored_length as usize)?;
         let plain_length = info.plain_length as usize;
         if info.encoding == Encoding::Stored {
@@ -396,6 +468,9 @@ impl<'a> BlobReader<'a> {
             .decompress_into(&stored, &prefix, plain_length, &mut plain)
             .named(format!("{name}, segment {segment}"))?;
         self.decompressors.lock().push(decompressor);
+        if info.encoding.is_delta() {
+            self.prefixes.lock().push(prefix);
+        }
         Ok(plain)
     }
 
@@ -411,14 +486,31 @@ impl<'a> BlobReader<'a> {
     /// count, so reading one blob never follows a chain.
     pub(super) fn prefix(&self, kind: ObjectKind, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
         let mut prefix = Vec::new();
+        self.fill_prefix(kind, name, bases, true, &mut prefix)?;
+        Ok(prefix)
+    }
+
+    /// Like [`BlobReader::prefix`], into memory that is used again.
+    fn fill_prefix(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        bases: &[BlobId],
+        is_proven: bool,
+        prefix: &mut Vec<u8>,
+    ) -> Result<()> {
+        prefix.clear();
         for base in bases {
-            let blob = self.base(kind, name, base)?;
+            let blob = match is_proven {
+                true => self.base(kind, name, base)?,
+                false => self.unproven_base(kind, name, base)?,
+            };
             if (prefix.len() + blob.len()) as u64 > SEGMENT_LENGTH_MAX {
                 return Err(RepositoryError::corrupt(name, "a delta with too long a prefix"));
             }
             prefix.extend_from_slice(&blob);
         }
-        Ok(prefix)
+        Ok(())
     }
 
     /// One base of the delta that is called `name`.
@@ -429,6 +521,19 @@ impl<'a> BlobReader<'a> {
             return Err(RepositoryError::corrupt(name, "a delta against a delta"));
         }
         self.first_whole(base, kind, &copies)
+    }
+
+    /// What the index has in the place of the first copy that may be a base.
+    fn unproven_base(&self, kind: ObjectKind, name: &str, base: &BlobId) -> Result<Blob> {
+        let first = match self.located(base) {
+            Some(location) => Some(location).filter(|location| !location.is_delta),
+            None => self.repository.cache.base_outside(base, &Excluded::default())?,
+        };
+        match first.map(|location| self.fetch_unproven(base, kind, location)) {
+            Some(Err(error)) if !is_damage(&error) => Err(error),
+            Some(Ok(blob)) => Ok(blob),
+            _ => self.base(kind, name, base),
+        }
     }
 
     /// A segment as it is stored, unsealed.
@@ -452,17 +557,16 @@ impl<'a> BlobReader<'a> {
         }
         let (range, first) = frames_covering(offset, length as u64, total);
         let unseal =
-            |sealed: &mut [u8]| unseal_range(&cipher, &name, sealed, first, offset, length, total);
+            |sealed: Vec<u8>| unseal_range(&cipher, &name, sealed, first, offset, length, total);
         let kept = self.repository.read_pack_range(pack, &name, range.clone());
-        let mut found = kept.and_then(|mut sealed| unseal(&mut sealed));
+        let mut found = kept.and_then(unseal);
         let is_damaged = |found: &Result<Vec<u8>>| {
             found.as_ref().is_err_and(|error| error.kind == Kind::Corrupt)
         };
         // The damaged copy may be the cache's own, of which no answer may depend.
         if is_damaged(&found) && self.repository.drop_kept_pack(&pack.id) {
             let stored = self.repository.store.get_range(&name, range.clone());
-            found =
-                stored.map_err(RepositoryError::from).and_then(|mut sealed| unseal(&mut sealed));
+            found = stored.map_err(RepositoryError::from).and_then(unseal);
         }
         match found {
             Err(error) if error.kind == Kind::Corrupt && pack.header.parity.is_some() => {
@@ -472,7 +576,7 @@ impl<'a> BlobReader<'a> {
                 })?;
                 let range = range.start as usize..range.end as usize;
                 let sealed = object.get(range).ok_or(error)?;
-                unseal(&mut sealed.to_vec())
+                unseal(sealed.to_vec())
             }
             found => found,
         }

@@ -237,11 +237,11 @@ pub fn frames_covering(offset: u64, length: u64, plain_total: u64) -> (std::ops:
 }
 
 /// Unseals `sealed`, which begins with frame `first`, and returns the plaintext from `offset` on that is
-/// `length` bytes long.
+/// `length` bytes long: in the same memory, because fresh memory is what the kernel has to clear first.
 pub fn unseal_range(
     cipher: &ObjectCipher,
     name: &str,
-    sealed: &mut [u8],
+    mut sealed: Vec<u8>,
     first: u64,
     offset: u64,
     length: usize,
@@ -249,24 +249,32 @@ pub fn unseal_range(
 ) -> Result<Vec<u8>> {
     let last_frame = (plain_total - 1) / FRAME_LENGTH as u64;
     let mut skip = (offset - first * FRAME_LENGTH as u64) as usize;
-    let mut plain = Vec::with_capacity(length);
-    for (index, frame) in sealed.chunks_mut(SEALED_FRAME_LENGTH).enumerate() {
-        let number = first + index as u64;
+    let (mut start, mut filled) = (0, 0);
+    for number in first.. {
+        let end = sealed.len().min(start + SEALED_FRAME_LENGTH);
+        if start == end {
+            break;
+        }
         let last = number == last_frame;
-        let frame = cipher.frames.unseal_frame(number, last, frame).map_err(|error| {
+        let frame = cipher.frames.unseal_frame(number, last, &mut sealed[start..end]);
+        let plain = frame.map_err(|error| {
             let at = HEADER_LENGTH as u64 + number * SEALED_FRAME_LENGTH as u64;
             RepositoryError::corrupt(name, format!("frame at byte {at}: {error}"))
         })?;
-        let from = skip.min(frame.len());
-        let to = frame.len().min(from + length - plain.len());
-        plain.extend_from_slice(&frame[from..to]);
+        let from = skip.min(plain.len());
+        let to = plain.len().min(from + length - filled);
+        // What was unsealed before is never longer than what it was unsealed from.
+        sealed.copy_within(start + from..start + to, filled);
+        filled += to - from;
         skip = 0;
+        start = end;
     }
-    if plain.len() != length {
+    if filled != length {
         return Err(RepositoryError::corrupt(
             name,
             format!("ends within bytes {offset} + {length}"),
         ));
     }
-    Ok(plain)
+    sealed.truncate(length);
+    Ok(sealed)
 }

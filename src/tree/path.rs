@@ -147,14 +147,11 @@ impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write;
         for chunk in self.0.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                let turns_direction = matches!(character,
-                    '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-                if character.is_control() || turns_direction {
-                    write!(f, "{}", character.escape_default())?;
-                } else {
-                    f.write_char(character)?;
-                }
+            // Nearly all names are such.
+            if chunk.valid().bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+                f.write_str(chunk.valid())?;
+            } else {
+                write_printable(f, chunk.valid())?;
             }
             if !chunk.invalid().is_empty() {
                 f.write_char(char::REPLACEMENT_CHARACTER)?;
@@ -162,6 +159,20 @@ impl fmt::Display for Printable<'_> {
         }
         Ok(())
     }
+}
+
+fn write_printable(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    use fmt::Write;
+    for character in text.chars() {
+        let turns_direction = matches!(character,
+            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if character.is_control() || turns_direction {
+            write!(f, "{}", character.escape_default())?;
+        } else {
+            f.write_char(character)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

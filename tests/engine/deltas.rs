@@ -6,14 +6,16 @@ use std::path::Path;
 
 use aumbry::format::config::Settings;
 use aumbry::format::header::ObjectKind;
+use aumbry::format::index::PackRecord;
 use aumbry::id::BlobId;
 use aumbry::monitor::{RecordingMonitor, SilentMonitor};
 use aumbry::ops::backup::{BackupOptions, Deltas};
 use aumbry::ops::check::DataSelection;
 use aumbry::ops::prune::plan::UnusedLimit;
+use aumbry::ops::restore::restore;
 use aumbry::repository::Repository;
-use aumbry::repository::index::Location;
 use aumbry::repository::index::cache::Excluded;
+use aumbry::repository::index::{Location, PackInfo};
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::writer::Writer;
 use aumbry::store::{Store, layout};
@@ -24,8 +26,8 @@ use proptest::sample::Index;
 use crate::model::for_all;
 use crate::prune::{pruned, tight};
 use crate::support::{
-    back_up, back_up_with, checked, contents, create, noise, open, options, small_settings,
-    snapshots,
+    back_up, back_up_with, checked, contents, create, noise, open, options, restore_options,
+    small_settings, snapshots,
 };
 
 /// Every delta blob, and where it is.
@@ -228,6 +230,51 @@ fn fresh(store: &Store) -> Repository {
     let repository = open(store.clone(), None);
     repository.refresh_index(&SilentMonitor).unwrap();
     repository
+}
+
+/// The index of a client that has every pack in it, with each base in the place of another.
+fn confuse_bases(repository: &Repository) {
+    let cache = repository.cache();
+    let bases = deltas(repository).into_iter().flat_map(|(_, delta)| cache.bases(&delta).unwrap());
+    let bases: BTreeSet<BlobId> = bases.collect();
+    assert!(bases.len() > 1, "{bases:?}");
+    let others = bases.iter().cycle().skip(1);
+    let others: BTreeMap<&BlobId, &BlobId> = bases.iter().zip(others).collect();
+    let indexes: Vec<_> = cache.indexes().unwrap().into_iter().collect();
+    let read = |(_, pack): (u32, PackInfo)| {
+        repository.read_pack_directory(pack.id, pack.object_length).unwrap()
+    };
+    let mut records: Vec<PackRecord> = cache.packs().unwrap().into_iter().map(read).collect();
+    let segments = records.iter_mut().flat_map(|pack| &mut pack.directory.segments);
+    for blob in segments.filter(|one| !one.encoding.is_delta()).flat_map(|one| &mut one.blobs) {
+        if let Some(other) = others.get(&blob.id) {
+            blob.id = **other;
+        }
+    }
+    cache.clear().unwrap();
+    cache.add(&indexes, &records).unwrap();
+}
+
+#[test]
+fn a_delta_that_was_read_against_another_base_is_noticed_and_leaves_no_wrong_byte() {
+    let source = tempfile::tempdir().unwrap();
+    let (store, repository) = two_versions(source.path());
+    let newest = snapshots(&repository).pop().unwrap();
+    let wanted = contents(&repository, &newest.1);
+    confuse_bases(&repository);
+    let target = tempfile::tempdir().unwrap();
+    let monitor = RecordingMonitor::default();
+    let summary =
+        restore(&repository, &newest, target.path(), &restore_options(), &monitor).unwrap();
+    // Each of the three has a chunk that is a delta.
+    assert_eq!((summary.entries_failed, summary.files_restored), (3, 0));
+    let problems = monitor.problems();
+    assert!(
+        problems.iter().all(|problem| problem.message.contains("holds another blob")),
+        "{problems:?}"
+    );
+    // Nothing of it is in the repository.
+    assert_eq!(contents(&fresh(&store), &newest.1), wanted);
 }
 
 #[test]

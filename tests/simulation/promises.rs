@@ -137,9 +137,9 @@ impl Promises {
         let header = sealer.check_header(&kinds, name, bytes).ok()?;
         let cipher = sealer.object_cipher(&header, name).ok()?;
         // Packs are so small here that they are one frame.
-        let mut sealed = bytes.get(HEADER_LENGTH..)?.to_vec();
+        let sealed = bytes.get(HEADER_LENGTH..)?.to_vec();
         let length = sealed.len().checked_sub(16).filter(|length| *length > 0)?;
-        let plain = unseal_range(&cipher, name, &mut sealed, 0, 0, length, length as u64).ok()?;
+        let plain = unseal_range(&cipher, name, sealed, 0, 0, length, length as u64).ok()?;
         let (offset, directory) = locate_directory(length as u64, &plain).ok()?;
         let bytes = plain.get(offset as usize..offset as usize + directory)?;
         PackDirectory::decode(&mut Reader::new(bytes)).ok()

@@ -61,7 +61,7 @@ impl Work<'_, '_> {
             self.succeed(item);
             return Ok(());
         }
-        let file = self.target.create_file(directory, &entry.name)?;
+        let file = self.target.create_file(directory, &entry.name, &entry.metadata)?;
         let destination = Destination::new(Some(&file), 0);
         let filled = self.write_content(&destination, content).and_then(|tally| {
             let length = content.size;

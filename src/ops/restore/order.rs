@@ -34,11 +34,9 @@ impl Placed {
     pub(super) fn blobs(&self) -> Box<dyn Iterator<Item = &BlobId> + '_> {
         match &self.task {
             // Of a file that is there, nobody knows what will be read.
-            Task::Region(region) if region.is_new() => {
-                Box::new(region.extents.iter().filter_map(|(_, extent)| blob_of(extent)))
-            }
+            Task::Region(region) if region.is_new() => Box::new(region.blobs()),
             Task::File(job) if matches!(job.action, Action::Create) => {
-                Box::new(extents_of(&job.item.entry).iter().filter_map(blob_of))
+                Box::new(blobs_of(&job.item.entry))
             }
             _ => Box::new(std::iter::empty()),
         }
@@ -66,15 +64,11 @@ pub(super) fn blob_of(extent: &Extent) -> Option<&BlobId> {
     }
 }
 
-/// The extents that stand in a file's entry.
-fn extents_of(entry: &Entry) -> &[Extent] {
-    match &entry.node {
-        Node::File(FileContent { content: Content::Extents(extents), .. }) => extents,
+/// The blobs that stand in a file's entry, in order.
+pub(super) fn blobs_of(entry: &Entry) -> impl Iterator<Item = &BlobId> {
+    let extents = match &entry.node {
+        Node::File(FileContent { content: Content::Extents(extents), .. }) => &extents[..],
         _ => &[],
-    }
-}
-
-/// The blob that a file's bytes begin with, if that stands in its entry.
-pub(super) fn first_blob(entry: &Entry) -> Option<&BlobId> {
-    extents_of(entry).iter().find_map(blob_of)
+    };
+    extents.iter().filter_map(blob_of)
 }

@@ -22,6 +22,8 @@ use super::work::{Failure, Item, LinkGroup, Window, Work, add};
 
 /// How many entries a window holds.
 const WINDOW_ENTRIES: usize = 16_384;
+/// And the first one: nothing is written before it is planned.
+const FIRST_WINDOW_ENTRIES: usize = 2048;
 /// How many bytes of content a window holds.
 const WINDOW_BYTES: u64 = 512 << 20;
 
@@ -50,6 +52,8 @@ pub(super) struct Planner<'p, 'w, 'a> {
     frames: Vec<Frame<'w, 'a>>,
     /// The path in the snapshot of the innermost directory; empty for the root.
     path: Vec<u8>,
+    /// How many entries the next window holds.
+    window_entries: usize,
     large: Option<LargePlan<'w, 'a>>,
     /// It has a region in this window or an earlier one.
     is_counted: bool,
@@ -68,6 +72,7 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
             work,
             frames: Vec::new(),
             path: Vec::new(),
+            window_entries: FIRST_WINDOW_ENTRIES,
             large: None,
             is_counted: false,
             most_opened: most_opened(),
@@ -129,7 +134,8 @@ impl<'p, 'w, 'a> Planner<'p, 'w, 'a> {
     pub(super) fn next_window(&mut self) -> Window {
         let mut window = Window::default();
         self.plan_single(&mut window);
-        while window.len() < WINDOW_ENTRIES
+        let most_entries = std::mem::replace(&mut self.window_entries, WINDOW_ENTRIES);
+        while window.len() < most_entries
             && window.bytes < WINDOW_BYTES
             && (window.opened < self.most_opened || self.large.is_some())
         {

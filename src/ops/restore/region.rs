@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::codec::digest::DIGEST_REGION;
+use crate::id::BlobId;
 use crate::monitor::Progress;
 use crate::ops::OpsError;
 use crate::target::files::{Existing, TargetFile};
@@ -17,6 +18,7 @@ use crate::view::Extents;
 
 use super::Overwrite;
 use super::content::{Destination, Tally, update_zeros, wrong_digest};
+use super::order::blob_of;
 use super::work::{Action, Failure, Item, Work, add};
 
 /// A file that is written in regions.
@@ -38,7 +40,7 @@ pub(super) struct LargeFile {
 pub(super) struct Region {
     file: Arc<LargeFile>,
     number: u64,
-    pub(super) extents: Vec<(u64, Extent)>,
+    extents: Vec<(u64, Extent)>,
 }
 
 impl LargeFile {
@@ -181,6 +183,11 @@ impl<'w, 'a> LargePlan<'w, 'a> {
 }
 
 impl Region {
+    /// The blobs that are read for it, in order.
+    pub(super) fn blobs(&self) -> impl Iterator<Item = &BlobId> {
+        self.extents.iter().filter_map(|(_, extent)| blob_of(extent))
+    }
+
     /// Whether nothing was in the file's place.
     pub(super) fn is_new(&self) -> bool {
         self.file.existing.is_none()
@@ -220,7 +227,7 @@ impl Work<'_, '_> {
             },
         };
         let Some(file) = opened else {
-            let file = self.target.create_file(directory, name)?;
+            let file = self.target.create_file(directory, name, &item.entry.metadata)?;
             if let Err(error) = file.set_length(size) {
                 let _ = self.target.remove_file(directory, name);
                 return Err(error.into());

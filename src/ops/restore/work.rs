@@ -24,7 +24,7 @@ use crate::target::{TargetError, is_full};
 use crate::tree::entry::{Entry, Metadata, Node};
 use crate::tree::path::Printable;
 
-use super::order::{Job, Placed, Task, blob_of, first_blob, sort};
+use super::order::{Job, Placed, Task, blobs_of, sort};
 use super::region::{LargeFile, LargePlan, Region};
 use super::{Overwrite, RestoreOptions, RestoreSummary};
 
@@ -153,8 +153,9 @@ impl<'w, 'a> Work<'w, 'a> {
         options: &'w RestoreOptions,
         monitor: &'w dyn Monitor,
     ) -> Self {
-        // More than cores, because some of them wait for the store.
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        // Some of them wait for a store that is far; more than that only contend for a directory that they write into.
+        let waiting = if data.repository().store().is_disk() { 0 } else { 2 };
         Work {
             trees,
             data,
@@ -168,7 +169,7 @@ impl<'w, 'a> Work<'w, 'a> {
             reason: Mutex::default(),
             unavailable: AtomicU32::new(0),
             claimed: Mutex::default(),
-            threads: (cores + 2).min(16),
+            threads: (cores + waiting).clamp(2, 16),
         }
     }
 
@@ -238,18 +239,24 @@ impl<'w, 'a> Work<'w, 'a> {
     /// Writes a window and finishes what it completes.
     pub(super) fn write(&self, window: Window) {
         let mut items = window.items;
+        let in_items = items.iter().flat_map(|item| blobs_of(&item.entry));
+        let in_regions = window.regions.iter().flat_map(|(_, region)| region.blobs());
+        let blobs = in_items.chain(in_regions).copied().collect();
         let mut batches = Vec::with_capacity(items.len() / BATCH + 1);
         while !items.is_empty() {
             let first = items.len().saturating_sub(BATCH);
             batches.push((first, Mutex::new(items.split_off(first))));
         }
         let tasks = Mutex::new(Vec::with_capacity(window.regions.len()));
+        if !self.options.dry_run {
+            self.data.locate_all(blobs);
+        }
         self.in_parallel(batches.len(), &|number| {
             let (first, batch) = &batches[number];
             let batch = std::mem::take(&mut *batch.lock());
             let mut found = Vec::with_capacity(batch.len());
             for (order, item) in (*first..).zip(batch) {
-                let place = self.place(first_blob(&item.entry));
+                let place = self.place(blobs_of(&item.entry).next());
                 let job = self.prepare(item).map(|job| Task::File(Box::new(job)));
                 found.extend(job.map(|task| Placed { order, place, task }));
             }
@@ -257,8 +264,7 @@ impl<'w, 'a> Work<'w, 'a> {
         });
         let mut tasks = tasks.into_inner();
         tasks.extend(window.regions.into_iter().map(|(order, region)| {
-            let blobs = region.extents.iter().map(|(_, extent)| extent);
-            let place = self.place(blobs.filter_map(blob_of).next());
+            let place = self.place(region.blobs().next());
             Placed { order, place, task: Task::Region(region) }
         }));
         sort(&mut tasks);

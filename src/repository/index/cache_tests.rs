@@ -80,6 +80,25 @@ fn blobs_are_found_after_every_merge_and_reopening() {
 }
 
 #[test]
+fn looked_up_together_blobs_are_where_they_are_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.redb");
+    let cache = IndexCache::open(Some(&path), RepositoryId([5; 16])).unwrap();
+    // Two runs, and five blobs of which both know.
+    cache.append(&[index(0)], &[pack(0, 0..3000)]).unwrap();
+    cache.append(&[index(1)], &[pack(1, 2995..3500)]).unwrap();
+    assert_eq!(cache.view.read().runs.len(), 2);
+    let asked = (0..4000).chain(0..4000).rev().map(id).collect();
+    let found = cache.single_copies(asked).unwrap();
+    assert_eq!(found.len(), 3495);
+    for number in 0..4000 {
+        let copies = cache.copies(&id(number)).unwrap();
+        let single = copies.first().filter(|_| copies.len() == 1);
+        assert_eq!(found.get(&id(number)), single, "{number}");
+    }
+}
+
+#[test]
 fn a_blob_counts_outside_excluded_packs_only_if_its_bases_do() {
     let cache = IndexCache::open(None, RepositoryId([5; 16])).unwrap();
     let mut delta = pack(2, 20..21);

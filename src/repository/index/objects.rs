@@ -482,8 +482,7 @@ impl Repository {
         let cipher = self.sealer.object_cipher(&header, name)?;
         let read = |offset: u64, length: usize| -> Result<Vec<u8>> {
             let (range, first) = frames_covering(offset, length as u64, total);
-            let mut sealed = fetch(range)?;
-            unseal_range(&cipher, name, &mut sealed, first, offset, length, total)
+            unseal_range(&cipher, name, fetch(range)?, first, offset, length, total)
         };
         let tail_length = total.min(TAIL);
         let tail_offset = total - tail_length;

@@ -212,20 +212,33 @@ impl Run {
 
     /// Hands the places of `id` to `take` until it says that it has had enough. Returns whether it did.
     pub fn search(&self, id: &BlobId, take: &mut impl FnMut(Location) -> bool) -> io::Result<bool> {
+        self.search_at(id, &mut LastBlock::default(), take)
+    }
+
+    /// Like [`Run::search`], for one id after another in their order: the block that was read last is not read again.
+    pub fn search_at(
+        &self,
+        id: &BlobId,
+        last: &mut LastBlock,
+        take: &mut impl FnMut(Location) -> bool,
+    ) -> io::Result<bool> {
         if !self.filter.may_contain(id) {
             return Ok(false);
         }
         let wanted = fence(id);
         // The block before the first that begins at or behind the id may hold it, and so may those behind.
         let first = self.fences.partition_point(|fence| *fence < wanted).saturating_sub(1);
-        let mut buffer = [0; BLOCK_LENGTH];
         for block in first..self.fences.len() {
             if block > first && self.fences[block] > wanted {
                 break;
             }
-            self.read_blocks(&mut buffer, block)?;
+            if last.block != Some(block) {
+                last.block = None;
+                self.read_blocks(&mut last.bytes, block)?;
+                last.block = Some(block);
+            }
             let (entries, _) =
-                buffer[..self.entries_in(block) * ENTRY_LENGTH].as_chunks::<ENTRY_LENGTH>();
+                last.bytes[..self.entries_in(block) * ENTRY_LENGTH].as_chunks::<ENTRY_LENGTH>();
             let start = entries.partition_point(|entry| entry[..BlobId::LENGTH] < id.0[..]);
             for entry in &entries[start..] {
                 let (found, location) = read_entry(entry);
@@ -273,6 +286,18 @@ impl IdRange {
         let start = |at: u128| ((at << 64) / count) as u64;
         let last = |at: u128| (((at + 1) << 64) / count - 1) as u64;
         (0..count).map(|at| IdRange { first: start(at), last: last(at) }).collect()
+    }
+}
+
+/// The block of a run that was read last.
+pub struct LastBlock {
+    block: Option<usize>,
+    bytes: [u8; BLOCK_LENGTH],
+}
+
+impl Default for LastBlock {
+    fn default() -> Self {
+        LastBlock { block: None, bytes: [0; BLOCK_LENGTH] }
     }
 }
 

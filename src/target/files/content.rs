@@ -20,6 +20,8 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// An open regular file. Threads may write different parts of it at once.
 pub struct TargetFile {
     file: File,
+    /// The mode that it was made with, where that is certain.
+    pub(super) mode: Option<u32>,
 }
 
 impl AsFd for TargetFile {
@@ -29,8 +31,8 @@ impl AsFd for TargetFile {
 }
 
 impl TargetFile {
-    pub(super) fn new(file: File) -> Self {
-        TargetFile { file }
+    pub(super) fn new(file: File, mode: Option<u32>) -> Self {
+        TargetFile { file, mode }
     }
 
     /// Writes all bytes at `offset`.

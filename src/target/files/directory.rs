@@ -21,9 +21,13 @@ use rustix::fs::chmod;
 use rustix::fs::fstat;
 use rustix::fs::openat;
 use rustix::io::Errno;
+use rustix::process::Resource;
+use rustix::process::getrlimit;
 
-/// How many directories are open at a time: an eighth of the usual limit of 1 024 descriptors.
-const MAX_OPEN_DIRECTORIES: usize = 128;
+/// How many directories are open at a time at the least: an eighth of the usual limit of 1 024 descriptors.
+const LEAST_OPEN_DIRECTORIES: usize = 128;
+/// And at the most: those of two windows of a restore are used in turns, and one that was closed has to be reached anew.
+const MOST_OPEN_DIRECTORIES: usize = 4096;
 
 /// Of a directory that has to be reached again, how many of those above it are kept open, too. A tree of
 /// thousands of levels is finished from the inside outwards: without this, each level would be reached
@@ -118,10 +122,19 @@ pub(super) struct Opened {
 }
 
 /// The directories of one target, of which a bounded number is open.
-#[derive(Default)]
 pub(super) struct OpenDirectories {
     /// Those with an open descriptor, in the order of opening.
     opened: Mutex<VecDeque<Weak<Directory>>>,
+    /// How many may be open: an eighth of the files that the process may have open.
+    most: usize,
+}
+
+impl Default for OpenDirectories {
+    fn default() -> Self {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 8;
+        let most = limit.clamp(LEAST_OPEN_DIRECTORIES as u64, MOST_OPEN_DIRECTORIES as u64);
+        OpenDirectories { opened: Mutex::default(), most: most as usize }
+    }
 }
 
 impl OpenDirectories {
@@ -193,7 +206,7 @@ impl OpenDirectories {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.push_back(Arc::downgrade(directory));
         // Each is passed over once if it was used since its last turn, so this ends.
-        while opened.len() > MAX_OPEN_DIRECTORIES {
+        while opened.len() > self.most {
             let Some(oldest) = opened.pop_front().and_then(|oldest| oldest.upgrade()) else {
                 continue;
             };

@@ -39,7 +39,6 @@ use rustix::io::Errno;
 use super::Directory;
 use super::Existing;
 use super::FilesTarget;
-use super::PRIVATE_FILE;
 use super::TargetFile;
 use crate::tree::entry::ExtendedAttribute;
 use crate::tree::entry::Metadata;
@@ -89,7 +88,7 @@ impl FilesTarget {
         let known = Known {
             uid: Some(self.user),
             gid: directory.group,
-            mode: (!directory.has_default_acl).then_some(PRIVATE_FILE.as_raw_mode()),
+            mode: file.mode,
             mtime: None,
             may_have_attributes: directory.has_default_acl,
         };

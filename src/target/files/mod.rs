@@ -42,6 +42,7 @@ use rustix::fs::unlinkat;
 use rustix::io::Errno;
 
 use crate::target::TargetError;
+use crate::tree::entry::Metadata;
 use crate::tree::entry::Node;
 use crate::tree::path::Printable;
 use crate::tree::path::is_valid_name;
@@ -90,13 +91,15 @@ pub struct Existing {
 /// A place that restores and exports go to: everything below one directory.
 ///
 /// Operations on one entry return the system's error; whether it ends the whole run is for the caller to
-/// say ([`is_full`](super::is_full)). All of them may be called from many threads. Memory: 128 descriptors
-/// and what callers hold of [`Directory`].
+/// say ([`is_full`](super::is_full)). All of them may be called from many threads. Memory: an eighth of the
+/// descriptors that the process may have, at least 128 and at most 4 096, and what callers hold of [`Directory`].
 pub struct FilesTarget {
     root: Arc<Directory>,
     open: OpenDirectories,
     user: u32,
     group: u32,
+    /// The bits that the system takes from the mode of what is made.
+    mask: u32,
 }
 
 impl FilesTarget {
@@ -145,7 +148,7 @@ impl FilesTarget {
     fn with_root(root: Arc<Directory>, open: OpenDirectories) -> Self {
         let user = rustix::process::geteuid().as_raw();
         let group = rustix::process::getegid().as_raw();
-        FilesTarget { root, open, user, group }
+        FilesTarget { root, open, user, group, mask: creation_mask() }
     }
 
     /// The directory that everything goes below.
@@ -259,13 +262,35 @@ impl FilesTarget {
         Ok(self.open.add(Some(parent), name, opened))
     }
 
-    /// Makes a file; an error if the name is taken.
-    pub fn create_file(&self, directory: &Arc<Directory>, name: &[u8]) -> io::Result<TargetFile> {
+    /// Makes a file that is to have this metadata; an error if the name is taken.
+    pub fn create_file(
+        &self,
+        directory: &Arc<Directory>,
+        name: &[u8],
+        metadata: &Metadata,
+    ) -> io::Result<TargetFile> {
         check_name(name)?;
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let descriptor = openat(self.descriptor(directory)?, name, flags, PRIVATE_FILE)?;
-        Ok(TargetFile::new(File::from(descriptor)))
+        let mode = self.first_mode(directory, metadata);
+        let descriptor = openat(self.descriptor(directory)?, name, flags, mode)?;
+        let mode = (!directory.has_default_acl).then_some(mode.as_raw_mode() & !self.mask);
+        Ok(TargetFile::new(File::from(descriptor), mode))
+    }
+
+    /// The mode that a file is made with: at once the one that it is to have, which saves a call for each file, where it
+    /// already has the owner and nothing that is set later asks for another. Nobody reaches it before it is finished: a
+    /// directory made in this run is its maker's alone until all that is in it is.
+    fn first_mode(&self, directory: &Directory, metadata: &Metadata) -> Mode {
+        let (mode, owner) = (metadata.mode, &metadata.owner);
+        let has_owner = owner.uid == self.user && directory.group == Some(owner.gid);
+        let is_plain = mode & !0o777 == 0 && mode & 0o600 == 0o600 && mode & self.mask == 0;
+        let is_at_once = directory.is_new
+            && !directory.has_default_acl
+            && has_owner
+            && is_plain
+            && metadata.attributes.is_empty();
+        if is_at_once { Mode::from_raw_mode(mode) } else { PRIVATE_FILE }
     }
 
     /// Opens a regular file that is there, for reading and writing.
@@ -298,7 +323,7 @@ impl FilesTarget {
         if FileType::from_raw_mode(fstat(&descriptor)?.st_mode) != FileType::RegularFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no longer a regular file"));
         }
-        Ok(TargetFile::new(File::from(descriptor)))
+        Ok(TargetFile::new(File::from(descriptor), None))
     }
 
     /// Lets the owner of a read-only file write it; its mode is set again when it is finished.
@@ -379,4 +404,12 @@ fn has_default_acl(directory: &OwnedFd) -> bool {
     // Not with an empty buffer: rustix then says that the value is empty.
     let mut some = [0; 1];
     matches!(fgetxattr(directory, DEFAULT_ACL, &mut some[..]), Ok(1..) | Err(Errno::RANGE))
+}
+
+/// The file mode creation mask. It is read where Linux shows it: the call that tells it sets it, for all threads. Where
+/// it is not shown it is taken for one that takes everything, so that each mode is set afterwards.
+fn creation_mask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let shown = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    shown.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777)
 }

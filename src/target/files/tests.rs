@@ -43,7 +43,7 @@ fn is_root(test: &str) -> bool {
 fn names_that_lead_elsewhere_are_refused() {
     let (_keep, root, target) = target();
     for name in [&b".."[..], b".", b"", b"a/b", b"/etc", b"a\0b"] {
-        assert!(target.create_file(target.root(), name).is_err(), "{name:?}");
+        assert!(target.create_file(target.root(), name, &metadata(0o644)).is_err(), "{name:?}");
         assert!(target.ensure_directory(target.root(), name, true).is_err(), "{name:?}");
         assert!(target.create_special(target.root(), name, &Node::Fifo).is_err(), "{name:?}");
         assert!(target.remove_file(target.root(), name).is_err(), "{name:?}");
@@ -63,12 +63,12 @@ fn a_planted_link_is_replaced_and_never_followed() {
 
     let refused = target.ensure_directory(target.root(), b"folder", false);
     assert_eq!(refused.err().unwrap().kind(), io::ErrorKind::AlreadyExists);
-    assert!(target.create_file(target.root(), b"file").is_err());
+    assert!(target.create_file(target.root(), b"file", &metadata(0o644)).is_err());
     assert!(target.open_file(target.root(), b"file").is_err());
     assert!(!target.look_at_directory(target.root(), b"folder").unwrap().exists());
 
     let folder = target.ensure_directory(target.root(), b"folder", true).unwrap();
-    target.create_file(&folder, b"victim").unwrap().write_at(b"x", 0).unwrap();
+    target.create_file(&folder, b"victim", &metadata(0o644)).unwrap().write_at(b"x", 0).unwrap();
     assert!(!root.join("folder").is_symlink());
     assert_eq!(fs::read(outside.join("victim")).unwrap(), b"precious");
 }
@@ -86,7 +86,7 @@ fn a_directory_that_was_swapped_for_a_link_is_noticed() {
     }
     fs::rename(root.join("victim"), root.join("elsewhere")).unwrap();
     symlink(&outside, root.join("victim")).unwrap();
-    assert!(target.create_file(&victim, b"file").is_err());
+    assert!(target.create_file(&victim, b"file", &metadata(0o644)).is_err());
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
 
@@ -99,7 +99,7 @@ fn trees_beyond_the_longest_path_are_made_finished_and_removed() {
         directories.push(target.ensure_directory(parent, b"level", true).unwrap());
     }
     let deepest = directories.last().unwrap();
-    target.create_file(deepest, b"file").unwrap().write_at(b"deep", 0).unwrap();
+    target.create_file(deepest, b"file", &metadata(0o644)).unwrap().write_at(b"deep", 0).unwrap();
     assert!(deepest.path().len() > 4096);
     for directory in directories[1..].iter().rev() {
         assert!(target.finish_directory(directory, &metadata(0o700)).is_empty());
@@ -141,7 +141,7 @@ fn metadata_comes_out_as_it_was_asked_for() {
                 value: Box::from(&b"value"[..]),
             }];
             let wanted = Metadata { owner: Arc::new(owner), attributes, ..metadata(mode) };
-            let file = target.create_file(directory, name.as_bytes()).unwrap();
+            let file = target.create_file(directory, name.as_bytes(), &wanted).unwrap();
             let failures = target.finish_new_file(directory, &file, &wanted);
             let unsupported = failures.iter().any(|failure| failure.piece.contains("user."));
             if unsupported {
@@ -164,6 +164,43 @@ fn metadata_comes_out_as_it_was_asked_for() {
             let mut list = [0; 64];
             assert!(matches!(rustix::fs::flistxattr(&file, &mut list), Ok(0) | Err(_)));
         }
+    }
+}
+
+#[test]
+fn a_file_has_its_mode_at_once_only_where_nothing_asks_for_less() {
+    let (_keep, root, target) = target();
+    let folder = target.ensure_directory(target.root(), b"folder", true).unwrap();
+    fs::create_dir(root.join("there")).unwrap();
+    let there = target.ensure_directory(target.root(), b"there", true).unwrap();
+    let attribute = || ExtendedAttribute {
+        name: Box::from(&b"user.comment"[..]),
+        value: Box::from(&b"value"[..]),
+    };
+    let tagged = Metadata { attributes: vec![attribute()], ..metadata(0o644) };
+    let other = Owner { uid: own().uid ^ 1, gid: own().gid, ..Owner::default() };
+    let foreign = Metadata { owner: Arc::new(other), ..metadata(0o644) };
+    let open = 0o666 & !creation_mask() == 0o666;
+    let cases = [
+        (&folder, metadata(0o600), 0o600),
+        (&folder, metadata(0o700), 0o700),
+        // What the system would take something from waits.
+        (&folder, metadata(0o666), if open { 0o666 } else { 0o600 }),
+        (&folder, metadata(0o400), 0o600),
+        (&folder, metadata(0o4700), 0o600),
+        (&folder, tagged, 0o600),
+        (&folder, foreign, 0o600),
+        // Others may be looking into this one.
+        (&there, metadata(0o700), 0o600),
+    ];
+    for (number, (directory, wanted, first)) in cases.into_iter().enumerate() {
+        let name = format!("file-{number}");
+        let file = target.create_file(directory, name.as_bytes(), &wanted).unwrap();
+        let found = |at: &str| target.stat(directory, at.as_bytes()).unwrap().unwrap().mode;
+        assert_eq!(found(&name), first, "{number}");
+        target.finish_new_file(directory, &file, &wanted);
+        let is_foreign = wanted.owner.uid != own().uid;
+        assert!(is_foreign || found(&name) == wanted.mode, "{number}");
     }
 }
 
@@ -206,7 +243,7 @@ fn links_pipes_sockets_and_devices_are_made_and_finished() {
 #[test]
 fn sparse_writing_and_punching_leave_the_right_bytes() {
     let (_keep, root, target) = target();
-    let file = target.create_file(target.root(), b"file").unwrap();
+    let file = target.create_file(target.root(), b"file", &metadata(0o644)).unwrap();
     let mut bytes = vec![0; 100_000];
     bytes[5..9].copy_from_slice(b"data");
     bytes[50_000..50_100].fill(7);
@@ -227,7 +264,7 @@ fn a_read_only_directory_is_writable_again_for_its_owner() {
     fs::create_dir(root.join("closed")).unwrap();
     fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o500)).unwrap();
     let directory = target.ensure_directory(target.root(), b"closed", true).unwrap();
-    target.create_file(&directory, b"file").unwrap();
+    target.create_file(&directory, b"file", &metadata(0o644)).unwrap();
     assert!(target.finish_directory(&directory, &metadata(0o500)).is_empty());
     let mode = fs::metadata(root.join("closed")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o500);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use redb::{ReadableDatabase, ReadableTable};
 
 use super::super::rows::{decode_pack, name_bytes};
-use super::super::run::{IdRange, MergedRows, Run};
+use super::super::run::{IdRange, LastBlock, MergedRows, Run};
 use super::super::{Location, PackInfo, SegmentPlace};
 use super::{IndexCache, PACK_NUMBERS, cache_error};
 use crate::format::pack::Encoding;
@@ -99,6 +99,29 @@ impl IndexCache {
             found.push(location);
             true
         })?;
+        Ok(found)
+    }
+
+    /// Where these blobs are, of those that the index knows in exactly one place: in one go, which reads a block of the
+    /// index once for all that stand in it.
+    pub fn single_copies(&self, mut ids: Vec<BlobId>) -> Result<HashMap<BlobId, Location>> {
+        ids.sort_unstable();
+        ids.dedup();
+        let mut found: HashMap<BlobId, Location> = HashMap::with_capacity(ids.len());
+        let mut several = HashSet::new();
+        for (_, run) in &self.view.read().runs {
+            let mut last = LastBlock::default();
+            for id in &ids {
+                let mut take = |location| {
+                    if found.insert(*id, location).is_some() {
+                        several.insert(*id);
+                    }
+                    true
+                };
+                run.search_at(id, &mut last, &mut take).map_err(cache_error)?;
+            }
+        }
+        found.retain(|id, _| !several.contains(id));
         Ok(found)
     }
 
