@@ -17,6 +17,7 @@ pub mod mend;
 mod open_packs;
 pub mod packer;
 pub mod planted;
+mod proving;
 pub mod quarantine;
 pub mod reader;
 mod reserve;
@@ -136,8 +137,9 @@ impl Repository {
                 format!("parity of {percent} %: it must be from 0 to {PARITY_PERCENT_MAX}");
             return Err(RepositoryError::new(Kind::Invalid, store.location(), message));
         }
+        let (store, form) = proving::decide_form(store, &environment)?;
         let id = RepositoryId(environment.chance.bytes()?);
-        let settings = Settings { created: environment.clock.now(), ..options.settings };
+        let settings = Settings { created: environment.clock.now(), form, ..options.settings };
         let keyring = Keyring {
             id_key: environment.chance.bytes()?,
             chunker_secret: environment.chance.bytes()?,
@@ -170,6 +172,7 @@ impl Repository {
         }
         keys::clear_left_overs(&store, id);
         let repository = Self::assemble(store, settings, opened, sealer, environment)?;
+        repository.remember_probe();
         // The repository is made; a collector completes this where it cannot be done now.
         let _ = repository.fill_reserve();
         Ok(repository)
@@ -279,6 +282,7 @@ impl Repository {
         let cache_folder = cache_folder.filter(|folder| make_private_folder(folder).is_ok());
         let path = cache_folder.as_ref().map(|folder| folder.join("index.redb"));
         let cache = IndexCache::open(path.as_deref(), id)?;
+        let store = proving::in_form(store, settings.form, &cache, &environment)?;
         Ok(Repository {
             store,
             id,
