@@ -96,7 +96,9 @@ impl StoreError {
 
     fn from_service(name: &str, error: &opendal::Error) -> Self {
         let kind = match error.kind() {
-            ErrorKind::NotFound if !NO_BUCKET.iter().any(|words| error.message().contains(words)) => {
+            ErrorKind::NotFound
+                if !NO_BUCKET.iter().any(|words| error.message().contains(words)) =>
+            {
                 return StoreError::not_found(name);
             }
             ErrorKind::PermissionDenied => Kind::Denied,
@@ -109,7 +111,8 @@ impl StoreError {
         };
         let said = error.message();
         if NO_BUCKET.iter().any(|words| said.contains(words)) {
-            let message = "the bucket or container does not exist; make it first, or look at its name";
+            let message =
+                "the bucket or container does not exist; make it first, or look at its name";
             return StoreError::new(Kind::Invalid, name, message);
         }
         let mut message = what_it_said(said);
@@ -117,9 +120,13 @@ impl StoreError {
         let mut source = error.source();
         while let Some(cause) = source {
             if cause.source().is_none() {
-                let cause = first_line(&cause.to_string()).replace(" (os error", "\0");
-                let cause = cause.split('\0').next().unwrap_or_default().to_lowercase();
-                message = if message.is_empty() { cause } else { format!("{message}: {cause}") };
+                // The standard library appends " (os error 111)".
+                let cause = first_line(&cause.to_string()).to_lowercase();
+                let cause = cause.split(" (os error").next().unwrap_or_default();
+                message = match message.is_empty() {
+                    true => cause.to_string(),
+                    false => format!("{message}: {cause}"),
+                };
             }
             source = cause.source();
         }

@@ -29,6 +29,8 @@ const GRACE: Duration = Duration::from_millis(800);
 const DENIED_TRIES: u32 = 3;
 /// Notes of waits are told so far apart at least: many calls wait at once.
 const NOTE_INTERVAL: Duration = Duration::from_secs(2);
+/// Clocks that differ by more seconds than this make signatures invalid.
+const SKEW_MAX: i64 = 300;
 /// What the system may still hold of an upload when its last byte was handed over.
 const BUFFERED_MAX: u64 = 4 << 20;
 /// The slowest line whose uploads are not taken for dead, in bytes a second.
@@ -154,8 +156,8 @@ impl Line {
         (begun.as_millis() as u64) < seen || now > seen + GRACE.as_millis() as u64
     }
 
-    /// What to do about a failed attempt: `Ok` with how long to wait, or `Err` to report it. `tries` attempts have
-    /// failed, the first of them `since` ago.
+    /// How long to wait before another attempt; `None`: there is to be none. `tries` attempts have failed, and the first
+    /// of them began `since` ago.
     pub(super) fn consider(
         &self,
         error: &opendal::Error,
@@ -192,10 +194,7 @@ impl Line {
         if is_time && wait >= Duration::from_secs(1) {
             self.noted_at.store(now.max(1), Ordering::Relaxed);
             let seconds = wait.as_secs_f64().round() as u64;
-            self.monitor.note(&format!(
-                "{}: {reason}; trying again in {seconds} s",
-                self.location
-            ));
+            self.monitor.note(&format!("{}: {reason}; trying again in {seconds} s", self.location));
         }
         self.sleep(name, begun + wait)
     }
@@ -234,31 +233,41 @@ impl Line {
         }
     }
 
-    /// An error for whoever called, with what is known of the line and of the server's clock.
+    /// An error for whoever called, with what is known of the server's clock.
     pub(super) fn explain(
         &self,
         name: &str,
         error: &opendal::Error,
         attempt: &Attempt,
-        tries: u32,
     ) -> StoreError {
+        if attempt.status() == Some(507) {
+            return StoreError::full(name);
+        }
         let mut explained = StoreError::from_opendal(name, error);
-        if explained.kind == Kind::Denied && attempt.skew().abs() > 300 {
+        if explained.kind == Kind::Denied && attempt.skew().abs() > SKEW_MAX {
             explained.message.push_str(&format!(
                 "; this machine's clock is {} minutes off the store's: set it right",
                 attempt.skew().abs() / 60
             ));
         }
-        if attempt.status() == Some(507) {
-            return StoreError::full(name);
-        }
-        if explained.kind == Kind::Unavailable && tries > 1 {
-            explained.message.push_str(&format!(", after {tries} attempts"));
-        }
-        if explained.kind == Kind::Unavailable && attempt.status().is_none() && self.is_wired {
-            explained.message = format!("{}: {}", self.location, explained.message);
-        }
         explained
+    }
+
+    /// The same of a call that is given up after so many attempts.
+    pub(super) fn give_up(&self, error: StoreError, attempt: &Attempt, tries: u32) -> StoreError {
+        if error.kind != Kind::Unavailable {
+            return error;
+        }
+        // What a server says is about the object; what a line does, about the place.
+        let place = match attempt.status() {
+            None if self.is_wired => format!("{}: ", self.location),
+            _ => String::new(),
+        };
+        let after = match tries {
+            1 => String::new(),
+            tries => format!(", after {tries} attempts"),
+        };
+        StoreError { message: format!("{place}{}{after}", error.message), ..error }
     }
 }
 

@@ -117,7 +117,8 @@ const FOREIGN: [(&str, &str); 9] = [
 /// What others have and is not possible here.
 const IMPOSSIBLE: [&str; 4] = ["rest", "rclone", "swift", "rsync"];
 
-const SCHEMES: &str = "a folder, s3://, sftp://, azblob://, gcs://, b2://, webdav+https:// or opendal:SCHEME:";
+const SCHEMES: &str =
+    "a folder, s3://, sftp://, azblob://, gcs://, b2://, webdav+https:// or opendal:SCHEME:";
 
 /// Options whose values nobody else may see, by a part of their names. Command lines can be seen by all users.
 const SECRETS: [&str; 6] = ["secret", "password", "token", "_key", "credential", "passphrase"];
@@ -228,6 +229,7 @@ impl Place {
                 Ok(Place::Azblob { endpoint: None, container, prefix })
             }
             ("azblob", Some(endpoint)) => {
+                url.require_no_user(scheme)?;
                 let Some((account, rest)) = url.path()?.split_once('/').map(owned) else {
                     return refused(
                         format!("{scheme}:// lacks the account or the container"),
@@ -326,7 +328,10 @@ fn opendal_place(text: &str) -> Result<Place> {
 
 fn parse_option(place: &Place, option: &str) -> Result<(String, String)> {
     let Some((key, value)) = option.split_once('=') else {
-        return refused("-o: there is no = in it", "write -o KEY=VALUE, for example -o region=eu-west-1");
+        return refused(
+            "-o: there is no = in it",
+            "write -o KEY=VALUE, for example -o region=eu-west-1",
+        );
     };
     let key = key.trim().to_ascii_lowercase().replace('-', "_");
     let is_secret = SECRETS.iter().any(|part| key.contains(part))
@@ -444,7 +449,10 @@ impl Url {
         let is_safe = |text: &str| !text.is_empty() && !text.starts_with('-');
         let user = self.user.as_deref();
         if !is_safe(&self.host) || !user.is_none_or(is_safe) {
-            return refused("sftp://: a host or a user begins with -", "write sftp://USER@HOST/PATH");
+            return refused(
+                "sftp://: a host or a user begins with -",
+                "write sftp://USER@HOST/PATH",
+            );
         }
         let path = self.path()?;
         // As scp and curl have it: /~/ is the home.
@@ -510,7 +518,9 @@ fn check_path(scheme: &str, path: &str) -> Result<String> {
     for part in path.split('/') {
         if !path.is_empty() && matches!(part, "" | "." | "..") {
             return refused(
-                format!("{scheme}: the path /{path} has an empty part, or one that leads elsewhere"),
+                format!(
+                    "{scheme}: the path /{path} has an empty part, or one that leads elsewhere"
+                ),
                 "name the folder without .. and double slashes",
             );
         }

@@ -36,8 +36,12 @@ fn places_are_understood_and_printed_again() {
         ("opendal:ftp:backup", "opendal", "opendal:ftp:backup"),
         ("opendal:oss", "opendal", "opendal:oss:"),
     ] {
-        let location = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        assert_eq!((location.place.sort(), location.to_string().as_str()), (sort, printed), "{text}");
+        let location = parse(text).expect(text);
+        assert_eq!(
+            (location.place.sort(), location.to_string().as_str()),
+            (sort, printed),
+            "{text}"
+        );
         // What is printed is the same place, but for those that only `local:` can name.
         if text != "local:s3://x" {
             assert_eq!(parse(printed), Ok(location), "{text}");
@@ -48,11 +52,11 @@ fn places_are_understood_and_printed_again() {
 #[test]
 fn a_home_and_a_root_are_told_apart() {
     let path = |text: &str| match parse(text).unwrap().place {
-        Place::Sftp { path, .. } => path,
-        place => panic!("{place:?}"),
+        Place::Sftp { path, .. } => Some(path),
+        _ => None,
     };
-    assert_eq!(path("sftp://h/~/a/b"), "a/b");
-    assert_eq!(path("sftp://h/a/b/"), "/a/b");
+    assert_eq!(path("sftp://h/~/a/b").as_deref(), Some("a/b"));
+    assert_eq!(path("sftp://h/a/b/").as_deref(), Some("/a/b"));
 }
 
 #[test]
@@ -121,10 +125,7 @@ fn options_have_our_names_and_secrets_are_none() {
     };
     let pair = |key: &str, value: &str| (key.to_string(), value.to_string());
     assert_eq!(with("s3://b", "region=eu-west-1"), Ok(pair("region", "eu-west-1")));
-    assert_eq!(
-        with("s3://b", "Virtual-Host=true"),
-        Ok(pair("enable_virtual_host_style", "true"))
-    );
+    assert_eq!(with("s3://b", "Virtual-Host=true"), Ok(pair("enable_virtual_host_style", "true")));
     assert_eq!(with("gcs://b", "credential-path=/x=y"), Ok(pair("credential_path", "/x=y")));
     assert_eq!(with("b2://b", "bucket-id=1"), Ok(pair("bucket_id", "1")));
     assert_eq!(with("opendal:oss:x", "endpoint=https://x"), Ok(pair("endpoint", "https://x")));

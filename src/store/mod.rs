@@ -45,8 +45,8 @@ use self::line::{Line, Watched};
 use self::local::LocalService;
 pub use self::probe::Capabilities;
 use self::probe::Guard;
-pub use self::traffic::Traffic;
 use self::traffic::Sort;
+pub use self::traffic::Traffic;
 use crate::units::Timestamp;
 
 /// Where objects are written that are moved to their names afterwards; never listed. The local store has a folder of
@@ -127,6 +127,20 @@ impl Inner {
             runtime: OnceLock::new(),
         }
     }
+
+    /// One over the same service and the same line.
+    fn like(&self) -> Self {
+        Inner {
+            operator: self.operator.clone(),
+            line: self.line.clone(),
+            lists_cheaply: self.lists_cheaply,
+            is_disk: self.is_disk,
+            is_conditional: self.is_conditional,
+            moves: self.moves,
+            is_unproven: self.is_unproven,
+            runtime: OnceLock::new(),
+        }
+    }
 }
 
 /// A call that the store answered with an error, or that was given up.
@@ -177,8 +191,19 @@ impl Store {
 
     /// A store that OpenDAL reaches over a network: calls are given up after a time and tried
     /// again. `location` is for people. The service must know how to create if absent.
-    pub fn remote(operator: Operator, location: impl Into<String>, access: &Access) -> Store {
+    pub fn remote(operator: Operator, location: impl Into<String>) -> Store {
+        Store::remote_with(operator, location, &Access::default())
+    }
+
+    /// The same, with bounds, a clock and somebody who listens.
+    pub fn remote_with(operator: Operator, location: impl Into<String>, access: &Access) -> Store {
         Store::of(Inner::new(operator, access.line(location.into(), true)))
+    }
+
+    /// The same store, of which only a [probe](Store::probe) tells what it does: it is somebody else's server.
+    pub fn unproven(self) -> Store {
+        let inner = self.inner.like();
+        Store { inner: Arc::new(Inner { is_unproven: true, ..inner }), ..self }
     }
 
     /// A store over a service that needs neither time-outs nor retries: a simulated one.
@@ -193,18 +218,8 @@ impl Store {
 
     /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
     pub fn without_conditions(self) -> Store {
-        let Inner { operator, line, lists_cheaply, is_disk, moves, is_unproven, .. } = &*self.inner;
-        let inner = Inner {
-            operator: operator.clone(),
-            line: line.clone(),
-            lists_cheaply: *lists_cheaply,
-            is_disk: *is_disk,
-            is_conditional: false,
-            moves: *moves,
-            is_unproven: *is_unproven,
-            runtime: OnceLock::new(),
-        };
-        Store { inner: Arc::new(inner), ..self }
+        let inner = self.inner.like();
+        Store { inner: Arc::new(Inner { is_conditional: false, ..inner }), ..self }
     }
 
     /// Whether [`Store::create`] tells who of several was first. Where it does not, an object that is there is
@@ -272,9 +287,8 @@ impl Store {
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         check_name(name)?;
-        let read = self.call(name, Call::Read, || {
-            Ok(into_vec(self.read(name, ReadOptions::default())??))
-        });
+        let read =
+            self.call(name, Call::Read, || Ok(into_vec(self.read(name, ReadOptions::default())??)));
         self.count_read(read)
     }
 
@@ -464,11 +478,7 @@ impl Store {
         }
     }
 
-    fn read(
-        &self,
-        name: &str,
-        options: ReadOptions,
-    ) -> Result<Result<Buffer, Failed>, StoreError> {
+    fn read(&self, name: &str, options: ReadOptions) -> Result<Result<Buffer, Failed>, StoreError> {
         let line = &self.inner.line;
         let read = self.operate(name, Sort::Read, 0, || {
             self.inner.operator.read_options(name, options.clone())
@@ -529,10 +539,13 @@ impl Store {
             tries += 1;
             let since = *failing_since.get_or_insert(begun);
             let failing_for = line.clock.elapsed().saturating_sub(since);
-            let explained = line.explain(name, &error, &attempt, tries);
+            let explained = line.explain(name, &error, &attempt);
             match line.consider(&error, &attempt, tries, failing_for) {
                 Some(wait) => line.wait(name, wait, &explained.message)?,
-                None => return Ok(Err(Failed { kind: error.kind(), error: explained })),
+                None => {
+                    let explained = line.give_up(explained, &attempt, tries);
+                    return Ok(Err(Failed { kind: error.kind(), error: explained }));
+                }
             }
         }
     }
@@ -597,8 +610,9 @@ fn start_runtime(name: &str) -> Result<Runtime, StoreError> {
 /// A name in [`BESIDE`] that nobody has used.
 fn beside() -> opendal::Result<String> {
     let mut random = [0; 16];
-    getrandom::fill(&mut random)
-        .map_err(|_| opendal::Error::new(ErrorKind::Unexpected, "the system gives no randomness"))?;
+    getrandom::fill(&mut random).map_err(|_| {
+        opendal::Error::new(ErrorKind::Unexpected, "the system gives no randomness")
+    })?;
     Ok(format!("{BESIDE}{:032x}", u128::from_le_bytes(random)))
 }
 
@@ -644,7 +658,7 @@ mod tests {
     #[test]
     fn remote_store_conforms() {
         let operator = Operator::new(opendal::services::Memory::default()).unwrap();
-        conformance::check(&Store::remote(operator, "memory, as if far away", &Access::default()));
+        conformance::check(&Store::remote(operator, "memory, as if far away"));
     }
 
     #[test]

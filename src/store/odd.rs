@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::vec::IntoIter;
@@ -90,17 +91,17 @@ impl Odd {
         Operator::from_parts(OperationContext::default(), Arc::new(self.clone()))
     }
 
-    async fn call<T>(&self, effect: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
+    async fn call<T>(&self, effect: impl Future<Output = Result<T>>) -> Result<T> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let failure = self.state.lock().failures.pop();
         let error = |kind, is_temporary| {
             Error::new(kind, "as the test wants it").with_temporary(is_temporary)
         };
         match failure {
-            None => effect().await,
+            None => effect.await,
             Some(Failure::Before(kind, is_temporary)) => Err(error(kind, is_temporary)),
             Some(Failure::After(kind, is_temporary)) => {
-                effect().await?;
+                effect.await?;
                 Err(error(kind, is_temporary))
             }
             Some(Failure::Silent) => std::future::pending().await,
@@ -199,7 +200,7 @@ impl Service for Odd {
     }
 
     async fn stat(&self, _: &OperationContext, path: &str, _: OpStat) -> Result<RpStat> {
-        self.call(async || Ok(RpStat::new(metadata(&self.find(path)?)))).await
+        self.call(async { Ok(RpStat::new(metadata(&self.find(path)?))) }).await
     }
 
     fn read(&self, _: &OperationContext, path: &str, _: OpRead) -> Result<Reader> {
@@ -253,7 +254,7 @@ impl oio::Read for Reader {
     }
 
     async fn read(&self, range: BytesRange) -> Result<(RpRead, Buffer)> {
-        let whole = self.service.call(async || self.service.find(&self.path)).await?;
+        let whole = self.service.call(async { self.service.find(&self.path) }).await?;
         let (start, end) = match range {
             BytesRange::Range { offset, size: Some(length) } => (offset, offset + length),
             BytesRange::Range { offset, size: None } => (offset, whole.len() as u64),
@@ -276,7 +277,7 @@ pub struct Writer {
 impl oio::OneShotWrite for Writer {
     async fn write_once(&self, bytes: Buffer) -> Result<Metadata> {
         let written = metadata(&bytes);
-        let write = async || self.service.write_whole(&self.path, bytes, self.if_not_exists).await;
+        let write = self.service.write_whole(&self.path, bytes, self.if_not_exists);
         self.service.call(write).await?;
         Ok(written)
     }
@@ -295,7 +296,7 @@ impl oio::List for Lister {
             let service = &self.service;
             let prefix = self.prefix.trim_start_matches('/');
             let entries = service
-                .call(async || {
+                .call(async {
                     let mut state = service.state.lock();
                     let names: BTreeSet<String> = state.objects.keys().cloned().collect();
                     let before = std::mem::replace(&mut state.listed, names);
@@ -324,13 +325,17 @@ impl oio::OneShotDelete for Deleter {
     async fn delete_once(&self, path: String, _: OpDelete) -> Result<()> {
         let service = &self.service;
         service
-            .call(async || match service.oddity {
-                Oddity::CreatesOnly => Err(Error::new(ErrorKind::PermissionDenied, "no deleting")),
-                Oddity::RemembersDeleted => Ok(()),
-                _ => {
-                    service.state.lock().objects.remove(&path);
-                    Ok(())
+            .call(async {
+                match service.oddity {
+                    Oddity::CreatesOnly => {
+                        return Err(Error::new(ErrorKind::PermissionDenied, "no deleting"));
+                    }
+                    Oddity::RemembersDeleted => {}
+                    _ => {
+                        service.state.lock().objects.remove(&path);
+                    }
                 }
+                Ok(())
             })
             .await
     }

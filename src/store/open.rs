@@ -49,12 +49,7 @@ fn open_local(path: &Path, access: &Access, mode: LocalMode) -> Result<Store, St
 }
 
 #[cfg(not(feature = "http"))]
-fn open_remote(
-    place: &Place,
-    _: Settings,
-    _: &Access,
-    shown: &str,
-) -> Result<Store, StoreError> {
+fn open_remote(place: &Place, _: Settings, _: &Access, shown: &str) -> Result<Store, StoreError> {
     Err(not_built(shown, place.sort()))
 }
 
@@ -166,7 +161,8 @@ fn open_remote(
             #[cfg(feature = "b2")]
             Place::B2 { .. } => {
                 if !settings.contains_key("bucket_id") {
-                    let reason = "B2 wants the bucket's id, too: set B2_BUCKET_ID, or -o bucket-id=ID";
+                    let reason =
+                        "B2 wants the bucket's id, too: set B2_BUCKET_ID, or -o bucket-id=ID";
                     return Err(StoreError::new(Kind::Invalid, shown, reason));
                 }
                 build::<opendal::services::B2>(settings)

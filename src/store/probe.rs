@@ -131,9 +131,8 @@ impl Probe<'_> {
         self.create(&name, &first, knows_conditions)?;
         let reads_written = self.store.holds(&name, &first)?;
         let listed = self.store.list(&self.prefix)?;
-        let lists_written = listed
-            .iter()
-            .any(|object| object.name == name && object.size == first.len() as u64);
+        let lists_written =
+            listed.iter().any(|object| object.name == name && object.size == first.len() as u64);
         // Whoever does not read back cannot be asked any further.
         let creates_once = knows_conditions
             && reads_written
@@ -146,7 +145,13 @@ impl Probe<'_> {
             self.store.holds(&name, &second)?
         };
         let forgets_deleted = None;
-        Ok(Capabilities { creates_once, writes_over, reads_written, lists_written, forgets_deleted })
+        Ok(Capabilities {
+            creates_once,
+            writes_over,
+            reads_written,
+            lists_written,
+            forgets_deleted,
+        })
     }
 
     fn races_have_one_winner(&self) -> Result<bool, StoreError> {
@@ -188,12 +193,7 @@ impl Probe<'_> {
     }
 
     /// Whether the object is ours now.
-    fn create(
-        &self,
-        name: &str,
-        bytes: &Buffer,
-        if_not_exists: bool,
-    ) -> Result<bool, StoreError> {
+    fn create(&self, name: &str, bytes: &Buffer, if_not_exists: bool) -> Result<bool, StoreError> {
         Ok(self.store.put(name, bytes, if_not_exists)? || self.store.holds(name, bytes)?)
     }
 

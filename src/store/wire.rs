@@ -75,9 +75,7 @@ impl HttpTransport for Wire {
         let is_head = request.method() == Method::HEAD;
         let failed = |error: reqwest::Error, doing: &'static str| {
             // Whatever reqwest tells of is a line that broke: what a server says is a reply.
-            Error::new(ErrorKind::Unexpected, doing)
-                .set_source(error.without_url())
-                .set_temporary()
+            Error::new(ErrorKind::Unexpected, doing).set_source(error.without_url()).set_temporary()
         };
         let (parts, body) = request.into_parts();
         let url = reqwest::Url::parse(&uri.to_string()).map_err(|error| {
@@ -232,10 +230,7 @@ struct Download {
 impl Stream for Download {
     type Item = opendal::Result<Buffer>;
 
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(turn) = &mut self.turn {
                 ready!(turn.poll(context));

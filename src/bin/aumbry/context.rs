@@ -128,8 +128,10 @@ impl Context {
     }
 
     fn parse_place(&self, place: &OsStr) -> Result<Location, Failure> {
-        let mut store = store::location::Location::parse(place, &self.global.option)
-            .map_err(|error| Failure::usage(printable(error.message.as_bytes())).hint(error.hint))?;
+        let mut store =
+            store::location::Location::parse(place, &self.global.option).map_err(|error| {
+                Failure::usage(printable(error.message.as_bytes())).hint(error.hint)
+            })?;
         if let Place::Local(path) = &store.place {
             store.place = Place::Local(self.surroundings.absolute(path)?);
         }

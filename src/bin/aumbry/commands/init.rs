@@ -72,7 +72,10 @@ pub fn birth_lines(context: &Context, location: &Location, repository: &Reposito
         }
     };
     vec![
-        format!("made repository {} in {place}{parity}{form}", style.bold(&repository.id().short())),
+        format!(
+            "made repository {} in {place}{parity}{form}",
+            style.bold(&repository.id().short())
+        ),
         "Without the passphrase nobody can read it, not even you. Keep a second way in, on paper:"
             .to_string(),
         format!("  aumbry {flag}key recovery"),

@@ -122,28 +122,39 @@ fn tell_store(context: &Context, repository: &Repository) -> Result<Outcome, Fai
     }
     let yes = |does: bool| if does { "yes" } else { "no" }.to_string();
     let mut lines = vec![("place", place)];
-    lines.push(("form", match form {
-        Form::Conditions => "first: what happens once is created only if absent".to_string(),
-        Form::Confirmations => "second: commits are confirmed, and one machine at a time prunes".to_string(),
-    }));
+    lines.push((
+        "form",
+        match form {
+            Form::Conditions => "first: what happens once is created only if absent".to_string(),
+            Form::Confirmations => {
+                "second: commits are confirmed, and one machine at a time prunes".to_string()
+            }
+        },
+    ));
     match found {
         None => lines.push(("probe", "none needed: it is a disk of this machine".to_string())),
         Some(found) => lines.extend([
             ("creates", format!("only once, also in a race: {}", yes(found.creates_once))),
             ("reads", format!("what was just written: {}", yes(found.reads_written))),
             ("lists", format!("what was just written: {}", yes(found.lists_written))),
-            ("deletes", match found.forgets_deleted {
-                None => "not with this key: it can only add".to_string(),
-                Some(gone) => format!("and it is gone at once: {}", yes(gone)),
-            }),
+            (
+                "deletes",
+                match found.forgets_deleted {
+                    None => "not with this key: it can only add".to_string(),
+                    Some(gone) => format!("and it is gone at once: {}", yes(gone)),
+                },
+            ),
         ]),
     }
-    lines.push(("asked", format!(
-        "{}, {} sent, {} received",
-        count(traffic.requests(), "request"),
-        format_bytes(traffic.uploaded_bytes),
-        format_bytes(traffic.downloaded_bytes)
-    )));
+    lines.push((
+        "asked",
+        format!(
+            "{}, {} sent, {} received",
+            count(traffic.requests(), "request"),
+            format_bytes(traffic.uploaded_bytes),
+            format_bytes(traffic.downloaded_bytes)
+        ),
+    ));
     if let Some(lack) = lack {
         lines.push(("lacks", lack.to_string()));
     }
