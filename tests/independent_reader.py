@@ -201,7 +201,9 @@ class Repository:
             check_header(header, (CONFIG,), None)
             self.id = header[16:32]
             self.id_key, self.epochs, _ = self.unlock(passphrase, recovery)
-            fields(self.open("config", CONFIG).payload(), 1001)
+            form = fields(self.open("config", CONFIG).payload(), 1001, optional=(1002,)).get(1002, [b"\2"])[-1]
+            if Cursor(form).varint() != 2:
+                raise Newer("an unknown form of the protocol")
         except (Damaged, Newer, OSError) as error:
             sys.exit(f"{type(error).__name__.lower()}: config: {error}")
         self.blob_keys = {kind: derive(f"aumbry v1 {NAMES[kind]} blob id", self.id_key) for kind in (DATA, TREE)}

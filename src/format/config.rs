@@ -13,6 +13,19 @@ const CHUNKER_GEAR: u64 = 1;
 /// More parity than data is a second copy, and that is better kept elsewhere.
 pub const PARITY_PERCENT_MAX: u8 = 100;
 
+/// How clients of a repository decide what happens once: they must all do it alike (`docs/design/collection.md`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// By creating an object only if it is absent: the protocol's first form.
+    #[default]
+    Conditions,
+    /// By writing, reading the other side and confirming, where the store cannot do that: the second form.
+    Confirmations,
+}
+
+/// How the second form is written; the first is not written at all.
+const FORM_CONFIRMATIONS: u64 = 2;
+
 /// The settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -30,6 +43,8 @@ pub struct Settings {
     pub compression_level: i32,
     /// Parity of every new pack, in percent of its frames; 0: none.
     pub parity_percent: u8,
+    /// The form of the protocol.
+    pub form: Form,
     /// When the repository was made.
     pub created: Timestamp,
 }
@@ -44,6 +59,7 @@ impl Settings {
         pack_length: 16 << 20,
         compression_level: 3,
         parity_percent: 0,
+        form: Form::Conditions,
         created: Timestamp { seconds: 0, nanoseconds: 0 },
     };
 
@@ -60,6 +76,9 @@ impl Settings {
             put_varint(&mut value, number);
         }
         put_field(&mut output, 1001, &value);
+        if self.form == Form::Confirmations {
+            put_count_field(&mut output, 1002, FORM_CONFIRMATIONS);
+        }
         put_count_field(&mut output, 1, u64::from(self.segment_length));
         put_count_field(&mut output, 2, u64::from(self.pack_length));
         value.clear();
@@ -89,6 +108,12 @@ impl Settings {
                     settings.chunk_maximum = value.varint_u32()?;
                     seen_chunker = true;
                 }
+                1002 => match value.varint()? {
+                    FORM_CONFIRMATIONS => settings.form = Form::Confirmations,
+                    form => {
+                        return Err(FormatError::newer(format!("unknown form {form}")));
+                    }
+                },
                 1 => settings.segment_length = value.varint_u32()?,
                 2 => settings.pack_length = value.varint_u32()?,
                 3 => {
@@ -126,6 +151,7 @@ mod tests {
         let settings = Settings {
             compression_level: -3,
             parity_percent: 7,
+            form: Form::Confirmations,
             created: Timestamp { seconds: 99, nanoseconds: 1 },
             ..Settings::DEFAULT
         };
@@ -135,5 +161,18 @@ mod tests {
         assert!(Settings::decode(&absurd.encode()).is_err());
         let absurd = Settings { parity_percent: PARITY_PERCENT_MAX + 1, ..settings };
         assert!(Settings::decode(&absurd.encode()).is_err());
+    }
+
+    #[test]
+    fn the_first_form_is_not_written_and_an_unknown_one_is_newer() {
+        let first = Settings::DEFAULT.encode();
+        let second = Settings { form: Form::Confirmations, ..Settings::DEFAULT }.encode();
+        // A number (1002), a length and a value: what an old reader refuses.
+        let field = [0xea, 0x07, 1, 2];
+        assert_eq!(second.len(), first.len() + field.len());
+        let at = second.windows(4).position(|bytes| bytes == field).unwrap();
+        let mut third = second.clone();
+        third[at + 3] = 3;
+        assert_eq!(Settings::decode(&third).unwrap_err().kind, crate::format::Kind::Newer);
     }
 }

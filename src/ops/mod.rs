@@ -20,7 +20,7 @@ mod threads;
 pub mod undelete;
 mod walk;
 
-use crate::repository::error::RepositoryError;
+use crate::repository::error::{Kind, RepositoryError};
 use crate::source::SourceError;
 use crate::target::TargetError;
 
@@ -29,7 +29,7 @@ use crate::target::TargetError;
 pub enum OpsError {
     /// The repository or its store.
     #[error(transparent)]
-    Repository(#[from] RepositoryError),
+    Repository(RepositoryError),
     /// The source of a backup.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -45,4 +45,14 @@ pub enum OpsError {
     /// A person asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<RepositoryError> for OpsError {
+    /// A wish to stop that reached a store while it was waited for is the same wish.
+    fn from(error: RepositoryError) -> Self {
+        match error.kind {
+            Kind::Interrupted => OpsError::Interrupted,
+            _ => OpsError::Repository(error),
+        }
+    }
 }

@@ -323,6 +323,21 @@ impl Repository {
         Ok(())
     }
 
+    /// Removes what probes left behind that could not delete. Not of the last day: one may be under way, and would
+    /// take the store for one that forgets.
+    fn clear_probes(&self) -> Result<()> {
+        if !self.store.is_unproven() {
+            return Ok(());
+        }
+        let before = self.environment.clock.now().seconds - 24 * 3600;
+        for object in self.store.list(layout::PROBE)? {
+            if object.modified.is_some_and(|modified| modified.seconds < before) {
+                self.store.delete(&object.name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Where an ABORT stands.
     fn abort_name(&self, session: SessionId) -> String {
         match self.store.is_conditional() {
@@ -403,6 +418,7 @@ impl Repository {
             }
         }
         self.clear_health()?;
+        self.clear_probes()?;
         self.clear_late_packs(last)?;
         // The packs of older sweeps are gone: no generation begins before those of the last one are.
         let kept = last.generation.saturating_sub(KEPT_SWEEPS as u32 - 1);

@@ -66,6 +66,7 @@ impl From<store::StoreError> for RepositoryError {
             store::Kind::Denied => Kind::Denied,
             store::Kind::Unavailable => Kind::Unavailable,
             store::Kind::Invalid => Kind::Invalid,
+            store::Kind::Interrupted => Kind::Interrupted,
         };
         RepositoryError { kind, item: error.name, message: error.message }
     }

@@ -18,6 +18,7 @@ pub mod mend;
 mod open_packs;
 pub mod packer;
 pub mod planted;
+mod proving;
 pub mod quarantine;
 pub mod reader;
 mod reserve;
@@ -139,8 +140,9 @@ impl Repository {
                 format!("parity of {percent} %: it must be from 0 to {PARITY_PERCENT_MAX}");
             return Err(RepositoryError::new(Kind::Invalid, store.location(), message));
         }
+        let (store, form) = proving::decide_form(store, &environment)?;
         let id = RepositoryId(environment.chance.bytes()?);
-        let settings = Settings { created: environment.clock.now(), ..options.settings };
+        let settings = Settings { created: environment.clock.now(), form, ..options.settings };
         let keyring = Keyring {
             id_key: environment.chance.bytes()?,
             chunker_secret: environment.chance.bytes()?,
@@ -173,6 +175,7 @@ impl Repository {
         }
         keys::clear_left_overs(&store, id);
         let repository = Self::assemble(store, settings, opened, sealer, environment)?;
+        repository.remember_probe();
         // The repository is made; a collector completes this where it cannot be done now.
         let _ = repository.fill_reserve();
         Ok(repository)
@@ -308,6 +311,7 @@ impl Repository {
             None => OpenCache::new(&environment, id)?,
         };
         let marks = Shelf::new(id, cache_folder.as_deref());
+        let store = proving::in_form(store, settings.form, &cache, &environment)?;
         Ok(Repository {
             store,
             id,

@@ -56,6 +56,7 @@ impl Repository {
             if self.create_at_need(&name, object, spender)? == Created::AlreadyThere {
                 continue;
             }
+            self.remember_probe();
             let now = match is_left_out(Step::LookAfterRegistering) {
                 true => generation,
                 false => self.newest_generation()?,

@@ -127,7 +127,10 @@ impl Repository {
                 inventory.marks.push((ObjectKind::Maintainer, name));
             } else if name.starts_with(layout::QUARANTINE) {
                 inventory.quarantined.push((name, object.size));
-            } else if name != layout::CONFIG && layout::parse_reserve(&name).is_none() {
+            } else if name != layout::CONFIG
+                && layout::parse_reserve(&name).is_none()
+                && !name.starts_with(layout::PROBE)
+            {
                 inventory.unknown.push(name);
             }
         }

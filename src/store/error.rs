@@ -22,6 +22,8 @@ pub enum Kind {
     Unavailable,
     /// The request makes no sense, here or anywhere: a bad name, a store that cannot do it.
     Invalid,
+    /// A person asked to stop.
+    Interrupted,
 }
 
 /// An object, and what went wrong with it.
@@ -48,6 +50,10 @@ impl StoreError {
     pub(super) fn truncated(name: &str, size: u64, wanted: u64) -> Self {
         let message = format!("is only {size} bytes long, and was read up to byte {wanted}");
         StoreError::new(Kind::Truncated, name, message)
+    }
+
+    pub(super) fn interrupted(name: &str) -> Self {
+        StoreError::new(Kind::Interrupted, name, "interrupted")
     }
 
     pub(super) fn full(name: &str) -> Self {
@@ -90,7 +96,11 @@ impl StoreError {
 
     fn from_service(name: &str, error: &opendal::Error) -> Self {
         let kind = match error.kind() {
-            ErrorKind::NotFound => return StoreError::not_found(name),
+            ErrorKind::NotFound
+                if !NO_BUCKET.iter().any(|words| error.message().contains(words)) =>
+            {
+                return StoreError::not_found(name);
+            }
             ErrorKind::PermissionDenied => Kind::Denied,
             ErrorKind::RangeNotSatisfied => Kind::Truncated,
             ErrorKind::Unsupported
@@ -99,18 +109,46 @@ impl StoreError {
             | ErrorKind::NotADirectory => Kind::Invalid,
             _ => Kind::Unavailable,
         };
-        // A server's answer may be a page of XML; the cause of a failed connection hides at the
-        // bottom of the chain.
-        let mut message = first_line(error.message());
+        let said = error.message();
+        if NO_BUCKET.iter().any(|words| said.contains(words)) {
+            let message =
+                "the bucket or container does not exist; make it first, or look at its name";
+            return StoreError::new(Kind::Invalid, name, message);
+        }
+        let mut message = what_it_said(said);
+        // The cause of a failed connection hides at the bottom of the chain.
         let mut source = error.source();
         while let Some(cause) = source {
             if cause.source().is_none() {
-                let cause = first_line(&cause.to_string());
-                message = if message.is_empty() { cause } else { format!("{message}: {cause}") };
+                // The standard library appends " (os error 111)".
+                let cause = first_line(&cause.to_string()).to_lowercase();
+                let cause = cause.split(" (os error").next().unwrap_or_default();
+                message = match message.is_empty() {
+                    true => cause.to_string(),
+                    false => format!("{message}: {cause}"),
+                };
             }
             source = cause.source();
         }
         StoreError::new(kind, name, message)
+    }
+}
+
+/// How S3, Azure, Google and B2 say that there is no such bucket.
+const NO_BUCKET: [&str; 4] =
+    ["NoSuchBucket", "ContainerNotFound", "specified bucket does not exist", "bad_bucket_id"];
+
+/// What a server said, in a line: OpenDAL hands on its whole answer, with the code and the words somewhere in it.
+fn what_it_said(text: &str) -> String {
+    let quoted = |key: &str| {
+        let (_, rest) = text.split_once(key)?;
+        let words = rest.split_once('"')?.0;
+        Some(words).filter(|words| !words.is_empty())
+    };
+    match (quoted("code: \""), quoted("message: \"")) {
+        (Some(code), Some(words)) => first_line(&format!("{code}: {}", words.replace("\\n", " "))),
+        (Some(code), None) => first_line(code),
+        _ => first_line(text),
     }
 }
 

@@ -35,6 +35,9 @@ pub const LEDGER: &str = "ledger/";
 /// The folder of what a repair took out of the way: objects as they stood, which mean nothing any more.
 pub const QUARANTINE: &str = "quarantine/";
 
+/// The folder in which a store is asked what it does; nothing in it means anything.
+pub const PROBE: &str = "probe/";
+
 const UPDATE: &str = ".update";
 const COPY: &str = ".copy";
 const CONDEMNED: &str = ".condemned";

@@ -1,30 +1,57 @@
 //! Named bytes somewhere: create-if-absent, read, list, delete, and nothing else. This room knows
 //! neither packs nor keys, only names and bytes that mean nothing to it.
 
+mod access;
+mod attempt;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod conformance;
 mod error;
 mod faulty;
 pub mod layout;
+mod line;
 mod local;
+pub mod location;
+#[cfg(test)]
+mod odd;
+mod open;
+pub mod probe;
+mod rate;
+#[cfg(test)]
+mod remote_tests;
+mod traffic;
+#[cfg(feature = "http")]
+mod wire;
 
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use opendal::layers::{RetryLayer, TimeoutLayer};
+use opendal::layers::RetryLayer;
 use opendal::options::{ListOptions, ReadOptions, WriteOptions};
 use opendal::{Buffer, ErrorKind, Metadata, OperationContext, Operator};
 use tokio::runtime::Runtime;
 
+pub use self::access::Access;
+use self::attempt::{ATTEMPT, Attempt};
 pub use self::error::{Kind, StoreError};
 use self::faulty::{Call, Verdict};
 pub use self::faulty::{Effect, FaultControl};
+pub use self::line::Patience;
+use self::line::{Line, Watched};
 use self::local::LocalService;
+pub use self::probe::Capabilities;
+use self::probe::Guard;
+use self::traffic::Sort;
+pub use self::traffic::Traffic;
 use crate::units::Timestamp;
+
+/// Where objects are written that are moved to their names afterwards; never listed. The local store has a folder of
+/// that name for the same.
+const BESIDE: &str = "tmp/";
 
 /// Whether [`Store::local`] makes its directory or expects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,16 +93,66 @@ pub struct ObjectInfo {
 pub struct Store {
     inner: Arc<Inner>,
     faults: Option<FaultControl>,
+    guard: Option<Arc<Guard>>,
 }
 
 struct Inner {
     operator: Operator,
-    location: String,
+    line: Arc<Line>,
     lists_cheaply: bool,
     is_disk: bool,
     is_conditional: bool,
+    // A whole object cannot be written in one step: it is written beside and moved.
+    moves: bool,
+    // Somebody else's server, of which a probe has to find out what it does.
+    is_unproven: bool,
     // Started by the first call, so that a store which is only opened costs no threads.
     runtime: OnceLock<Runtime>,
+}
+
+impl Inner {
+    fn new(operator: Operator, line: Line) -> Self {
+        Inner::sharing(operator, Arc::new(line))
+    }
+
+    fn sharing(operator: Operator, line: Arc<Line>) -> Self {
+        Inner {
+            operator,
+            line,
+            lists_cheaply: false,
+            is_disk: false,
+            is_conditional: true,
+            moves: false,
+            is_unproven: false,
+            runtime: OnceLock::new(),
+        }
+    }
+
+    /// One over the same service and the same line.
+    fn like(&self) -> Self {
+        Inner {
+            operator: self.operator.clone(),
+            line: self.line.clone(),
+            lists_cheaply: self.lists_cheaply,
+            is_disk: self.is_disk,
+            is_conditional: self.is_conditional,
+            moves: self.moves,
+            is_unproven: self.is_unproven,
+            runtime: OnceLock::new(),
+        }
+    }
+}
+
+/// A call that the store answered with an error, or that was given up.
+struct Failed {
+    kind: ErrorKind,
+    error: StoreError,
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
 }
 
 impl Store {
@@ -90,10 +167,10 @@ impl Store {
         let location = path.display().to_string();
         let service = LocalService::open(path, mode)
             .map_err(|error| StoreError::from_opendal(&location, &error))?;
-        Ok(Store::over_local(service, location))
+        Ok(Store::over_local(service, Access::default().line(location, false)))
     }
 
-    fn over_local(service: LocalService, location: String) -> Store {
+    fn over_local(service: LocalService, line: Line) -> Store {
         // Only what passes by itself is marked temporary (see `local::is_passing`), and that is
         // gone in milliseconds or stays.
         let retry = RetryLayer::new()
@@ -101,63 +178,48 @@ impl Store {
             .with_min_delay(Duration::from_millis(20))
             .with_max_times(3);
         let operator = Operator::from_parts(OperationContext::default(), Arc::new(service));
-        let inner = Inner {
-            operator: operator.layer(retry),
-            location,
-            lists_cheaply: true,
-            is_disk: true,
-            is_conditional: true,
-            runtime: OnceLock::new(),
-        };
-        Store { inner: Arc::new(inner), faults: None }
+        let inner = Inner::new(operator.layer(retry), line);
+        Store::of(Inner { lists_cheaply: true, is_disk: true, ..inner })
     }
 
     /// A store in memory, empty, gone with its last clone.
     pub fn memory() -> Store {
         let operator = Operator::new(opendal::services::Memory::default())
             .expect("the memory service has no option that could be wrong");
-        Store::over(operator, "memory".to_string(), true)
+        Store::direct(operator, "memory", true)
     }
 
     /// A store that OpenDAL reaches over a network: calls are given up after a time and tried
     /// again. `location` is for people. The service must know how to create if absent.
     pub fn remote(operator: Operator, location: impl Into<String>) -> Store {
-        // The time-out is the inner one: around the retries it would cut them short and lose the
-        // writer's state. A call that carries bytes may take long on a slow line (64 MiB at
-        // 1 Mbit/s: 9 minutes).
-        let timeout = TimeoutLayer::new()
-            .with_timeout(Duration::from_secs(60))
-            .with_io_timeout(Duration::from_secs(15 * 60));
-        let retry = RetryLayer::new().with_jitter().with_max_times(5);
-        Store::over(operator.layer(timeout).layer(retry), location.into(), false)
+        Store::remote_with(operator, location, &Access::default())
+    }
+
+    /// The same, with bounds, a clock and somebody who listens.
+    pub fn remote_with(operator: Operator, location: impl Into<String>, access: &Access) -> Store {
+        Store::of(Inner::new(operator, access.line(location.into(), true)))
+    }
+
+    /// The same store, of which only a [probe](Store::probe) tells what it does: it is somebody else's server.
+    pub fn unproven(self) -> Store {
+        let inner = self.inner.like();
+        Store { inner: Arc::new(Inner { is_unproven: true, ..inner }), ..self }
     }
 
     /// A store over a service that needs neither time-outs nor retries: a simulated one.
     pub fn direct(operator: Operator, location: impl Into<String>, lists_cheaply: bool) -> Store {
-        Store::over(operator, location.into(), lists_cheaply)
+        let line = Access::default().line(location.into(), false);
+        Store::of(Inner { lists_cheaply, ..Inner::new(operator, line) })
     }
 
-    fn over(operator: Operator, location: String, lists_cheaply: bool) -> Store {
-        let runtime = OnceLock::new();
-        let is_disk = false;
-        let inner =
-            Inner { operator, location, lists_cheaply, is_disk, is_conditional: true, runtime };
-        Store { inner: Arc::new(inner), faults: None }
+    fn of(inner: Inner) -> Store {
+        Store { inner: Arc::new(inner), faults: None, guard: None }
     }
 
     /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
     pub fn without_conditions(self) -> Store {
-        let Inner { operator, location, lists_cheaply, is_disk, .. } = &*self.inner;
-        let mut inner = Inner {
-            operator: operator.clone(),
-            location: location.clone(),
-            lists_cheaply: *lists_cheaply,
-            is_disk: *is_disk,
-            is_conditional: false,
-            runtime: OnceLock::new(),
-        };
-        inner.location.push_str(" (without conditions)");
-        Store { inner: Arc::new(inner), faults: self.faults }
+        let inner = self.inner.like();
+        Store { inner: Arc::new(Inner { is_conditional: false, ..inner }), ..self }
     }
 
     /// Whether [`Store::create`] tells who of several was first. Where it does not, an object that is there is
@@ -166,14 +228,46 @@ impl Store {
         self.inner.is_conditional
     }
 
+    /// Whether only a [probe](Store::probe) tells what this store does: it is somebody else's server.
+    pub fn is_unproven(&self) -> bool {
+        self.inner.is_unproven
+    }
+
+    /// The same store, to which nothing is written before a probe has found what the repository relies on. `nonce`
+    /// was never used before.
+    pub fn guarded(self, needs_conditions: bool, nonce: &str) -> Store {
+        let guard = Guard::new(needs_conditions, nonce);
+        Store { guard: Some(Arc::new(guard)), ..self }
+    }
+
+    /// The same store, of which a probe has just found this.
+    pub fn proven(self, found: Capabilities) -> Store {
+        Store { guard: Some(Arc::new(Guard::passed(found))), ..self }
+    }
+
+    /// Whether a probe stands, or stood, before the first write.
+    pub fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// What the probe before the first write has found; `None` where there was none.
+    pub fn probed(&self) -> Option<Capabilities> {
+        self.guard.as_ref()?.found()
+    }
+
     /// The same store, with every call asked of `control` first: for tests.
     pub fn with_faults(self, control: FaultControl) -> Store {
         Store { faults: Some(control), ..self }
     }
 
+    /// What has gone over the line so far.
+    pub fn traffic(&self) -> Traffic {
+        self.inner.line.counters.snapshot()
+    }
+
     /// Where this is, for people.
     pub fn location(&self) -> &str {
-        &self.inner.location
+        &self.inner.line.location
     }
 
     /// Whether listing every object costs next to nothing, as on a disk, and nothing is charged for it.
@@ -193,10 +287,8 @@ impl Store {
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         check_name(name)?;
-        let read = self.call(name, Call::Read, || {
-            let operator = &self.inner.operator;
-            Ok(into_vec(self.run(name, operator.read_options(name, ReadOptions::default()))?))
-        });
+        let read =
+            self.call(name, Call::Read, || Ok(into_vec(self.read(name, ReadOptions::default())??)));
         self.count_read(read)
     }
 
@@ -229,8 +321,7 @@ impl Store {
                 };
             }
             let options = ReadOptions { range: range.clone().into(), ..ReadOptions::default() };
-            let reply = self.block_on(name, self.inner.operator.read_options(name, options))?;
-            let complaint = match reply {
+            let complaint = match self.read(name, options)? {
                 Ok(buffer) if buffer.len() as u64 == range.end - range.start => {
                     return Ok(into_vec(buffer));
                 }
@@ -239,10 +330,15 @@ impl Store {
                     name,
                     format!("{} bytes came for the range {range:?}", buffer.len()),
                 ),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    return Err(StoreError::not_found(name));
+                // Denied, unreachable: asking for the size would come to the same.
+                Err(Failed { error, .. })
+                    if matches!(error.kind, Kind::NotFound | Kind::Denied | Kind::Unavailable)
+                        && self.inner.line.patience.is_some() =>
+                {
+                    return Err(error);
                 }
-                Err(error) => StoreError::from_opendal(name, &error),
+                Err(failed) if failed.kind == ErrorKind::NotFound => return Err(failed.error),
+                Err(failed) => failed.error,
             };
             // Services tell of a range beyond the end in many ways, or answer with less: the
             // object's size decides what it was.
@@ -267,9 +363,11 @@ impl Store {
     /// there.
     pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
         check_name(name)?;
+        self.pass_guard()?;
         let buffer = Buffer::from(bytes);
         self.call(name, Call::Create { bytes: buffer.len() as u64 }, || {
-            if self.create_once(name, buffer.clone())? || self.holds(name, &buffer)? {
+            let is_conditional = self.inner.is_conditional;
+            if self.put(name, &buffer, is_conditional)? || self.holds(name, &buffer)? {
                 Ok(Created::New)
             } else {
                 Ok(Created::AlreadyThere)
@@ -287,11 +385,14 @@ impl Store {
             return Err(StoreError::new(Kind::Invalid, prefix, "no folder can have this name"));
         }
         self.call(prefix, Call::Other, || {
-            let options = ListOptions { recursive: true, ..ListOptions::default() };
-            let entries = self.run(prefix, self.inner.operator.list_options(prefix, options))?;
+            let entries = self.operate(prefix, Sort::List, 0, || {
+                let options = ListOptions { recursive: true, ..ListOptions::default() };
+                self.inner.operator.list_options(prefix, options)
+            })??;
             let mut objects: Vec<ObjectInfo> = entries
                 .iter()
                 .filter(|entry| entry.metadata().is_file() && entry.path().starts_with(prefix))
+                .filter(|entry| !entry.path().starts_with(BESIDE))
                 .map(|entry| ObjectInfo {
                     name: entry.path().to_string(),
                     size: entry.metadata().content_length(),
@@ -315,24 +416,40 @@ impl Store {
     /// Removes an object. That it is not there is fine.
     pub fn delete(&self, name: &str) -> Result<(), StoreError> {
         check_name(name)?;
+        self.pass_guard()?;
         let bytes = match self.faults.as_ref().and_then(FaultControl::free_bytes) {
             Some(_) => self.stat(name)?.unwrap_or(0),
             None => 0,
         };
         let call = Call::Delete { bytes };
-        self.call(name, call, || self.run(name, self.inner.operator.delete(name)))
+        self.call(name, call, || {
+            self.operate(name, Sort::Delete, 0, || self.inner.operator.delete(name))??;
+            Ok(())
+        })
     }
 
-    /// Tries once (and the layers below perhaps again): `true` when the object was made, `false`
-    /// when the name was taken.
-    fn create_once(&self, name: &str, buffer: Buffer) -> Result<bool, StoreError> {
-        let if_not_exists = self.inner.is_conditional;
-        let options = WriteOptions { if_not_exists, ..WriteOptions::default() };
-        let write = self.inner.operator.write_options(name, buffer, options);
-        match self.block_on(name, write)? {
-            Ok(_) => Ok(true),
-            Err(error) if is_taken(error.kind()) => Ok(false),
-            Err(error) => Err(StoreError::from_opendal(name, &error)),
+    /// `true` when the object was made, `false` when the name was taken, perhaps by an attempt of our own whose
+    /// reply was lost.
+    fn put(&self, name: &str, buffer: &Buffer, if_not_exists: bool) -> Result<bool, StoreError> {
+        let operator = &self.inner.operator;
+        let written = self.operate(name, Sort::Write, buffer.len() as u64, || {
+            let moves = self.inner.moves;
+            let buffer = buffer.clone();
+            async move {
+                if moves {
+                    // Each attempt under a name of its own: the server may still be busy with the last one.
+                    let beside = beside()?;
+                    operator.write(&beside, buffer).await?;
+                    return operator.rename(&beside, name).await;
+                }
+                let options = WriteOptions { if_not_exists, ..WriteOptions::default() };
+                operator.write_options(name, buffer, options).await.map(drop)
+            }
+        })?;
+        match written {
+            Ok(()) => Ok(true),
+            Err(failed) if is_taken(failed.kind) => Ok(false),
+            Err(failed) => Err(failed.into()),
         }
     }
 
@@ -342,10 +459,10 @@ impl Store {
         if self.stat(name)? != Some(buffer.len() as u64) {
             return Ok(false);
         }
-        match self.run(name, self.inner.operator.read_options(name, ReadOptions::default())) {
+        match self.read(name, ReadOptions::default())? {
             Ok(there) => Ok(there.to_bytes() == buffer.to_bytes()),
-            Err(error) if error.kind == Kind::NotFound => Ok(false),
-            Err(error) => Err(error),
+            Err(failed) if failed.kind == ErrorKind::NotFound => Ok(false),
+            Err(failed) => Err(failed.into()),
         }
     }
 
@@ -354,10 +471,90 @@ impl Store {
     }
 
     fn look(&self, name: &str) -> Result<Option<Metadata>, StoreError> {
-        match self.run(name, self.inner.operator.stat(name)) {
+        match self.operate(name, Sort::Look, 0, || self.inner.operator.stat(name))? {
             Ok(metadata) => Ok(Some(metadata)),
-            Err(error) if error.kind == Kind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            Err(failed) if failed.error.kind == Kind::NotFound => Ok(None),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    fn read(&self, name: &str, options: ReadOptions) -> Result<Result<Buffer, Failed>, StoreError> {
+        let line = &self.inner.line;
+        let read = self.operate(name, Sort::Read, 0, || {
+            self.inner.operator.read_options(name, options.clone())
+        })?;
+        if let (Ok(buffer), false) = (&read, line.is_wired) {
+            line.counters.download(buffer.len() as u64);
+            line.pace(name, line.down.as_ref(), buffer.len() as u64)?;
+        }
+        Ok(read)
+    }
+
+    /// Asks the store, again and again while that makes sense. `Err`: there is no answer to think about.
+    fn operate<T, F>(
+        &self,
+        name: &str,
+        sort: Sort,
+        sent_bytes: u64,
+        make: impl Fn() -> F,
+    ) -> Result<Result<T, Failed>, StoreError>
+    where
+        F: Future<Output = opendal::Result<T>>,
+    {
+        let line = &self.inner.line;
+        if !line.is_wired {
+            line.counters.count(sort);
+            line.counters.upload(sent_bytes);
+            line.pace(name, line.up.as_ref(), sent_bytes)?;
+        }
+        if line.patience.is_none() {
+            let result = self.block_on(name, make())?;
+            return Ok(result.map_err(|error| Failed {
+                kind: error.kind(),
+                error: StoreError::from_opendal(name, &error),
+            }));
+        }
+        let mut failing_since = None;
+        let mut tries = 0;
+        loop {
+            line.may_begin(name)?;
+            let attempt = Arc::new(Attempt::default());
+            let begun = line.clock.elapsed();
+            let watched = line.watch(&attempt, sent_bytes, make());
+            let error = match self.block_on(name, ATTEMPT.scope(attempt.clone(), watched))? {
+                Watched::Ended(Ok(value)) => {
+                    line.has_answered.store(true, Ordering::Relaxed);
+                    return Ok(Ok(value));
+                }
+                Watched::Ended(Err(error)) => error,
+                Watched::Silent(quiet) => {
+                    let reason = format!("nothing came for {} s", quiet.as_secs());
+                    opendal::Error::new(ErrorKind::Unexpected, reason).set_temporary()
+                }
+                Watched::Stopped => return Err(StoreError::interrupted(name)),
+            };
+            if attempt.status().is_some() {
+                line.has_answered.store(true, Ordering::Relaxed);
+            }
+            tries += 1;
+            let since = *failing_since.get_or_insert(begun);
+            let failing_for = line.clock.elapsed().saturating_sub(since);
+            let explained = line.explain(name, &error, &attempt);
+            match line.consider(&error, &attempt, tries, failing_for) {
+                Some(wait) => line.wait(name, wait, &explained.message)?,
+                None => {
+                    let explained = line.give_up(explained, &attempt, tries);
+                    return Ok(Err(Failed { kind: error.kind(), error: explained }));
+                }
+            }
+        }
+    }
+
+    /// Nothing is written before the store has shown what the repository relies on.
+    fn pass_guard(&self) -> Result<(), StoreError> {
+        match &self.guard {
+            Some(guard) => guard.pass(self),
+            None => Ok(()),
         }
     }
 
@@ -378,29 +575,13 @@ impl Store {
         }
     }
 
-    fn run<T>(
-        &self,
-        name: &str,
-        work: impl Future<Output = opendal::Result<T>>,
-    ) -> Result<T, StoreError> {
-        self.block_on(name, work)?.map_err(|error| StoreError::from_opendal(name, &error))
-    }
-
     /// Runs `work` on the calling thread; the runtime's own threads only keep time and sockets. So
     /// a local store's system calls block the caller and nobody else.
     fn block_on<T>(&self, name: &str, work: impl Future<Output = T>) -> Result<T, StoreError> {
         let runtime = match self.inner.runtime.get() {
             Some(runtime) => runtime,
             None => {
-                let built = tokio::runtime::Builder::new_multi_thread()
-                    .worker_threads(2)
-                    .thread_name("store")
-                    .enable_all()
-                    .build()
-                    .map_err(|error| {
-                        let reason = format!("cannot start the store's threads: {error}");
-                        StoreError::new(Kind::Unavailable, name, reason)
-                    })?;
+                let built = start_runtime(name)?;
                 self.inner.runtime.get_or_init(|| built)
             }
         };
@@ -412,6 +593,27 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Store({})", self.location())
     }
+}
+
+fn start_runtime(name: &str) -> Result<Runtime, StoreError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("store")
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            let reason = format!("cannot start the store's threads: {error}");
+            StoreError::new(Kind::Unavailable, name, reason)
+        })
+}
+
+/// A name in [`BESIDE`] that nobody has used.
+fn beside() -> opendal::Result<String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|_| {
+        opendal::Error::new(ErrorKind::Unexpected, "the system gives no randomness")
+    })?;
+    Ok(format!("{BESIDE}{:032x}", u128::from_le_bytes(random)))
 }
 
 fn modified(metadata: &Metadata) -> Option<Timestamp> {

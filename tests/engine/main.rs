@@ -23,6 +23,7 @@ mod packs;
 mod parity;
 mod passing;
 mod properties;
+mod proving;
 mod prune;
 mod rekey;
 mod remembering;

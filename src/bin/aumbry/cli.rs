@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use aumbry::units::bytes::parse_bytes;
 use clap::ArgAction;
 use clap::Args;
 use clap::Parser;
@@ -72,6 +73,18 @@ pub struct GlobalArgs {
     /// Use no local cache
     #[arg(long, global = true, conflicts_with = "cache_dir")]
     pub no_cache: bool,
+    /// What the store needs to know beside its place, as KEY=VALUE: region=eu-west-1. May be repeated
+    #[arg(short, long = "option", global = true, value_name = "KEY=VALUE")]
+    pub option: Vec<String>,
+    /// Send no more than this in a second: 500K, 5M
+    #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
+    pub limit_upload: Option<u64>,
+    /// Receive no more than this in a second
+    #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
+    pub limit_download: Option<u64>,
+    /// So many requests to the store at once, from 1 to 256 [default: 8 over a network]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub connections: Option<u16>,
     /// Speak JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -81,6 +94,15 @@ pub struct GlobalArgs {
     /// Tell more; twice, still more
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
+}
+
+/// Bytes a second: `5M`, `5M/s`.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let bytes = text.strip_suffix("/s").unwrap_or(text);
+    match parse_bytes(bytes).map_err(|error| error.to_string())? {
+        0 => Err("at a rate of 0 nothing ever arrives".to_string()),
+        rate => Ok(rate),
+    }
 }
 
 /// The commands.

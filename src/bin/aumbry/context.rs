@@ -2,9 +2,7 @@
 
 use std::cell::OnceCell;
 use std::ffi::OsStr;
-use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,12 +15,16 @@ use aumbry::repository::chance::Chance;
 use aumbry::repository::error::Kind;
 use aumbry::repository::error::RepositoryError;
 use aumbry::repository::snapshots::Snapshots;
+use aumbry::store;
+use aumbry::store::Access;
 use aumbry::store::LocalMode;
 use aumbry::store::Store;
+use aumbry::store::location::Place;
 use aumbry::units::Timestamp;
 use aumbry::units::time::format_local;
 use aumbry::units::time::format_rfc3339;
 use aumbry::units::time::parse_moment;
+use indicatif::ProgressBar;
 
 use crate::cli::GlobalArgs;
 use crate::credentials;
@@ -32,18 +34,15 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::output::printable;
 use crate::progress::ProgressMonitor;
+use crate::progress::hidden_bar;
 use crate::progress::stop_when_asked;
+use crate::store_settings::store_settings;
 
 /// Bytes that a verb may use for everything together.
 pub const MEMORY_BUDGET: u64 = 256 << 20;
 
 /// How often a person may mistype a passphrase.
 const ATTEMPTS: usize = 3;
-
-/// Names of stores that are not built yet, as restic and OpenDAL write them.
-const REMOTE_SCHEMES: [&str; 12] = [
-    "s3", "sftp", "rest", "b2", "azure", "azblob", "gs", "gcs", "rclone", "swift", "webdav", "http",
-];
 
 /// What every command has at hand.
 pub struct Context {
@@ -56,21 +55,33 @@ pub struct Context {
     /// What time it is.
     pub clock: Arc<SystemClock>,
     now: OnceCell<Timestamp>,
+    bar: ProgressBar,
 }
 
 /// Where the repository is, or will be.
 pub struct Location {
-    /// Its folder.
-    pub path: PathBuf,
+    /// The store.
+    pub store: store::location::Location,
     /// Nobody named it.
     pub is_default: bool,
+}
+
+impl Location {
+    /// For a person.
+    pub fn shown(&self) -> String {
+        match self.store.path() {
+            Some(path) => printable(path.as_os_str().as_bytes()),
+            None => printable(self.store.to_string().as_bytes()),
+        }
+    }
 }
 
 impl Context {
     /// The context of a command.
     pub fn new(global: GlobalArgs, surroundings: Surroundings, output: Output) -> Self {
         let clock = Arc::new(SystemClock::new());
-        Context { global, surroundings, output, clock, now: OnceCell::new() }
+        let bar = hidden_bar();
+        Context { global, surroundings, output, clock, now: OnceCell::new(), bar }
     }
 
     /// The moment this command began.
@@ -95,7 +106,7 @@ impl Context {
 
     /// What a verb talks to while it works.
     pub fn monitor(&self) -> ProgressMonitor {
-        ProgressMonitor::new(&self.output)
+        ProgressMonitor::new(&self.output, self.bar.clone())
     }
 
     /// Where the repository is, or will be.
@@ -113,33 +124,35 @@ impl Context {
             return self.parse_place(place);
         }
         let path = self.surroundings.data_folder()?.join("repository");
-        Ok(Location { path, is_default: true })
+        Ok(Location { store: store::location::Location::local(path), is_default: true })
     }
 
     fn parse_place(&self, place: &OsStr) -> Result<Location, Failure> {
-        let bytes = place.as_bytes();
-        let colon = bytes.iter().position(|byte| *byte == b':');
-        let scheme = colon.and_then(|at| std::str::from_utf8(&bytes[..at]).ok());
-        let after = |length: usize| OsString::from(OsStr::from_bytes(&bytes[length..]));
-        let path = match scheme {
-            Some("file") if bytes.starts_with(b"file:///") => after(7),
-            Some("local") => after(6),
-            Some(scheme)
-                if REMOTE_SCHEMES.contains(&scheme)
-                    || bytes[scheme.len() + 1..].starts_with(b"//") =>
-            {
-                return Err(Failure::failed(format!(
-                    "{}: a repository in {scheme} storage is not possible yet",
-                    printable(bytes)
-                ))
-                .hint("name a folder; one whose name has a colon, as ./name"));
-            }
-            _ => place.to_os_string(),
-        };
-        if path.is_empty() {
-            return Err(Failure::usage("the repository's place is empty"));
+        let mut store =
+            store::location::Location::parse(place, &self.global.option).map_err(|error| {
+                Failure::usage(printable(error.message.as_bytes())).hint(error.hint)
+            })?;
+        if let Place::Local(path) = &store.place {
+            store.place = Place::Local(self.surroundings.absolute(path)?);
         }
-        Ok(Location { path: self.surroundings.absolute(path)?, is_default: false })
+        Ok(Location { store, is_default: false })
+    }
+
+    /// The store at a place.
+    pub fn store(&self, location: &Location, mode: LocalMode) -> Result<Store, Failure> {
+        let access = Access {
+            settings: store_settings(&location.store.place, &self.surroundings)?,
+            upload_limit: self.global.limit_upload,
+            download_limit: self.global.limit_download,
+            connections: self.global.connections.map(usize::from),
+            clock: self.clock.clone(),
+            monitor: Arc::new(self.monitor()),
+            ..Access::default()
+        };
+        Store::open(&location.store, &access, mode).map_err(|error| match error.kind {
+            store::Kind::NotFound => Failure::opening(error.into()),
+            _ => error.into(),
+        })
     }
 
     /// The folder for local caches, if there is to be one.
@@ -166,7 +179,7 @@ impl Context {
         Repository::identify(&store).map_err(Failure::opening)?;
         let repository = match credentials::find(self)? {
             Some(given) => self.open_with(store, &given)?,
-            None => self.open_asking(&store, &location.path)?,
+            None => self.open_asking(&store, &location.shown())?,
         };
         stop_when_asked();
         Ok(repository)
@@ -183,8 +196,7 @@ impl Context {
             Err(error) if !is_lost(&error) => return Err(Failure::opening(error)),
             _ => {}
         }
-        let question =
-            format!("Passphrase for {}: ", printable(location.path.as_os_str().as_bytes()));
+        let question = format!("Passphrase for {}: ", location.shown());
         let given = credentials::find(self)?;
         let credential = match &given {
             Some(given) => &given.credential,
@@ -206,13 +218,11 @@ impl Context {
     }
 
     fn find_store(&self, location: &Location) -> Result<Store, Failure> {
-        Store::local(&location.path, LocalMode::Open).map_err(RepositoryError::from).map_err(
-            |error| match error.kind {
-                Kind::NotFound if location.is_default => Failure::no_repository(&error.item)
-                    .hint("`aumbry backup` makes it; -r or AUMBRY_REPOSITORY names another place"),
-                _ => Failure::opening(error),
-            },
-        )
+        self.store(location, LocalMode::Open).map_err(|failure| match location.is_default {
+            true if failure.is_no_repository() => failure
+                .hint("`aumbry backup` makes it; -r or AUMBRY_REPOSITORY names another place"),
+            _ => failure,
+        })
     }
 
     fn open_with(&self, store: Store, given: &Given) -> Result<Repository, Failure> {
@@ -225,8 +235,8 @@ impl Context {
         })
     }
 
-    fn open_asking(&self, store: &Store, path: &Path) -> Result<Repository, Failure> {
-        let question = format!("Passphrase for {}: ", printable(path.as_os_str().as_bytes()));
+    fn open_asking(&self, store: &Store, place: &str) -> Result<Repository, Failure> {
+        let question = format!("Passphrase for {place}: ");
         let mut attempt = 1;
         loop {
             let credential = credentials::ask(self, &question)?;
@@ -251,16 +261,31 @@ impl Context {
         location: &Location,
         options: &CreateOptions,
     ) -> Result<Repository, Failure> {
-        if let Ok(store) = Store::local(&location.path, LocalMode::Open)
-            && Repository::identify(&store).is_ok()
-        {
-            let place = printable(location.path.as_os_str().as_bytes());
-            return Err(Failure::failed(format!("{place} is a repository already"))
-                .hint("`aumbry snapshots` shows what is in it"));
+        // One connection is enough: a directory is opened again, because only now it may be made.
+        let found = match self.store(location, LocalMode::Open) {
+            Err(failure) if location.store.path().is_none() => return Err(failure),
+            found => found,
+        };
+        if let Ok(store) = &found {
+            match Repository::identify(store) {
+                Ok(_) => {
+                    let place = location.shown();
+                    return Err(Failure::failed(format!("{place} is a repository already"))
+                        .hint("`aumbry snapshots` shows what is in it"));
+                }
+                // Who cannot get there is not asked for a passphrase first.
+                Err(error) if !store.is_disk() && error.kind != Kind::NotFound => {
+                    return Err(error.into());
+                }
+                Err(_) => {}
+            }
         }
         // Without a passphrase nothing is made, not even the folder.
         let given = credentials::find_or_choose(self)?;
-        let store = Store::local(&location.path, LocalMode::Create)?;
+        let store = match found {
+            Ok(store) if !store.is_disk() => store,
+            _ => self.store(location, LocalMode::Create)?,
+        };
         let repository =
             Repository::create(store, options, &given.credential, self.library_environment())?;
         stop_when_asked();

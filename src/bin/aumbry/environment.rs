@@ -40,6 +40,12 @@ impl Surroundings {
         }
     }
 
+    /// The names of the variables that begin so.
+    pub fn variables_with(&self, prefix: &str) -> Vec<String> {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        names.filter(|name| name.len() > prefix.len() && name.starts_with(prefix)).collect()
+    }
+
     /// The folder for what must be kept.
     pub fn data_folder(&self) -> Result<PathBuf, Failure> {
         self.user_folder("XDG_DATA_HOME", ".local/share").ok_or_else(|| {

@@ -114,6 +114,11 @@ impl Failure {
             .hint("`aumbry init` makes one there; -r or AUMBRY_REPOSITORY names another place")
     }
 
+    /// Whether it is that there is no repository.
+    pub fn is_no_repository(&self) -> bool {
+        self.code == Code::NoRepository
+    }
+
     /// What went wrong.
     pub fn message(&self) -> &str {
         &self.message

@@ -11,6 +11,7 @@ mod output;
 mod patterns;
 mod progress;
 mod selection;
+mod store_settings;
 
 use std::process::ExitCode;
 

@@ -65,6 +65,11 @@ enum Manner {
     Quiet,
 }
 
+/// The one bar of a process, not shown yet: all monitors share it, so that none writes across another's.
+pub fn hidden_bar() -> ProgressBar {
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+}
+
 /// Tells progress and problems in the manner that fits.
 pub struct ProgressMonitor {
     manner: Manner,
@@ -85,7 +90,7 @@ pub struct ProgressMonitor {
 
 impl ProgressMonitor {
     /// A monitor in the manner that the output has.
-    pub fn new(output: &Output) -> Self {
+    pub fn new(output: &Output, bar: ProgressBar) -> Self {
         let manner = match output {
             _ if output.is_json() => Manner::Json,
             _ if output.is_quiet() => Manner::Quiet,
@@ -98,7 +103,7 @@ impl ProgressMonitor {
             verbosity: output.verbosity(),
             style: output.error_style(),
             clock: SystemClock::new(),
-            bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+            bar,
             phase: Mutex::new(None),
             expected_files: AtomicU64::new(0),
             expected_bytes: AtomicU64::new(0),

@@ -594,6 +594,9 @@ impl<'w, 'a> Work<'w, 'a> {
 
     /// A store that does not answer at all ends the run; anything else costs one file.
     pub(super) fn repository_failure(&self, error: RepositoryError) -> Failure {
+        if error.kind == Kind::Interrupted {
+            return Failure::Stop(error.into());
+        }
         if error.kind == Kind::Unavailable {
             let in_a_row = self.unavailable.fetch_add(1, Ordering::Relaxed) + 1;
             if in_a_row >= UNAVAILABLE_IN_A_ROW {

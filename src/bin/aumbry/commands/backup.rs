@@ -22,7 +22,6 @@ use aumbry::source::files::Files;
 use aumbry::source::files::FilesOptions;
 use aumbry::source::stream::Stream;
 use aumbry::store::LocalMode;
-use aumbry::store::Store;
 use aumbry::tree::filter::ExcludeFilter;
 use aumbry::tree::filter::Pattern;
 use aumbry::tree::path::TreePath;
@@ -47,7 +46,6 @@ use crate::failure::Failure;
 use crate::failure::Outcome;
 use crate::output::count;
 use crate::output::grouped;
-use crate::output::printable;
 use crate::patterns;
 use crate::progress::ProgressMonitor;
 use crate::selection::Named;
@@ -220,8 +218,8 @@ fn open_or_create(
     context: &Context,
     location: &Location,
 ) -> Result<(Repository, bool), Failure> {
-    let is_missing = || match Store::local(&location.path, LocalMode::Open) {
-        Err(error) => error.kind == aumbry::store::Kind::NotFound,
+    let is_missing = || match context.store(location, LocalMode::Open) {
+        Err(failure) => failure.is_no_repository(),
         Ok(store) => Repository::identify(&store)
             .is_err_and(|error| error.kind == aumbry::repository::error::Kind::NotFound),
     };
@@ -229,7 +227,7 @@ fn open_or_create(
         return Ok((context.open_at(location)?, false));
     }
     if context.surroundings.can_ask() {
-        let place = printable(location.path.as_os_str().as_bytes());
+        let place = location.shown();
         context.output.remark(&format!("There is no repository yet; making one in {place}."));
     }
     Ok((context.create(location, &CreateOptions::default())?, true))
@@ -327,7 +325,7 @@ pub fn own_folders(
         })
     };
     let cache = context.cache_folder();
-    [Some(location.path.as_path()), cache.as_deref()]
+    [location.store.path().map(PathBuf::as_path), cache.as_deref()]
         .into_iter()
         .flatten()
         .filter_map(below)

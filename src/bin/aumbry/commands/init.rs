@@ -1,7 +1,6 @@
 //! `aumbry init`: makes a repository.
 
-use std::os::unix::ffi::OsStrExt;
-
+use aumbry::format::config::Form;
 use aumbry::format::config::Settings;
 use aumbry::repository::CreateOptions;
 use aumbry::repository::Repository;
@@ -13,7 +12,6 @@ use crate::context::Context;
 use crate::context::Location;
 use crate::failure::Failure;
 use crate::failure::Outcome;
-use crate::output::printable;
 
 /// How it is made.
 #[derive(Args)]
@@ -46,7 +44,7 @@ pub fn run(args: &InitArgs, context: &Context) -> Result<Outcome, Failure> {
         output.json(&json!({
             "message_type": "initialized",
             "id": repository.id().to_string(),
-            "repository": printable(location.path.as_os_str().as_bytes()),
+            "repository": location.shown(),
             "parity_percent": args.parity,
         }))?;
         return Ok(Outcome::Done);
@@ -60,14 +58,24 @@ pub fn run(args: &InitArgs, context: &Context) -> Result<Outcome, Failure> {
 /// What a person should know of a new repository.
 pub fn birth_lines(context: &Context, location: &Location, repository: &Repository) -> Vec<String> {
     let style = context.output.style();
-    let place = printable(location.path.as_os_str().as_bytes());
+    let place = location.shown();
     let flag = if location.is_default { String::new() } else { format!("-r {place} ") };
     let parity = match repository.settings().parity_percent {
         0 => String::new(),
         percent => format!(", with {percent}% parity"),
     };
+    let form = match repository.settings().form {
+        Form::Conditions => "",
+        // Whoever plans to use it from several machines should know.
+        Form::Confirmations => {
+            ", which cannot create objects only once: one machine at a time prunes it"
+        }
+    };
     vec![
-        format!("made repository {} in {place}{parity}", style.bold(&repository.id().short())),
+        format!(
+            "made repository {} in {place}{parity}{form}",
+            style.bold(&repository.id().short())
+        ),
         "Without the passphrase nobody can read it, not even you. Keep a second way in, on paper:"
             .to_string(),
         format!("  aumbry {flag}key recovery"),

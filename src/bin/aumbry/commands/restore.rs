@@ -144,7 +144,8 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome, Failure> {
         )
         .hint("name the folder to make as it was, SNAP:/PATH with --in-place, or --include it"));
     }
-    if options.delete && contains(&target, &context.location()?.path) {
+    let location = context.location()?;
+    if options.delete && location.store.path().is_some_and(|path| contains(&target, path)) {
         return Err(Failure::usage(
             "the repository is in that folder, and --delete would remove it",
         )

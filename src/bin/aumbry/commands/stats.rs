@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 
+use aumbry::format::config::Form;
 use aumbry::ops::stats::stats;
+use aumbry::repository::Repository;
 use aumbry::units::bytes::format_bytes;
 use clap::Args;
 use serde_json::json;
@@ -12,6 +14,7 @@ use crate::failure::Failure;
 use crate::failure::Outcome;
 use crate::output::count;
 use crate::output::grouped;
+use crate::output::printable;
 use crate::selection::ChoiceArgs;
 use crate::selection::Named;
 
@@ -23,6 +26,9 @@ pub struct StatsArgs {
     snapshot: Option<OsString>,
     #[command(flatten)]
     choice: ChoiceArgs,
+    /// Ask the store what it does, instead of counting: a few small objects are written and deleted
+    #[arg(long, conflicts_with = "snapshot")]
+    store: bool,
 }
 
 /// Counts it.
@@ -32,6 +38,9 @@ pub fn run(args: &StatsArgs, context: &Context) -> Result<Outcome, Failure> {
         return Err(Failure::usage("stats counts whole snapshots, not paths in them"));
     }
     let repository = context.open()?;
+    if args.store {
+        return tell_store(context, &repository);
+    }
     let monitor = context.monitor().with_status();
     let chosen = if named.has_name() || args.choice.at.is_some() {
         vec![args.choice.choose(context, &repository, &named, &monitor)?]
@@ -81,4 +90,76 @@ pub fn run(args: &StatsArgs, context: &Context) -> Result<Outcome, Failure> {
         output.line(&format!("{name:<10} {value}"))?;
     }
     Ok(if monitor.problems() == 0 { Outcome::Done } else { Outcome::Damaged })
+}
+
+/// What the store is, and what it does.
+fn tell_store(context: &Context, repository: &Repository) -> Result<Outcome, Failure> {
+    let form = repository.settings().form;
+    let found = repository.probe_store()?;
+    let traffic = repository.store().traffic();
+    let lack = found.and_then(|found| found.lacks(form == Form::Conditions));
+    let outcome = if lack.is_none() { Outcome::Done } else { Outcome::Damaged };
+    let output = &context.output;
+    let place = printable(repository.store().location().as_bytes());
+    if output.is_json() {
+        output.json(&json!({
+            "message_type": "store",
+            "place": place,
+            "form": match form { Form::Conditions => 1, Form::Confirmations => 2 },
+            "probed": found.is_some(),
+            "creates_once": found.map(|found| found.creates_once),
+            "reads_written": found.map(|found| found.reads_written),
+            "lists_written": found.map(|found| found.lists_written),
+            "may_delete": found.map(|found| found.forgets_deleted.is_some()),
+            "forgets_deleted": found.and_then(|found| found.forgets_deleted),
+            "lacks": lack,
+            "requests": traffic.requests(),
+            "uploaded_bytes": traffic.uploaded_bytes,
+            "downloaded_bytes": traffic.downloaded_bytes,
+            "retries": traffic.retries,
+        }))?;
+        return Ok(outcome);
+    }
+    let yes = |does: bool| if does { "yes" } else { "no" }.to_string();
+    let mut lines = vec![("place", place)];
+    lines.push((
+        "form",
+        match form {
+            Form::Conditions => "first: what happens once is created only if absent".to_string(),
+            Form::Confirmations => {
+                "second: commits are confirmed, and one machine at a time prunes".to_string()
+            }
+        },
+    ));
+    match found {
+        None => lines.push(("probe", "none needed: it is a disk of this machine".to_string())),
+        Some(found) => lines.extend([
+            ("creates", format!("only once, also in a race: {}", yes(found.creates_once))),
+            ("reads", format!("what was just written: {}", yes(found.reads_written))),
+            ("lists", format!("what was just written: {}", yes(found.lists_written))),
+            (
+                "deletes",
+                match found.forgets_deleted {
+                    None => "not with this key: it can only add".to_string(),
+                    Some(gone) => format!("and it is gone at once: {}", yes(gone)),
+                },
+            ),
+        ]),
+    }
+    lines.push((
+        "asked",
+        format!(
+            "{}, {} sent, {} received",
+            count(traffic.requests(), "request"),
+            format_bytes(traffic.uploaded_bytes),
+            format_bytes(traffic.downloaded_bytes)
+        ),
+    ));
+    if let Some(lack) = lack {
+        lines.push(("lacks", lack.to_string()));
+    }
+    for (name, value) in lines {
+        output.line(&format!("{name:<10} {value}"))?;
+    }
+    Ok(outcome)
 }

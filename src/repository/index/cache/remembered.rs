@@ -93,6 +93,29 @@ impl IndexCache {
         self.drop_in(&mut writing, transaction, packs, Dropped::Swept)
     }
 
+    /// When the store at this location was last found to do what the repository relies on.
+    pub fn probed(&self, location: &str) -> Result<Option<Timestamp>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(META).map_err(cache_error)?;
+        let row = table.get("probed").map_err(cache_error)?;
+        Ok(row.and_then(|row| {
+            let (time, place) = row.value().split_first_chunk()?;
+            (place == location.as_bytes()).then(|| read_time(time))
+        }))
+    }
+
+    /// Remembers that the store at this location does, and forgets it of any other.
+    pub fn keep_probed(&self, location: &str, time: Timestamp) -> Result<()> {
+        let seconds = time.seconds.to_le_bytes();
+        let row = [&seconds[..], &time.nanoseconds.to_le_bytes(), location.as_bytes()].concat();
+        let transaction = self.begin_write()?;
+        {
+            let mut table = transaction.open_table(META).map_err(cache_error)?;
+            table.insert("probed", row.as_slice()).map_err(cache_error)?;
+        }
+        transaction.commit().map_err(cache_error)
+    }
+
     /// By which this client is known as the one that collects.
     pub fn maintainer(&self) -> Result<Option<[u8; 16]>> {
         let transaction = self.database.begin_read().map_err(cache_error)?;

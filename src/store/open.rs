@@ -1,0 +1,227 @@
+//! From a location to a store: which service, with which settings.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use opendal::{Builder, Configurator, OperationContext, Operator};
+
+use super::access::Access;
+use super::error::{Kind, StoreError};
+use super::local::LocalService;
+use super::location::{Location, Place};
+use super::{Inner, LocalMode, Store};
+
+type Settings = BTreeMap<String, String>;
+
+impl Store {
+    /// Opens the store at a location. Nothing is asked of a server yet, but for the region of a bucket of AWS's that
+    /// nobody named. `mode` counts for directories.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] for what this build or the service cannot do; for a directory as [`Store::local`].
+    pub fn open(
+        location: &Location,
+        access: &Access,
+        mode: LocalMode,
+    ) -> Result<Store, StoreError> {
+        let shown = location.to_string();
+        let place = match &location.place {
+            Place::Local(path) => return open_local(path, access, mode),
+            Place::Memory => return Ok(Store::memory()),
+            place => place,
+        };
+        let mut settings = Settings::new();
+        for (key, value) in &access.settings {
+            settings.insert(key.clone(), value.to_string());
+        }
+        settings.extend(location.options.clone());
+        open_remote(place, settings, access, &shown)
+    }
+}
+
+fn open_local(path: &Path, access: &Access, mode: LocalMode) -> Result<Store, StoreError> {
+    let location = path.display().to_string();
+    let service = LocalService::open(path, mode)
+        .map_err(|error| StoreError::from_opendal(&location, &error))?;
+    Ok(Store::over_local(service, access.line(location, false)))
+}
+
+#[cfg(not(feature = "http"))]
+fn open_remote(place: &Place, _: Settings, _: &Access, shown: &str) -> Result<Store, StoreError> {
+    Err(not_built(shown, place.sort()))
+}
+
+/// Of what only some builds can do.
+fn not_built(shown: &str, feature: &str) -> StoreError {
+    let reason = format!(
+        "this aumbry was built without {feature} storage; build it with the feature `{feature}`"
+    );
+    StoreError::new(Kind::Invalid, shown, reason)
+}
+
+#[cfg(feature = "http")]
+fn open_remote(
+    place: &Place,
+    mut settings: Settings,
+    access: &Access,
+    shown: &str,
+) -> Result<Store, StoreError> {
+    use super::wire::Wire;
+
+    let mut line = access.line(shown.to_string(), true);
+    line.is_wired = true;
+    let line = Arc::new(line);
+    let unavailable = |reason: String| StoreError::new(Kind::Unavailable, shown, reason);
+    let wire = Wire::new(line.clone()).map_err(unavailable)?;
+    let mut moves = false;
+    let mut set = |key: &str, value: &str| settings.insert(key.to_string(), value.to_string());
+    match place {
+        Place::S3 { endpoint, bucket, prefix } => {
+            set("root", prefix);
+            set("bucket", bucket);
+            if let Some(endpoint) = endpoint {
+                set("endpoint", endpoint);
+            }
+        }
+        Place::Azblob { endpoint, container, prefix } => {
+            set("root", prefix);
+            set("container", container);
+            if let Some((endpoint, account)) = endpoint {
+                set("endpoint", &format!("{endpoint}/{account}"));
+                set("account_name", account);
+            }
+        }
+        Place::Gcs { endpoint, bucket, prefix } => {
+            set("root", prefix);
+            set("bucket", bucket);
+            if let Some(endpoint) = endpoint {
+                set("endpoint", endpoint);
+            }
+        }
+        Place::B2 { bucket, prefix } => {
+            set("root", prefix);
+            set("bucket", bucket);
+        }
+        Place::Webdav { endpoint, prefix } => {
+            set("root", prefix);
+            set("endpoint", endpoint);
+            // A server may show an upload while it lasts, and keep half of one that broke off.
+            moves = true;
+        }
+        Place::Opendal { root, .. } => {
+            set("root", root);
+        }
+        Place::Sftp { .. } => return Err(not_built(shown, "sftp")),
+        Place::Local(_) | Place::Memory => {
+            return Err(StoreError::new(Kind::Invalid, shown, "is no remote place"));
+        }
+    }
+    let is_wired_and = OperationContext::default();
+    let store_runtime = super::start_runtime(shown)?;
+    let operator = {
+        // Some services look for a runtime when they are built.
+        let _entered = store_runtime.enter();
+        match place {
+            #[cfg(feature = "s3")]
+            Place::S3 { endpoint, bucket, .. } => {
+                if !settings.contains_key("region") {
+                    let region = match (endpoint, settings.contains_key("endpoint")) {
+                        // Those who are not AWS have one region, and most call it so.
+                        (Some(_), _) | (None, true) => None,
+                        (None, false) => store_runtime.block_on(wire.region_of(bucket)),
+                    };
+                    let region = region.unwrap_or_else(|| "us-east-1".to_string());
+                    settings.insert("region".to_string(), region);
+                }
+                settings
+                    .entry("endpoint".to_string())
+                    .or_insert_with(|| "https://s3.amazonaws.com".to_string());
+                build::<opendal::services::S3>(settings)
+            }
+            #[cfg(feature = "azblob")]
+            Place::Azblob { endpoint, .. } => {
+                if endpoint.is_none()
+                    && !settings.contains_key("endpoint")
+                    && let Some(account) = settings.get("account_name")
+                {
+                    let address = format!("https://{account}.blob.core.windows.net");
+                    settings.insert("endpoint".to_string(), address);
+                }
+                if !settings.contains_key("endpoint") {
+                    let reason = "nobody says which account it belongs to: set \
+                                  AZURE_STORAGE_ACCOUNT_NAME, or -o account=NAME";
+                    return Err(StoreError::new(Kind::Invalid, shown, reason));
+                }
+                build::<opendal::services::Azblob>(settings)
+            }
+            #[cfg(feature = "gcs")]
+            Place::Gcs { .. } => build::<opendal::services::Gcs>(settings),
+            #[cfg(feature = "b2")]
+            Place::B2 { .. } => {
+                if !settings.contains_key("bucket_id") {
+                    let reason =
+                        "B2 wants the bucket's id, too: set B2_BUCKET_ID, or -o bucket-id=ID";
+                    return Err(StoreError::new(Kind::Invalid, shown, reason));
+                }
+                build::<opendal::services::B2>(settings)
+            }
+            #[cfg(feature = "webdav")]
+            Place::Webdav { .. } => build::<opendal::services::Webdav>(settings),
+            Place::Opendal { scheme, .. } => match build_other(scheme, settings) {
+                Some(built) => built,
+                None => return Err(not_built(shown, &format!("{scheme} (all-stores)"))),
+            },
+            #[allow(unreachable_patterns, reason = "unless a feature is off")]
+            place => return Err(not_built(shown, place.sort())),
+        }
+    };
+    let operator = operator.map_err(|error| {
+        let mut error = StoreError::from_opendal(shown, &error);
+        error.kind = Kind::Invalid;
+        error
+    })?;
+    let context = is_wired_and.with_http_transport(opendal::HttpTransporter::new(wire));
+    let capability = operator.info().capability();
+    let inner = Inner {
+        is_conditional: capability.write_with_if_not_exists && !moves,
+        moves,
+        is_unproven: true,
+        runtime: std::sync::OnceLock::from(store_runtime),
+        ..Inner::sharing(operator.with_context(context), line)
+    };
+    Ok(Store::of(inner))
+}
+
+#[cfg(feature = "http")]
+fn build<B: Builder>(settings: Settings) -> opendal::Result<Operator> {
+    Operator::new(B::Config::from_iter(settings)?.into_builder())
+}
+
+/// Services that only their OpenDAL name says; `None`: not in this build.
+#[cfg(all(feature = "http", feature = "all-stores"))]
+fn build_other(scheme: &str, settings: Settings) -> Option<opendal::Result<Operator>> {
+    use opendal::services;
+    Some(match scheme {
+        "azdls" => build::<services::Azdls>(settings),
+        "azfile" => build::<services::Azfile>(settings),
+        "cos" => build::<services::Cos>(settings),
+        "dropbox" => build::<services::Dropbox>(settings),
+        "ftp" => build::<services::Ftp>(settings),
+        "gdrive" => build::<services::Gdrive>(settings),
+        "obs" => build::<services::Obs>(settings),
+        "onedrive" => build::<services::Onedrive>(settings),
+        "oss" => build::<services::Oss>(settings),
+        "pcloud" => build::<services::Pcloud>(settings),
+        "swift" => build::<services::Swift>(settings),
+        "webhdfs" => build::<services::Webhdfs>(settings),
+        "yandex-disk" => build::<services::YandexDisk>(settings),
+        _ => return None,
+    })
+}
+
+#[cfg(all(feature = "http", not(feature = "all-stores")))]
+fn build_other(_: &str, _: Settings) -> Option<opendal::Result<Operator>> {
+    None
+}
