@@ -8,6 +8,8 @@ mod error;
 mod faulty;
 pub mod layout;
 mod local;
+#[cfg(feature = "sftp")]
+mod sftp;
 
 use std::fmt;
 use std::ops::Range;
@@ -24,6 +26,10 @@ pub use self::error::{Kind, StoreError};
 use self::faulty::{Call, Verdict};
 pub use self::faulty::{Effect, FaultControl};
 use self::local::LocalService;
+#[cfg(feature = "sftp")]
+use self::sftp::SftpService;
+#[cfg(feature = "sftp")]
+pub use self::sftp::{SftpAddress, SftpOptions};
 use crate::units::Timestamp;
 
 /// Whether [`Store::local`] makes its directory or expects it.
@@ -110,6 +116,21 @@ impl Store {
             runtime: OnceLock::new(),
         };
         Store { inner: Arc::new(inner), faults: None }
+    }
+
+    /// A directory of another machine, over the system's `ssh`. What is promised with which server stands at the head of
+    /// `store/sftp.rs`. The first call connects.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] when no host or user can have the name.
+    #[cfg(feature = "sftp")]
+    pub fn sftp(address: SftpAddress, options: SftpOptions) -> Result<Store, StoreError> {
+        let location = address.to_string();
+        let service = SftpService::open(address, options)
+            .map_err(|error| StoreError::from_opendal(&location, &error))?;
+        let operator = Operator::from_parts(OperationContext::default(), Arc::new(service));
+        Ok(Store::remote(operator, location))
     }
 
     /// A store in memory, empty, gone with its last clone.
