@@ -486,3 +486,7 @@ impl oio::OneShotDelete for SftpDeleter {
         self.remote.delete(&path).await
     }
 }
+
+#[cfg(test)]
+#[path = "sftp_tests.rs"]
+mod tests;
