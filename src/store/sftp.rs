@@ -287,10 +287,9 @@ impl Remote {
         let Some(opening) = opening else { return Ok(()) };
         match opening.handle().await? {
             Ok(handle) => {
-                let sync = Request::Fsync { handle: handle.as_slice() };
-                // A server that cannot sync a folder keeps names in its own way.
-                let _ = connection.send(sync).done().await?;
+                self.sync_folder(&connection, &handle).await?;
             }
+            Err(Refusal { code: Code::NoSuchFile, .. }) => {}
             Err(_) => self.syncs_folders.store(false, Ordering::Relaxed),
         }
         Ok(())

@@ -297,19 +297,81 @@ fn a_full_disk_is_told_as_full_and_nothing_is_left() {
 }
 
 #[test]
-fn a_file_system_that_cannot_link_is_refused() {
+fn a_name_that_cannot_be_given_is_not_given_some_other_way() {
     let Some(server) = Server::new() else { return };
     let store = server.store("");
     store.create("config", vec![1]).unwrap();
-    // No link leads from one file system to another, as none leads anywhere on FAT.
+    // No link leads from one file system to another.
     let Ok(other) = tempfile::tempdir_in("/dev/shm") else { return };
     fs::remove_dir(server.root().join(TEMPORARY)).unwrap();
     symlink(other.path(), server.root().join(TEMPORARY)).unwrap();
     let error = store.create("keys/a", vec![1]).unwrap_err();
-    // Here a link within tmp/ works, so it is the folder's fault and not the file system's.
+    // A link within tmp/ works, so the file system is not blamed.
     assert_eq!(error.kind, Kind::Unavailable, "{error}");
     assert_eq!(store.size("keys/a"), Ok(None));
     assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
+}
+
+/// A store whose server's system calls fail as `injected` says; `None`, and said so, where that cannot be had.
+fn faulty_store(server: &Server, injected: &str) -> Option<Store> {
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("skipped: no strace");
+        return None;
+    }
+    let script = format!(
+        "exec strace -qq -o /dev/null -e trace=link,linkat,fsync -e inject={injected} {} -d {}",
+        server.binary,
+        server.directory.path().display()
+    );
+    let path = server.root().to_str().unwrap().to_string();
+    let address = SftpAddress { host: "server".into(), user: None, port: None, path };
+    let ssh_command = Some(format!("sh -c '{script}'"));
+    let options = SftpOptions { connections: 1, ssh_command, unsynced: false };
+    Some(store(SftpService::open(address, options).unwrap()))
+}
+
+#[test]
+fn a_file_system_that_cannot_link_is_refused_and_takes_unconditional_creates() {
+    let Some(server) = Server::new() else { return };
+    for (round, errno) in ["EPERM", "EOPNOTSUPP", "ENOSYS"].into_iter().enumerate() {
+        let injected = format!("link,linkat:error={errno}");
+        let Some(store) = faulty_store(&server, &injected) else { return };
+        let name = format!("keys/{round}");
+        let error = store.create(&name, vec![1]).unwrap_err();
+        assert_eq!(error.kind, Kind::Invalid, "{error}");
+        assert!(error.message.contains("cannot link"), "{error}");
+        assert_eq!(store.size(&name), Ok(None));
+        assert_eq!(server.temporaries(), 0);
+        let store = store.without_conditions();
+        assert_eq!(store.create(&name, vec![1]), Ok(Created::New));
+        assert_eq!(store.create(&name, vec![2]), Ok(Created::New));
+        assert_eq!(store.get(&name).unwrap(), [2]);
+    }
+}
+
+#[test]
+fn what_a_failing_disk_does_not_sync_is_not_reported_as_saved() {
+    let Some(server) = Server::new() else { return };
+    server.store("").create("keys/first", vec![1]).unwrap();
+    // The file.
+    let Some(store) = faulty_store(&server, "fsync:error=EIO:when=1") else { return };
+    assert_eq!(store.create("keys/a", vec![1]).unwrap_err().kind, Kind::Unavailable);
+    assert_eq!(store.size("keys/a"), Ok(None));
+    assert_eq!(server.temporaries(), 0);
+    assert_eq!(store.create("keys/a", vec![1]), Ok(Created::New));
+    // Its name.
+    let Some(store) = faulty_store(&server, "fsync:error=EIO:when=2") else { return };
+    let error = store.create("keys/b", vec![1]).unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable);
+    assert!(error.message.starts_with("cannot sync the folder"), "{error}");
+    assert_eq!(store.size("keys/b"), Ok(Some(1)), "whole, but perhaps not for long");
+    // Of a name that another has given, before "already there" is said.
+    let Some(store) = faulty_store(&server, "fsync:error=EIO:when=2") else { return };
+    assert_eq!(store.create("keys/b", vec![2]).unwrap_err().kind, Kind::Unavailable);
+    assert_eq!(store.create("keys/b", vec![2]), Ok(Created::AlreadyThere));
+    // What a server cannot do at all is no failure: the object is synced under its name.
+    let Some(store) = faulty_store(&server, "fsync:error=EINVAL:when=2") else { return };
+    assert_eq!(store.create("keys/c", vec![1]), Ok(Created::New));
 }
 
 #[test]
@@ -459,6 +521,18 @@ fn a_server_that_grants_one_connection_gets_all_work_over_it() {
     });
     assert_eq!(store.list("packs/").unwrap().len(), 64);
     assert_eq!(fs::read(count).unwrap().len(), 2, "it asked for more once, and took the no");
+}
+
+#[test]
+fn creates_need_no_right_to_remove() {
+    let Some(server) = Server::new() else { return };
+    let store = store(server.service(1, "-P remove,rename,posix-rename,rmdir,setstat,fsetstat"));
+    assert_eq!(store.create("packs/00/a", vec![1]), Ok(Created::New));
+    assert_eq!(store.create("packs/00/a", vec![2]), Ok(Created::AlreadyThere));
+    assert_eq!(store.get("packs/00/a").unwrap(), [1]);
+    assert_eq!(store.list("").unwrap().len(), 1);
+    assert_eq!(store.delete("packs/00/a").unwrap_err().kind, Kind::Denied);
+    assert_eq!(server.temporaries(), 2, "these wait for somebody who may");
 }
 
 #[test]

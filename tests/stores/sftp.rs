@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use aumbry::store::{Created, Kind};
+use rustix::process::{Signal, kill_process};
 
 use crate::conformance;
 use crate::sshd::Sshd;
@@ -148,4 +149,18 @@ fn a_server_without_sftp_is_told() {
     assert_eq!(error.kind, Kind::Invalid);
     assert!(error.message.contains("subsystem request failed"), "{error}");
     assert!(error.message.contains("`Subsystem sftp internal-sftp`"), "{error}");
+}
+
+#[test]
+fn an_interruption_at_the_terminal_does_not_end_the_connection() {
+    let Some(server) = Sshd::start() else { return };
+    let store = server.store(1);
+    store.create("config", vec![1]).unwrap();
+    let clients = server.clients();
+    assert_eq!(clients.len(), 1);
+    for _ in 0..20 {
+        kill_process(clients[0], Signal::INT).unwrap();
+        assert_eq!(store.get("config").unwrap(), [1]);
+    }
+    assert_eq!(server.clients(), clients);
 }

@@ -21,6 +21,8 @@ const MOST_STEPS: usize = 256;
 const MOST_LISTINGS: usize = 32;
 /// How many pages of one folder are asked for at once. OpenSSH puts a hundred entries on a page.
 const MOST_PAGES: usize = 4;
+/// No folder of ours has more: index objects are merged, packs lie in 256 folders.
+const MOST_ENTRIES: usize = 10_000_000;
 /// How old a temporary is whose writer is taken for dead: it would have had to sleep in the middle of one object.
 const SWEPT_SECONDS: u32 = 7 * 24 * 60 * 60;
 
@@ -71,9 +73,8 @@ impl Remote {
                 if let Some(opening) = self.open_to_sync(connection, above)
                     && let Ok(handle) = opening.handle().await?
                 {
-                    let sync = Request::Fsync { handle: handle.as_slice() };
-                    // Above the store's own directory there may be one that is not ours to open.
-                    let _ = connection.send(sync).done().await?;
+                    // One above the store's own directory may not be ours to open.
+                    self.sync_folder(connection, &handle).await?;
                 }
                 return Ok(true);
             }
@@ -178,6 +179,9 @@ impl Remote {
             }
             let Some(page) = pages.pop_front() else { return Ok(Some(names)) };
             match page.names().await? {
+                Ok(Some(page)) if page.is_empty() || names.len() > MOST_ENTRIES => {
+                    return Err(Error::new(ErrorKind::Unexpected, "the server lists without end"));
+                }
                 Ok(Some(page)) => names.extend(page),
                 Ok(None) => has_ended = true,
                 Err(refusal) => return Err(failed("cannot list", &refusal)),

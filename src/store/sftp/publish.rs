@@ -279,6 +279,24 @@ impl Remote {
         can_sync.then(|| connection.send(Request::Open { path, flags: READ, mode: None }))
     }
 
+    /// Makes the names in a folder durable; `false` where this server has no such thing.
+    pub(super) async fn sync_folder(
+        &self,
+        connection: &Arc<Connection>,
+        folder: &Handle,
+    ) -> Result<bool> {
+        let sync = Request::Fsync { handle: folder.as_slice() };
+        match connection.send(sync).done().await? {
+            Ok(()) => Ok(true),
+            Err(Refusal { code: Code::BadMessage | Code::Unsupported, .. }) => {
+                self.syncs_folders.store(false, Ordering::Relaxed);
+                Ok(false)
+            }
+            // The disk below has failed, and nobody knows what it holds.
+            Err(refusal) => Err(failed("cannot sync the folder", &refusal)),
+        }
+    }
+
     /// Makes a new name durable (3): its folder is synced, or else the object once more.
     async fn sync_name(
         &self,
@@ -289,12 +307,10 @@ impl Remote {
         if !connection.features.fsync {
             return Ok(());
         }
-        if let Some(folder) = folder {
-            let sync = Request::Fsync { handle: folder.as_slice() };
-            match connection.send(sync).done().await? {
-                Ok(()) => return Ok(()),
-                Err(_) => self.syncs_folders.store(false, Ordering::Relaxed),
-            }
+        if let Some(folder) = folder
+            && self.sync_folder(connection, &folder).await?
+        {
+            return Ok(());
         }
         let open = Request::Open { path, flags: READ, mode: None };
         match connection.send(open).handle().await? {
