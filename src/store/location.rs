@@ -308,7 +308,8 @@ impl Place {
             ],
             Place::B2 { .. } => &[("bucket_id", "bucket_id")],
             Place::Webdav { .. } => &[("user", "username")],
-            Place::Local(_) | Place::Memory | Place::Sftp { .. } | Place::Opendal { .. } => &[],
+            Place::Sftp { .. } => &[("ssh_command", "ssh_command"), ("unsynced", "unsynced")],
+            Place::Local(_) | Place::Memory | Place::Opendal { .. } => &[],
         }
     }
 }

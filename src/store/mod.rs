@@ -19,6 +19,8 @@ pub mod probe;
 mod rate;
 #[cfg(test)]
 mod remote_tests;
+#[cfg(feature = "sftp")]
+mod sftp;
 mod traffic;
 #[cfg(feature = "http")]
 mod wire;
@@ -45,6 +47,10 @@ use self::line::{Line, Watched};
 use self::local::LocalService;
 pub use self::probe::Capabilities;
 use self::probe::Guard;
+#[cfg(feature = "sftp")]
+use self::sftp::SftpService;
+#[cfg(feature = "sftp")]
+pub use self::sftp::{SftpAddress, SftpOptions};
 use self::traffic::Sort;
 pub use self::traffic::Traffic;
 use crate::units::Timestamp;
@@ -180,6 +186,31 @@ impl Store {
         let operator = Operator::from_parts(OperationContext::default(), Arc::new(service));
         let inner = Inner::new(operator.layer(retry), line);
         Store::of(Inner { lists_cheaply: true, is_disk: true, ..inner })
+    }
+
+    /// A directory of another machine, over the system's `ssh`. What is promised with which server stands at the head of
+    /// `store/sftp.rs`. The first call connects.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] when no host or user can have the name.
+    #[cfg(feature = "sftp")]
+    pub fn sftp(address: SftpAddress, options: SftpOptions) -> Result<Store, StoreError> {
+        Store::sftp_with(address, options, &Access::default())
+    }
+
+    /// The same, with bounds, a clock and somebody who listens.
+    #[cfg(feature = "sftp")]
+    fn sftp_with(
+        address: SftpAddress,
+        options: SftpOptions,
+        access: &Access,
+    ) -> Result<Store, StoreError> {
+        let location = address.to_string();
+        let service = SftpService::open(address, options)
+            .map_err(|error| StoreError::from_opendal(&location, &error))?;
+        let operator = Operator::from_parts(OperationContext::default(), Arc::new(service));
+        Ok(Store::remote_with(operator, location, access))
     }
 
     /// A store in memory, empty, gone with its last clone.

@@ -37,6 +37,9 @@ impl Store {
             settings.insert(key.clone(), value.to_string());
         }
         settings.extend(location.options.clone());
+        if let Place::Sftp { .. } = place {
+            return open_sftp(place, &settings, access, &shown);
+        }
         open_remote(place, settings, access, &shown)
     }
 }
@@ -46,6 +49,33 @@ fn open_local(path: &Path, access: &Access, mode: LocalMode) -> Result<Store, St
     let service = LocalService::open(path, mode)
         .map_err(|error| StoreError::from_opendal(&location, &error))?;
     Ok(Store::over_local(service, access.line(location, false)))
+}
+
+#[cfg(feature = "sftp")]
+fn open_sftp(
+    place: &Place,
+    settings: &Settings,
+    access: &Access,
+    shown: &str,
+) -> Result<Store, StoreError> {
+    use super::{SftpAddress, SftpOptions};
+
+    let Place::Sftp { user, host, port, path } = place else { return Err(not_built(shown, "sftp")) };
+    let (host, user, port) = (host.clone(), user.clone(), *port);
+    let address = SftpAddress { host, user, port, path: path.clone() };
+    let defaults = SftpOptions::default();
+    let options = SftpOptions {
+        connections: access.connections.unwrap_or(defaults.connections),
+        ssh_command: settings.get("ssh_command").cloned(),
+        unsynced: settings.get("unsynced").is_some_and(|value| value == "true"),
+    };
+    // What the server's file system and protocol can do, a probe has to find out.
+    Ok(Store::sftp_with(address, options, access)?.unproven())
+}
+
+#[cfg(not(feature = "sftp"))]
+fn open_sftp(place: &Place, _: &Settings, _: &Access, shown: &str) -> Result<Store, StoreError> {
+    Err(not_built(shown, place.sort()))
 }
 
 #[cfg(not(feature = "http"))]
@@ -113,8 +143,7 @@ fn open_remote(
         Place::Opendal { root, .. } => {
             set("root", root);
         }
-        Place::Sftp { .. } => return Err(not_built(shown, "sftp")),
-        Place::Local(_) | Place::Memory => {
+        Place::Local(_) | Place::Memory | Place::Sftp { .. } => {
             return Err(StoreError::new(Kind::Invalid, shown, "is no remote place"));
         }
     }

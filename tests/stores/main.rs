@@ -1,0 +1,14 @@
+//! Stores beyond the local disk, against real servers that the tests start on loopback and stop by their process ids.
+//! A server that is not installed is told as `skipped: no …`.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what tests share fails as a test does")]
+
+// The questions that every store must answer right; the library has them only for its own tests.
+#[path = "../../src/store/conformance.rs"]
+mod conformance;
+mod sftp;
+#[allow(dead_code, reason = "the benchmark uses the rest")]
+mod sshd;
+
+// What `conformance` finds above itself.
+use aumbry::store::{Created, Kind, ObjectInfo, Store};
