@@ -10,14 +10,17 @@ pub mod layout;
 mod local;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::ops::Range;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_core::Stream;
 use opendal::layers::{RetryLayer, TimeoutLayer};
 use opendal::options::{ListOptions, ReadOptions, WriteOptions};
-use opendal::{Buffer, ErrorKind, Metadata, OperationContext, Operator};
+use opendal::{Buffer, Entry, ErrorKind, Metadata, OperationContext, Operator};
 use tokio::runtime::Runtime;
 
 pub use self::error::{Kind, StoreError};
@@ -25,6 +28,11 @@ use self::faulty::{Call, Verdict};
 pub use self::faulty::{Effect, FaultControl};
 use self::local::LocalService;
 use crate::units::Timestamp;
+
+/// How many names more than expected a page of a listing of several folders has room for.
+const PAGE_MARGIN: usize = 100;
+/// How many names a page has at most: no service gives more.
+const PAGE_MOST: usize = 1000;
 
 /// Whether [`Store::local`] makes its directory or expects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +80,7 @@ struct Inner {
     operator: Operator,
     location: String,
     lists_cheaply: bool,
+    lists_in_order: bool,
     is_disk: bool,
     is_conditional: bool,
     // Started by the first call, so that a store which is only opened costs no threads.
@@ -105,6 +114,7 @@ impl Store {
             operator: operator.layer(retry),
             location,
             lists_cheaply: true,
+            lists_in_order: false,
             is_disk: true,
             is_conditional: true,
             runtime: OnceLock::new(),
@@ -138,20 +148,27 @@ impl Store {
     }
 
     fn over(operator: Operator, location: String, lists_cheaply: bool) -> Store {
-        let runtime = OnceLock::new();
-        let is_disk = false;
-        let inner =
-            Inner { operator, location, lists_cheaply, is_disk, is_conditional: true, runtime };
+        let lists_in_order = !lists_cheaply && is_known_to_list_in_order(&operator);
+        let inner = Inner {
+            operator,
+            location,
+            lists_cheaply,
+            lists_in_order,
+            is_disk: false,
+            is_conditional: true,
+            runtime: OnceLock::new(),
+        };
         Store { inner: Arc::new(inner), faults: None }
     }
 
     /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
     pub fn without_conditions(self) -> Store {
-        let Inner { operator, location, lists_cheaply, is_disk, .. } = &*self.inner;
+        let Inner { operator, location, lists_cheaply, lists_in_order, is_disk, .. } = &*self.inner;
         let mut inner = Inner {
             operator: operator.clone(),
             location: location.clone(),
             lists_cheaply: *lists_cheaply,
+            lists_in_order: *lists_in_order,
             is_disk: *is_disk,
             is_conditional: false,
             runtime: OnceLock::new(),
@@ -193,7 +210,7 @@ impl Store {
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         check_name(name)?;
-        let read = self.call(name, Call::Read, || {
+        let read = self.call(name, "get", Call::Read, || {
             let operator = &self.inner.operator;
             Ok(into_vec(self.run(name, operator.read_options(name, ReadOptions::default()))?))
         });
@@ -219,7 +236,7 @@ impl Store {
             let reason = format!("the range {}..{} runs backwards", range.start, range.end);
             return Err(StoreError::new(Kind::Invalid, name, reason));
         }
-        let read = self.call(name, Call::Read, || {
+        let read = self.call(name, "get", Call::Read, || {
             if range.is_empty() {
                 // OpenDAL answers an empty range without asking whether the object is there.
                 return match self.stat(name)? {
@@ -268,7 +285,7 @@ impl Store {
     pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
         check_name(name)?;
         let buffer = Buffer::from(bytes);
-        self.call(name, Call::Create { bytes: buffer.len() as u64 }, || {
+        self.call(name, "create", Call::Create { bytes: buffer.len() as u64 }, || {
             if self.create_once(name, buffer.clone())? || self.holds(name, &buffer)? {
                 Ok(Created::New)
             } else {
@@ -286,30 +303,98 @@ impl Store {
         if !layout::is_prefix(prefix) {
             return Err(StoreError::new(Kind::Invalid, prefix, "no folder can have this name"));
         }
-        self.call(prefix, Call::Other, || {
+        self.call(prefix, "list", Call::Other, || {
             let options = ListOptions { recursive: true, ..ListOptions::default() };
             let entries = self.run(prefix, self.inner.operator.list_options(prefix, options))?;
-            let mut objects: Vec<ObjectInfo> = entries
-                .iter()
-                .filter(|entry| entry.metadata().is_file() && entry.path().starts_with(prefix))
-                .map(|entry| ObjectInfo {
-                    name: entry.path().to_string(),
-                    size: entry.metadata().content_length(),
-                    modified: modified(entry.metadata()),
-                })
-                .collect();
-            if let Some(faults) = &self.faults {
-                objects.retain(|object| faults.lists(&object.name));
-            }
-            objects.sort_unstable_by(|left, right| left.name.cmp(&right.name));
-            Ok(objects)
+            Ok(self.listed(entries.iter().filter(|entry| entry.path().starts_with(prefix))))
         })
+    }
+
+    /// The objects of these folders, which are given in the order of their names, sorted by name. One request where the
+    /// service is known to list names in their order and so few objects are there: it is asked for what begins as all of
+    /// them do, and no longer than to the last of them. `expected` says about how many names there will be. Elsewhere a
+    /// listing each, in this order.
+    pub fn list_folders(
+        &self,
+        folders: &[&str],
+        expected: usize,
+    ) -> Result<Vec<ObjectInfo>, StoreError> {
+        debug_assert!(folders.is_sorted());
+        if self.inner.lists_in_order
+            && let Some(listed) = self.list_in_order(folders, expected)?
+        {
+            return Ok(listed);
+        }
+        let mut all = Vec::new();
+        for folder in folders {
+            all.extend(self.list(folder)?);
+        }
+        Ok(all)
+    }
+
+    /// `None`: the service does not list names in their order.
+    fn list_in_order(
+        &self,
+        folders: &[&str],
+        expected: usize,
+    ) -> Result<Option<Vec<ObjectInfo>>, StoreError> {
+        let (Some(first), Some(last)) = (folders.first(), folders.last()) else {
+            return Ok(Some(Vec::new()));
+        };
+        let common = first.bytes().zip(last.bytes()).take_while(|(one, other)| one == other);
+        let prefix = &first[..common.count()];
+        let is_wanted = |path: &str| folders.iter().any(|folder| path.starts_with(folder));
+        self.call(&folders.join(" "), "list", Call::Other, || {
+            // What lies before and between them, and the first few that lie behind.
+            let page = (expected + PAGE_MARGIN).min(PAGE_MOST);
+            let options =
+                ListOptions { recursive: true, limit: Some(page), ..ListOptions::default() };
+            let operator = &self.inner.operator;
+            let mut lister = self.run(prefix, operator.lister_options(prefix, options))?;
+            let mut entries: Vec<Entry> = Vec::new();
+            let mut before = String::new();
+            let all = async {
+                while let Some(entry) =
+                    poll_fn(|context| Pin::new(&mut lister).poll_next(context)).await
+                {
+                    let entry = entry?;
+                    if *entry.path() < *before {
+                        return Ok(false);
+                    }
+                    if entry.path() > *last && !entry.path().starts_with(last) {
+                        break;
+                    }
+                    before = entry.path().to_string();
+                    entries.push(entry);
+                }
+                Ok::<_, opendal::Error>(true)
+            };
+            let is_in_order = self.run(prefix, all)?;
+            let wanted = entries.iter().filter(|entry| is_wanted(entry.path()));
+            Ok(is_in_order.then(|| self.listed(wanted)))
+        })
+    }
+
+    fn listed<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Vec<ObjectInfo> {
+        let mut objects: Vec<ObjectInfo> = entries
+            .filter(|entry| entry.metadata().is_file())
+            .map(|entry| ObjectInfo {
+                name: entry.path().to_string(),
+                size: entry.metadata().content_length(),
+                modified: modified(entry.metadata()),
+            })
+            .collect();
+        if let Some(faults) = &self.faults {
+            objects.retain(|object| faults.lists(&object.name));
+        }
+        objects.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+        objects
     }
 
     /// An object's length in bytes, or `None` when there is no such object.
     pub fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
         check_name(name)?;
-        self.call(name, Call::Other, || self.stat(name))
+        self.call(name, "size", Call::Other, || self.stat(name))
     }
 
     /// Removes an object. That it is not there is fine.
@@ -320,13 +405,20 @@ impl Store {
             None => 0,
         };
         let call = Call::Delete { bytes };
-        self.call(name, call, || self.run(name, self.inner.operator.delete(name)))
+        self.call(name, "delete", call, || self.run(name, self.inner.operator.delete(name)))
     }
 
     /// Tries once (and the layers below perhaps again): `true` when the object was made, `false`
     /// when the name was taken.
     fn create_once(&self, name: &str, buffer: Buffer) -> Result<bool, StoreError> {
         let if_not_exists = self.inner.is_conditional;
+        let refusal = self.faults.as_ref().and_then(|faults| faults.refuses_overwriting(name));
+        if let Some(refusal) = refusal
+            && !if_not_exists
+            && self.stat(name)?.is_some()
+        {
+            return Err(refusal);
+        }
         let options = WriteOptions { if_not_exists, ..WriteOptions::default() };
         let write = self.inner.operator.write_options(name, buffer, options);
         match self.block_on(name, write)? {
@@ -365,11 +457,12 @@ impl Store {
     fn call<T>(
         &self,
         name: &str,
+        verb: &'static str,
         call: Call,
         effect: impl Fn() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let Some(faults) = &self.faults else { return effect() };
-        match faults.judge(name, call) {
+        match faults.judge(name, verb, call) {
             Verdict::Pass => effect(),
             Verdict::Refuse(error) => Err(error),
             Verdict::StopAfter(error) => effect().and(Err(error)),
@@ -423,6 +516,16 @@ fn modified(metadata: &Metadata) -> Option<Timestamp> {
     Some(Timestamp { seconds, nanoseconds: nanoseconds.unsigned_abs() })
 }
 
+/// Whether the service says that its listings are sorted by name, folders and all. What is listed by S3's directory
+/// buckets (whose names end so) is not.
+fn is_known_to_list_in_order(operator: &Operator) -> bool {
+    let info = operator.info();
+    match info.scheme() {
+        "s3" => !info.name().ends_with("--x-s3"),
+        scheme => matches!(scheme, "gcs" | "azblob" | "b2" | "memory"),
+    }
+}
+
 /// The ways in which services say that a create found the name taken.
 fn is_taken(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists)
@@ -457,6 +560,36 @@ mod tests {
     fn remote_store_conforms() {
         let operator = Operator::new(opendal::services::Memory::default()).unwrap();
         conformance::check(&Store::remote(operator, "memory, as if far away"));
+    }
+
+    #[test]
+    fn folders_are_listed_in_one_request_where_names_come_in_order() {
+        let memory = || Operator::new(opendal::services::Memory::default()).unwrap();
+        for (store, requests) in [
+            (
+                Store::remote(memory(), "far away"),
+                ["list damaged/ gc/ keys/", "list t/ u/"].to_vec(),
+            ),
+            (
+                Store::direct(memory(), "near", true),
+                ["list damaged/", "list gc/", "list keys/", "list t/", "list u/"].to_vec(),
+            ),
+        ] {
+            let control = FaultControl::new();
+            let store = store.with_faults(control.clone());
+            let names = ["config", "damaged/1", "gc/1", "gc/2", "keys/1", "packs/00/1", "u/1"];
+            for name in names.into_iter().chain(["index/1", "keyst/1", "d/1"]) {
+                store.create(name, vec![1]).unwrap();
+            }
+            control.leave_out("gc/1");
+            control.remember();
+            let listed = store.list_folders(&["damaged/", "gc/", "keys/"], 0).unwrap();
+            let listed: Vec<_> = listed.iter().map(|object| object.name.as_str()).collect();
+            assert_eq!(listed, ["damaged/1", "gc/2", "keys/1"]);
+            let listed = store.list_folders(&["t/", "u/"], 0).unwrap();
+            assert_eq!((listed.len(), listed[0].name.as_str()), (1, "u/1"));
+            assert_eq!(control.take_remembered(), requests);
+        }
     }
 
     #[test]
