@@ -26,6 +26,7 @@ mod properties;
 mod prune;
 mod rekey;
 mod repair;
+mod requests;
 mod restore;
 mod resume;
 mod space;

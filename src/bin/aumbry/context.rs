@@ -16,6 +16,7 @@ use aumbry::repository::Repository;
 use aumbry::repository::chance::Chance;
 use aumbry::repository::error::Kind;
 use aumbry::repository::error::RepositoryError;
+use aumbry::repository::keys::Credential;
 use aumbry::repository::snapshots::Snapshots;
 use aumbry::store::LocalMode;
 use aumbry::store::Store;
@@ -44,6 +45,9 @@ const ATTEMPTS: usize = 3;
 const REMOTE_SCHEMES: [&str; 12] = [
     "s3", "sftp", "rest", "b2", "azure", "azblob", "gs", "gcs", "rclone", "swift", "webdav", "http",
 ];
+
+/// A way to open a repository.
+type Open = fn(Store, &Credential, repository::Environment) -> Result<Repository, RepositoryError>;
 
 /// What every command has at hand.
 pub struct Context {
@@ -161,12 +165,23 @@ impl Context {
 
     /// Opens the repository at a place.
     pub fn open_at(&self, location: &Location) -> Result<Repository, Failure> {
+        self.open_by(location, Repository::open)
+    }
+
+    /// The same for a backup, which asks nothing of a place that is known.
+    pub fn open_to_write(&self, location: &Location) -> Result<Repository, Failure> {
+        self.open_by(location, Repository::open_to_write)
+    }
+
+    fn open_by(&self, location: &Location, open: Open) -> Result<Repository, Failure> {
         let store = self.find_store(location)?;
         // That there is a repository at all is found out before anybody is asked for a passphrase.
-        Repository::identify(&store).map_err(Failure::opening)?;
+        if !Repository::is_known_place(&store, &self.library_environment()) {
+            Repository::identify(&store).map_err(Failure::opening)?;
+        }
         let repository = match credentials::find(self)? {
-            Some(given) => self.open_with(store, &given)?,
-            None => self.open_asking(&store, &location.path)?,
+            Some(given) => self.open_with(store, &given, open)?,
+            None => self.open_asking(&store, &location.path, open)?,
         };
         stop_when_asked();
         Ok(repository)
@@ -215,8 +230,8 @@ impl Context {
         )
     }
 
-    fn open_with(&self, store: Store, given: &Given) -> Result<Repository, Failure> {
-        Repository::open(store, &given.credential, self.library_environment()).map_err(|error| {
+    fn open_with(&self, store: Store, given: &Given, open: Open) -> Result<Repository, Failure> {
+        open(store, &given.credential, self.library_environment()).map_err(|error| {
             if error.kind == Kind::WrongKey {
                 Failure::from(error).hint(format!("it was taken from {}", given.origin))
             } else {
@@ -225,13 +240,13 @@ impl Context {
         })
     }
 
-    fn open_asking(&self, store: &Store, path: &Path) -> Result<Repository, Failure> {
+    fn open_asking(&self, store: &Store, path: &Path, open: Open) -> Result<Repository, Failure> {
         let question = format!("Passphrase for {}: ", printable(path.as_os_str().as_bytes()));
         let mut attempt = 1;
         loop {
             let credential = credentials::ask(self, &question)?;
             let environment = self.library_environment();
-            match Repository::open(store.clone(), &credential, environment) {
+            match open(store.clone(), &credential, environment) {
                 Err(error) if error.kind == Kind::WrongKey && attempt < ATTEMPTS => {
                     self.output.error_line("That is not it. Once more.");
                     attempt += 1;
