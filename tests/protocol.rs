@@ -93,6 +93,11 @@ const CACHES: Bounds = Bounds {
     removes_generations: true,
     ..Bounds::SMALL
 };
+/// Writers that guess the generation, and go by what they see when they look after registering.
+const GUESSES: Bounds =
+    Bounds { guesses: true, writers: &[(&[A], 2)], generations: 2, forgets: 1, ..REMOVAL };
+/// The same with caches.
+const GUESSES_AND_CACHES: Bounds = Bounds { guesses: true, ..CACHES };
 /// A partly used pack of two blobs, copied and condemned by two collectors, and a writer that needs any of them.
 const REPACK: Bounds = Bounds {
     packs: &[AB],
@@ -201,12 +206,15 @@ fn the_protocol_holds() {
     assert_holds("repack", atomic(REPACK));
     assert_holds("short listing", atomic(SHORT_LISTING));
     assert_holds("caches", atomic(CACHES));
+    assert_holds("guesses", atomic(GUESSES));
+    assert_holds("guesses and caches", atomic(GUESSES_AND_CACHES));
 }
 
 #[test]
 fn the_protocol_without_create_if_absent_holds() {
     assert_holds("maintainer", plain(MAINTAINER));
     assert_holds("maintainer, removal", plain(MAINTAINER_REMOVAL));
+    assert_holds("maintainer, guesses", plain(Bounds { guesses: true, ..MAINTAINER }));
 }
 
 #[test]

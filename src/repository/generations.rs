@@ -12,7 +12,7 @@ use super::verify::is_damage;
 use crate::format::generation::{Condemned, Sweep};
 use crate::format::header::ObjectKind;
 use crate::id::{PackId, SessionId, SnapshotId};
-use crate::store::layout;
+use crate::store::{ObjectInfo, layout};
 
 /// How often a listing is taken anew because what it named was removed before it could be read.
 const LISTINGS: usize = 8;
@@ -100,9 +100,13 @@ impl Numbers {
 impl Repository {
     /// What a listing shows, and what is there beyond: to miss a generation that has begun would cost data, and
     /// listings of some stores are not whole. Numbers follow one another, so what comes next can be asked for by name.
-    fn list_generations(&self) -> Result<Numbers> {
+    fn list_generations(&self, listed: Option<Vec<ObjectInfo>>) -> Result<Numbers> {
         let mut numbers = Numbers::default();
-        for object in self.store.list(layout::GC)? {
+        let listed = match listed {
+            Some(listed) => listed,
+            None => self.store.list(layout::GC)?,
+        };
+        for object in listed {
             numbers.condemned.extend(layout::parse_condemned(&object.name));
             numbers.sweeps.extend(layout::parse_sweep(&object.name));
         }
@@ -134,14 +138,32 @@ impl Repository {
 
     /// The newest generation of collection that has begun; 0 before the first. One listing, one question by name.
     pub(super) fn newest_generation(&self) -> Result<u32> {
-        Ok(self.list_generations()?.newest())
+        Ok(self.list_generations(None)?.newest())
+    }
+
+    /// The newest generation that this client has seen, without asking the store: there was one with this number, and
+    /// there may be newer ones.
+    pub(super) fn newest_seen(&self) -> Result<u32> {
+        let followed = self.cache.followed()?.map_or(0, |followed| followed.to);
+        let kept = self.cache.newest_generation()?;
+        let kept = kept
+            .and_then(|name| layout::parse_condemned(&name).or_else(|| layout::parse_sweep(&name)));
+        Ok(kept.unwrap_or(0).max(followed))
     }
 
     /// Reads what collectors published. One listing, one question by name or two, and one read of what is new to this
     /// client.
     pub fn generations(&self) -> Result<Generations> {
+        self.generations_of(None)
+    }
+
+    /// The same by a listing that has `gc/` in it, if there is one.
+    pub(super) fn generations_of(
+        &self,
+        mut listed: Option<Vec<ObjectInfo>>,
+    ) -> Result<Generations> {
         for _ in 0..LISTINGS {
-            if let Some(generations) = self.try_generations()? {
+            if let Some(generations) = self.try_generations(listed.take())? {
                 return Ok(generations);
             }
         }
@@ -154,8 +176,8 @@ impl Repository {
     }
 
     /// `None`: what was listed was gone when it was read.
-    fn try_generations(&self) -> Result<Option<Generations>> {
-        let Numbers { condemned, sweeps } = self.list_generations()?;
+    fn try_generations(&self, listed: Option<Vec<ObjectInfo>>) -> Result<Option<Generations>> {
+        let Numbers { condemned, sweeps } = self.list_generations(listed)?;
         let newest = condemned.last().max(sweeps.last()).copied().unwrap_or(0);
         let mut generations = Generations { newest, condemned, sweeps, ..Generations::default() };
         let swept = generations.swept();
@@ -182,13 +204,13 @@ impl Repository {
     fn read_generation(&self, kind: ObjectKind, name: &str) -> Result<(Vec<u8>, [u8; 32])> {
         if let Some(object) = self.cache.generation(name)? {
             let hash = *blake3::hash(&object).as_bytes();
-            if let Ok(payload) = self.sealer.unseal(kind, name, object) {
+            if let Ok(payload) = self.sealer().unseal(kind, name, object) {
                 return Ok((payload, hash));
             }
         }
         let object = self.store.get(name)?;
         let hash = *blake3::hash(&object).as_bytes();
-        let payload = self.sealer.unseal(kind, name, object.clone())?;
+        let payload = self.sealer().unseal(kind, name, object.clone())?;
         self.cache.keep_generation(name, &object)?;
         Ok((payload, hash))
     }
@@ -198,7 +220,7 @@ impl Repository {
     pub fn put_back_sweep(&self, generation: u32) -> Result<()> {
         let name = layout::sweep(generation);
         if let Some(object) = self.cache.generation(&name)?
-            && self.sealer.unseal(ObjectKind::Sweep, &name, object.clone()).is_ok()
+            && self.sealer().unseal(ObjectKind::Sweep, &name, object.clone()).is_ok()
         {
             self.store.create(&name, object)?;
         }

@@ -25,9 +25,14 @@ impl Repository {
     pub fn damaged_packs(&self) -> Result<Arc<HashSet<PackId>>> {
         let objects = self.store.list(layout::DAMAGED)?;
         let packs = objects.iter().filter_map(|object| layout::parse_damaged(&object.name));
-        let packs = Arc::new(packs.collect());
+        Ok(self.note_damaged(packs.collect()))
+    }
+
+    /// Remembers which packs a listing has shown to be recorded as damaged.
+    pub(super) fn note_damaged(&self, packs: HashSet<PackId>) -> Arc<HashSet<PackId>> {
+        let packs = Arc::new(packs);
         *self.damaged.lock() = Some(Arc::clone(&packs));
-        Ok(packs)
+        packs
     }
 
     /// The same as this repository has seen it last; none when the store cannot be asked. Good enough to decide
@@ -63,7 +68,7 @@ impl Repository {
     pub fn read_damage(&self, pack: PackId) -> Result<DamageRecord> {
         let name = layout::damaged(pack);
         let object = self.store.get(&name)?;
-        let payload = self.sealer.unseal(ObjectKind::Damage, &name, object)?;
+        let payload = self.sealer().unseal(ObjectKind::Damage, &name, object)?;
         DamageRecord::decode(&payload).named(name)
     }
 
@@ -71,7 +76,7 @@ impl Repository {
     pub fn read_ledger(&self, session: SessionId) -> Result<Ledger> {
         let name = layout::ledger(session);
         let object = self.store.get(&name)?;
-        let payload = self.sealer.unseal(ObjectKind::Ledger, &name, object)?;
+        let payload = self.sealer().unseal(ObjectKind::Ledger, &name, object)?;
         Ledger::decode(&payload).named(name)
     }
 

@@ -137,7 +137,7 @@ pub fn unseal_update(
     Ok(Some(keyring))
 }
 
-fn revisions(listed: &[ObjectInfo]) -> BTreeSet<u32> {
+pub(super) fn revisions(listed: &[ObjectInfo]) -> BTreeSet<u32> {
     listed.iter().filter_map(|object| layout::parse_key_update(&object.name)).collect()
 }
 
@@ -157,8 +157,9 @@ pub(super) fn follow_updates(
         let mut trouble = None;
         for revision in newer {
             match read_update(store, repository, revision, &opened) {
-                Ok(Some(keyring)) => {
+                Ok(Some((keyring, update))) => {
                     opened.keyring = keyring;
+                    opened.objects.push(update);
                     break;
                 }
                 Ok(None) => {
@@ -195,17 +196,21 @@ pub(super) fn follow_updates(
     ))
 }
 
+/// A keyring, and the object that it came in.
+type Update = (Keyring, (String, Vec<u8>));
+
 /// Opens an update, or its copy where it does not open.
 fn read_update(
     store: &Store,
     repository: RepositoryId,
     revision: u32,
     opened: &Opened,
-) -> Result<Option<Keyring>> {
-    let read = |name: String| -> Result<Option<Keyring>> {
+) -> Result<Option<Update>> {
+    let read = |name: String| -> Result<Option<Update>> {
         let object = store.get(&name)?;
-        let id_key = &opened.keyring.id_key;
-        unseal_update(&name, &object, repository, opened.slot, &opened.secret, id_key)
+        let (slot, id_key) = (opened.slot, &opened.keyring.id_key);
+        let keyring = unseal_update(&name, &object, repository, slot, &opened.secret, id_key)?;
+        Ok(keyring.map(|keyring| (keyring, (name, object))))
     };
     match read(layout::key_update(revision)) {
         // What is wrong with the update itself is what matters, unless its copy is whole.
@@ -250,7 +255,12 @@ impl Repository {
     /// new with an epoch that was given up. To be called after registering: a rekeying either sees the session
     /// or is seen by it.
     pub fn require_newest_keys(&self) -> Result<()> {
-        if let Some(error) = &self.key_trouble {
+        self.require_newest_keys_of(None)
+    }
+
+    /// The same by a listing of `keys/`, if there is one.
+    pub(super) fn require_newest_keys_of(&self, listed: Option<&[ObjectInfo]>) -> Result<()> {
+        if let Some(error) = &self.keys().trouble {
             return Err(match error.kind {
                 Kind::WrongKey => error.clone(),
                 _ => RepositoryError {
@@ -263,8 +273,12 @@ impl Repository {
                 },
             });
         }
-        let newest = revisions(&self.store.list(layout::KEYS)?).last().copied().unwrap_or(0);
-        if newest > self.sealer.keyring().revision {
+        let revisions = match listed {
+            Some(listed) => revisions(listed),
+            None => revisions(&self.store.list(layout::KEYS)?),
+        };
+        let newest = revisions.last().copied().unwrap_or(0);
+        if newest > self.sealer().keyring().revision {
             return Err(RepositoryError::new(
                 Kind::Conflict,
                 layout::key_update(newest),
@@ -277,7 +291,7 @@ impl Repository {
     /// The slots that the update of the keyring in use is for; none for a keyring that came in no update. What a
     /// slot's own object holds may be as new: see [`crate::format::slot::SlotLabel::revision`].
     pub fn update_recipients(&self) -> Result<HashSet<KeySlotId>> {
-        let revision = self.sealer.keyring().revision;
+        let revision = self.sealer().keyring().revision;
         if revision == 0 {
             return Ok(HashSet::new());
         }
@@ -292,7 +306,7 @@ impl Repository {
     /// Opens the update or the copy of one under this name with the slot in use. One that is for others cannot be
     /// proven, but for its form.
     pub fn prove_key_update(&self, name: &str) -> Result<()> {
-        let id_key = &self.sealer.keyring().id_key;
+        let id_key = &self.sealer().keyring().id_key;
         let object = self.store.get(name)?;
         unseal_update(name, &object, self.id, self.slot, &self.slot_secret, id_key).map(drop)
     }
@@ -321,7 +335,7 @@ impl Repository {
     /// The keyring in use without the data keys of these epochs. What seals new packs stays.
     pub fn without_data_keys(&self, epochs: &[u32]) -> Result<Keyring> {
         let mut keyring = self.next_keyring()?;
-        let newest = self.sealer.newest_epoch();
+        let newest = self.sealer().newest_epoch();
         for keys in &mut keyring.epochs {
             if keys.epoch != newest && epochs.contains(&keys.epoch) {
                 keys.data_key = None;
@@ -331,7 +345,7 @@ impl Repository {
     }
 
     fn next_keyring(&self) -> Result<Keyring> {
-        let mut keyring = self.sealer.keyring().clone();
+        let mut keyring = self.sealer().keyring().clone();
         keyring.revision = keyring.revision.checked_add(1).ok_or_else(|| {
             RepositoryError::new(Kind::Invalid, layout::KEYS, "has used up all revisions")
         })?;
@@ -436,13 +450,13 @@ impl Repository {
 
     /// Whether this session registered with keys of an older epoch than the newest, as far as can be told.
     pub fn holds_old_keys(&self, session: SessionId) -> Result<bool> {
-        if self.sealer.keyring().epochs.len() < 2 {
+        if self.sealer().keyring().epochs.len() < 2 {
             return Ok(false);
         }
         match self.epoch_of(&layout::session(session)) {
             // Decided and cleared away since.
             Err(error) if error.kind == Kind::NotFound => Ok(false),
-            epoch => Ok(epoch?.is_some_and(|epoch| epoch < self.sealer.newest_epoch())),
+            epoch => Ok(epoch?.is_some_and(|epoch| epoch < self.sealer().newest_epoch())),
         }
     }
 

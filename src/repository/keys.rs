@@ -115,6 +115,8 @@ pub struct Opened {
     pub secret: Zeroizing<[u8; 32]>,
     /// Why newer keys, of which there are some, could not be had: with these one may read, and not write.
     pub trouble: Option<RepositoryError>,
+    /// The objects that led there, with their names: the slot, and an update, if there is one.
+    pub objects: Vec<(String, Vec<u8>)>,
 }
 
 /// A slot as a list shows it.
@@ -198,7 +200,7 @@ pub fn add(
 }
 
 /// What the slot itself holds, if `credential` opens it.
-fn open_slot(
+pub(super) fn open_slot(
     name: &str,
     object: &[u8],
     repository: RepositoryId,
@@ -229,7 +231,8 @@ fn open_slot(
     let plain = Zeroizing::new(plain);
     let keyring = Keyring::decode(&plain).named(name)?;
     let secret = slot_secret(&stretched);
-    Ok(Some(Opened { slot: header.id, keyring, secret, trouble: None }))
+    let objects = vec![(name.to_string(), object.to_vec())];
+    Ok(Some(Opened { slot: header.id, keyring, secret, trouble: None, objects }))
 }
 
 /// Finds the slot that `credential` opens, and the newest keyring that there is for it. A slot that is damaged is

@@ -77,7 +77,7 @@ impl Repository {
             Err(error) if error.kind == Kind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let payload = self.sealer.unseal(ObjectKind::Maintainer, layout::MAINTAINER, object)?;
+        let payload = self.sealer().unseal(ObjectKind::Maintainer, layout::MAINTAINER, object)?;
         Maintainer::decode(&payload).named(layout::MAINTAINER).map(Some)
     }
 }

@@ -287,7 +287,7 @@ impl Repository {
     pub(super) fn mend_listed(&self, id: PackId, listed: Option<&Header>) -> Result<Mended> {
         let name = layout::pack(id);
         let object = self.store.get(&name)?;
-        self.sealer.mend(&name, listed, object)
+        self.sealer().mend(&name, listed, object)
     }
 
     /// The whole pack, mended, for a reader that met damage in it. One pack is mended at a time, and kept until

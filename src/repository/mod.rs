@@ -12,6 +12,8 @@ pub mod index;
 pub mod journals;
 pub mod key_updates;
 pub mod keys;
+mod known_place;
+mod look;
 mod maintainer;
 pub mod marks;
 pub mod mend;
@@ -32,7 +34,8 @@ pub mod writer;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
@@ -86,6 +89,12 @@ impl Default for CreateOptions {
     }
 }
 
+/// The keyring in use, and why there is no newer one.
+struct Keys {
+    sealer: Sealer,
+    trouble: Option<RepositoryError>,
+}
+
 /// An open repository.
 pub struct Repository {
     store: Store,
@@ -93,8 +102,9 @@ pub struct Repository {
     settings: Settings,
     slot: KeySlotId,
     slot_secret: Zeroizing<[u8; 32]>,
-    key_trouble: Option<RepositoryError>,
-    sealer: Sealer,
+    keys: Keys,
+    newer_keys: OnceLock<Keys>,
+    keys_unproven: AtomicBool,
     naming: NamingKeys,
     cache: IndexCache,
     cache_folder: Option<PathBuf>,
@@ -270,14 +280,15 @@ impl Repository {
         if header.repository != self.id {
             return Err(RepositoryError::corrupt(layout::CONFIG, "is another repository's now"));
         }
-        let sealer = Sealer::new(self.id, self.sealer.keyring().clone());
+        let sealer = Sealer::new(self.id, self.sealer().keyring().clone());
         let payload = sealer.unseal(ObjectKind::Config, layout::CONFIG, object)?;
         let settings = Settings::decode(&payload).named(layout::CONFIG)?;
         let opened = Opened {
             slot: self.slot,
-            keyring: self.sealer.keyring().clone(),
+            keyring: self.sealer().keyring().clone(),
             secret: self.slot_secret.clone(),
-            trouble: self.key_trouble.clone(),
+            trouble: self.keys().trouble.clone(),
+            objects: Vec::new(),
         };
         Self::assemble(self.store.clone(), settings, opened, sealer, environment)
     }
@@ -318,8 +329,9 @@ impl Repository {
             settings,
             slot: opened.slot,
             slot_secret: opened.secret,
-            key_trouble: opened.trouble,
-            sealer,
+            keys: Keys { sealer, trouble: opened.trouble },
+            newer_keys: OnceLock::new(),
+            keys_unproven: AtomicBool::new(false),
             naming,
             cache,
             cache_folder,
@@ -348,7 +360,7 @@ impl Repository {
 
     /// The secret that the chunker's gear table follows from.
     pub fn chunker_secret(&self) -> &[u8; 32] {
-        &self.sealer.keyring().chunker_secret
+        &self.sealer().keyring().chunker_secret
     }
 
     /// The keys that name content.
@@ -358,7 +370,11 @@ impl Repository {
 
     /// Seals and unseals its objects.
     pub fn sealer(&self) -> &Sealer {
-        &self.sealer
+        &self.keys().sealer
+    }
+
+    fn keys(&self) -> &Keys {
+        self.newer_keys.get().unwrap_or(&self.keys)
     }
 
     /// Where its objects are.
@@ -399,12 +415,12 @@ impl Repository {
     /// Seals a small object.
     pub fn seal(&self, kind: ObjectKind, name: &str, payload: Vec<u8>) -> Result<Vec<u8>> {
         let randomness = self.environment.chance.bytes()?;
-        self.sealer.seal(kind, name, payload, &randomness)
+        self.sealer().seal(kind, name, payload, &randomness)
     }
 
     /// All key slots; what is damaged comes as an error.
     pub fn key_slots(&self) -> Result<Vec<Result<keys::KeySlot>>> {
-        keys::list(&self.store, self.id, self.sealer.keyring())
+        keys::list(&self.store, self.id, self.sealer().keyring())
     }
 
     /// Adds a key slot and proves it. Not where there are newer keys than those in use: it would lack them.
@@ -417,7 +433,7 @@ impl Repository {
         let cost = cost.unwrap_or_else(|| keys::calibrate(self.environment.clock.as_ref()));
         let label = slot_label(&self.environment, label);
         let chance = &self.environment.chance;
-        let keyring = self.sealer.keyring();
+        let keyring = self.sealer().keyring();
         let added =
             keys::add(&self.store, self.id, keyring, credential, cost, &label, chance)?.slot;
         // Looked at afterwards: who rekeys looks for new slots afterwards, too, and one of the two sees the other.

@@ -24,7 +24,7 @@ impl Repository {
     }
 
     fn prove_bytes(&self, name: &str, object: Vec<u8>) -> Result<()> {
-        let unseal = |kind| self.sealer.unseal(kind, name, object);
+        let unseal = |kind| self.sealer().unseal(kind, name, object);
         if name == layout::CONFIG {
             Settings::decode(&unseal(ObjectKind::Config)?).named(name).map(drop)
         } else if layout::parse_index(name).is_some() {
@@ -90,7 +90,7 @@ impl Repository {
 
     /// Makes the config again of the settings in the keyring, if there is none.
     pub fn create_config(&self) -> Result<()> {
-        let settings = self.sealer.keyring().settings.clone();
+        let settings = self.sealer().keyring().settings.clone();
         let object = self.seal(ObjectKind::Config, layout::CONFIG, settings)?;
         if self.store.create(layout::CONFIG, object)? == Created::AlreadyThere {
             // Somebody else has just made it, or it was never gone.

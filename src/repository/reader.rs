@@ -550,7 +550,7 @@ impl<'a> BlobReader<'a> {
         let total = plain_length(&pack.header, pack.object_length)
             .filter(|total| offset + length as u64 <= *total)
             .ok_or_else(|| RepositoryError::corrupt(&name, "the index has its length wrong"))?;
-        let sealer = &self.repository.sealer;
+        let sealer = self.repository.sealer();
         let cipher = sealer.object_cipher(&pack.header, &name)?;
         if cipher.header.commitment != pack.header.commitment {
             return Err(RepositoryError::corrupt(name, "the index has its header wrong"));

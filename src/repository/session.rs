@@ -7,6 +7,8 @@ use std::collections::HashSet;
 
 use super::Repository;
 use super::error::Result;
+use super::known_place::Look as KeysLook;
+use super::look::Look;
 use super::planted::{Step, is_left_out};
 use super::reserve::Spender;
 use crate::format::header::ObjectKind;
@@ -14,8 +16,7 @@ use crate::format::session::{Purpose, Session};
 use crate::format::snapshot::Decision;
 use crate::id::{SessionId, SnapshotId};
 use crate::monitor::Monitor;
-use crate::store::Created;
-use crate::store::layout;
+use crate::store::{Created, ObjectInfo, layout};
 
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +34,38 @@ impl Repository {
     /// may store something, a collector among them, looks for newer keys, too: either it sees them, or whoever drops
     /// an old epoch's data key sees the session.
     pub fn register(&self, purpose: Purpose) -> Result<SessionId> {
-        self.register_by(purpose, None)
+        Ok(self.register_by(purpose, None, false)?.0)
     }
 
     /// Registers a collector, if need be in the place of a part of the reserve.
     pub fn register_at_need(&self) -> Result<SessionId> {
-        self.register_by(Purpose::Collect, Some(Spender::Collecting))
+        Ok(self.register_by(Purpose::Collect, Some(Spender::Collecting), false)?.0)
     }
 
-    fn register_by(&self, purpose: Purpose, spender: Option<Spender>) -> Result<SessionId> {
-        let mut generation = self.newest_generation()?;
+    /// Registers a writer, who wants to know all that it counts on: what it looks at afterwards comes in one listing, where
+    /// the store can do that.
+    pub(super) fn register_writer(&self, purpose: Purpose) -> Result<(SessionId, Look)> {
+        let (session, look) = self.register_by(purpose, None, true)?;
+        let look = match look {
+            Some(look) => look,
+            None => self.look()?,
+        };
+        Ok((session, look))
+    }
+
+    fn register_by(
+        &self,
+        purpose: Purpose,
+        spender: Option<Spender>,
+        looks_at_all: bool,
+    ) -> Result<(SessionId, Option<Look>)> {
+        // A guess: the look after registering decides. So where looking costs something, what was seen last will do; who
+        // has seen nothing would often guess wrong, and register twice.
+        let is_new = self.cache.indexes()?.is_empty();
+        let mut generation = match is_new || self.store.lists_cheaply() {
+            true => self.newest_generation()?,
+            false => self.newest_seen()?,
+        };
         loop {
             let session = SessionId { generation, random: self.environment.chance.bytes()? };
             let payload = Session {
@@ -57,18 +80,45 @@ impl Repository {
                 continue;
             }
             self.remember_probe();
-            let now = match is_left_out(Step::LookAfterRegistering) {
-                true => generation,
-                false => self.newest_generation()?,
+            let look = match looks_at_all {
+                true => Some(self.look()?),
+                false => None,
             };
-            if now == generation {
+            let mut is_renewed = false;
+            if self.has_unproven_keys() {
+                let keys = match &look {
+                    Some(look) => look.keys.clone(),
+                    None => self.store.list(layout::KEYS)?,
+                };
+                match self.look_at_keys(keys)? {
+                    KeysLook::Same => {}
+                    KeysLook::Renewed => is_renewed = true,
+                    KeysLook::Removed(error) => {
+                        self.abort_by(session, spender)?;
+                        return Err(error);
+                    }
+                    KeysLook::Elsewhere(error) => {
+                        // An ABORT under keys that nobody has there would be damage.
+                        let _ = self.store.delete(&name);
+                        return Err(error);
+                    }
+                }
+            }
+            let now = match &look {
+                _ if is_left_out(Step::LookAfterRegistering) => generation,
+                Some(look) => look.generations.newest,
+                None => self.newest_generation()?,
+            };
+            // With newer keys, it is sealed with those, too.
+            if now == generation && !is_renewed {
                 if purpose != Purpose::Read
-                    && let Err(error) = self.require_newest_keys()
+                    && let Err(error) =
+                        self.require_newest_keys_of(look.as_ref().map(|look| &look.keys[..]))
                 {
                     self.abort(session)?;
                     return Err(error);
                 }
-                return Ok(session);
+                return Ok((session, look));
             }
             // Nobody shall wait for what will never do anything.
             self.abort_by(session, spender)?;
@@ -111,8 +161,11 @@ impl Repository {
         // and never neither.
         let name = layout::abort(session);
         let was_there = self.store.size(&name)?.is_some();
-        let object = self.seal(ObjectKind::Mark, &name, Vec::new())?;
-        self.create_at_need(&name, object, spender)?;
+        // Who may only create may not write it once more.
+        if !was_there {
+            let object = self.seal(ObjectKind::Mark, &name, Vec::new())?;
+            self.create_at_need(&name, object, spender)?;
+        }
         Ok(!was_there && self.store.size(&slot)?.is_none())
     }
 
@@ -184,8 +237,20 @@ impl Repository {
 
     /// The sessions that are registered and whose slots are not decided.
     pub fn undecided_sessions(&self) -> Result<Vec<SessionId>> {
-        let mut sessions = self.registered_sessions()?;
-        let decided = self.decided_sessions()?;
+        self.undecided_of(&self.list_slots()?)
+    }
+
+    /// All sessions, and after them all slots: who decides meanwhile is seen to have decided.
+    pub(super) fn list_slots(&self) -> Result<Vec<ObjectInfo>> {
+        let folders = [layout::SESSIONS, layout::SNAPSHOTS];
+        Ok(self.store.list_folders(&folders, 2 * self.cache.slot_count()?)?)
+    }
+
+    /// The same by a listing of both folders.
+    pub(super) fn undecided_of(&self, listed: &[ObjectInfo]) -> Result<Vec<SessionId>> {
+        let decided = self.decided_of(listed)?;
+        let names = listed.iter().map(|object| &object.name);
+        let mut sessions: Vec<_> = names.filter_map(|name| layout::parse_session(name)).collect();
         sessions.retain(|session| !decided.contains(session));
         Ok(sessions)
     }
@@ -198,7 +263,10 @@ impl Repository {
 
     /// The sessions that are decided, registered still or not.
     pub(super) fn decided_sessions(&self) -> Result<HashSet<SessionId>> {
-        let slots = self.store.list(layout::SNAPSHOTS)?;
+        self.decided_of(&self.store.list(layout::SNAPSHOTS)?)
+    }
+
+    fn decided_of(&self, slots: &[ObjectInfo]) -> Result<HashSet<SessionId>> {
         let mut decided: HashSet<_> =
             slots.iter().filter_map(|object| layout::parse_snapshot(&object.name)).collect();
         if !self.store.is_conditional() {
@@ -213,7 +281,7 @@ impl Repository {
         use super::error::Named;
         let name = layout::session(id);
         let object = self.store.get(&name)?;
-        let payload = self.sealer.unseal(ObjectKind::Session, &name, object)?;
+        let payload = self.sealer().unseal(ObjectKind::Session, &name, object)?;
         Session::decode(&payload).named(name)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::generations::Generations;
-use super::tombs::Undeleted;
+use super::tombs::{StandingTombs, Undeleted};
 use super::verify::is_damage;
 use crate::format::header::ObjectKind;
 use crate::format::session::Purpose;
@@ -69,18 +69,32 @@ impl Snapshots {
 impl Repository {
     /// All snapshots. Costs two listings, and one read for each snapshot that was not seen before.
     pub fn snapshots(&self, monitor: &dyn Monitor) -> Result<Snapshots> {
+        self.prove_remembered_keys()?;
         let generations = self.generations()?;
+        let tombs = self.standing_tombs(monitor)?;
+        let slots = self.store.list(layout::SNAPSHOTS)?;
+        self.snapshots_of(&generations, tombs, &slots, monitor)
+    }
+
+    /// The same by what collectors had published, the tombs as they were after that, and a listing of the slots after
+    /// that: a tomb is taken away when the slot that it forgets is gone.
+    pub(super) fn snapshots_of(
+        &self,
+        generations: &Generations,
+        tombs: StandingTombs,
+        slots: &[ObjectInfo],
+        monitor: &dyn Monitor,
+    ) -> Result<Snapshots> {
+        let StandingTombs { numbers, tombs } = tombs;
         if let Some(error) = &generations.trouble {
             monitor.note(&format!("{error}; snapshots that were collected may be shown"));
         }
-        let numbers = self.tomb_numbers()?;
-        let tombs = self.tombs(&numbers, monitor)?;
         let known = self.cache.slots()?;
         let mut seen = Vec::new();
         let mut listed = HashMap::new();
         let mut snapshots = Snapshots::default();
         let mut unfound = Vec::new();
-        for object in self.store.list(layout::SNAPSHOTS)? {
+        for object in slots {
             let Some(session) = layout::parse_snapshot(&object.name) else { continue };
             let id = SnapshotId(session);
             listed.insert(id, object.modified);
@@ -91,11 +105,11 @@ impl Repository {
                 }
                 continue;
             }
-            let mut decided = self.read_listed_slot(id, &object, &known, &mut seen);
+            let mut decided = self.read_listed_slot(id, object, &known, &mut seen);
             // An ABORT that was cleared away may have been followed by what its session had still to say, and a repaired
             // sweep lists that: then the one that was seen before is none any more.
             if matches!(decided, Ok(Decision::Abort)) && generations.lists(id) {
-                decided = self.read_listed_slot(id, &object, &HashMap::new(), &mut seen);
+                decided = self.read_listed_slot(id, object, &HashMap::new(), &mut seen);
             }
             match decided {
                 Ok(Decision::Abort) => snapshots.aborted.push(session),
@@ -133,7 +147,7 @@ impl Repository {
             true => None,
             false => Some(self.generations()?),
         };
-        let now = now.as_ref().unwrap_or(&generations);
+        let now = now.as_ref().unwrap_or(generations);
         let (gone, collected): (Vec<_>, Vec<_>) =
             gone.into_iter().partition(|id| now.lets_live(id.0));
         self.note_vanished(&known, gone, &mut snapshots, monitor);
@@ -144,7 +158,7 @@ impl Repository {
         snapshots.tomb_objects =
             numbers.iter().flat_map(|(id, numbers)| numbers.names(*id)).collect();
         snapshots.all.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
-        self.observe(&listed, &generations, &mut snapshots)?;
+        self.observe(&listed, generations, &mut snapshots)?;
         Ok(snapshots)
     }
 
@@ -289,7 +303,7 @@ impl Repository {
     }
 
     fn open_slot(&self, name: &str, object: Vec<u8>) -> Result<Decision> {
-        let payload = self.sealer.unseal(ObjectKind::Snapshot, name, object)?;
+        let payload = self.sealer().unseal(ObjectKind::Snapshot, name, object)?;
         Decision::decode(&payload).named(name)
     }
 }

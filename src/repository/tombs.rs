@@ -79,6 +79,12 @@ impl TombNumbers {
     }
 }
 
+/// What a listing of `tombs/` shows, and for each snapshot that is forgotten the payload of a tomb.
+pub(super) struct StandingTombs {
+    pub numbers: BTreeMap<SnapshotId, TombNumbers>,
+    pub tombs: HashMap<SnapshotId, Vec<u8>>,
+}
+
 fn tomb_id(id: SnapshotId, number: u32) -> TombId {
     TombId { session: id.0, number }
 }
@@ -96,6 +102,12 @@ impl Repository {
             }
         }
         Ok(numbers)
+    }
+
+    /// What is in `tombs/`, read.
+    pub(super) fn standing_tombs(&self, monitor: &dyn Monitor) -> Result<StandingTombs> {
+        let numbers = self.tomb_numbers()?;
+        Ok(StandingTombs { tombs: self.tombs(&numbers, monitor)?, numbers })
     }
 
     /// For each snapshot that is forgotten, the payload of a tomb.
@@ -157,7 +169,7 @@ impl Repository {
     fn read_tomb(&self, tomb: TombId) -> Result<Vec<u8>> {
         let name = layout::tomb(tomb);
         let object = self.store.get(&name)?;
-        self.sealer.unseal(ObjectKind::Tomb, &name, object)
+        self.sealer().unseal(ObjectKind::Tomb, &name, object)
     }
 
     /// Forgets these snapshots: a tomb for each, which hides it from every reader until it is undone

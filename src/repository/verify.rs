@@ -155,7 +155,7 @@ impl Repository {
     /// Reads the config again and holds it against the settings in use.
     pub fn prove_config(&self) -> Result<()> {
         let object = self.store.get(layout::CONFIG)?;
-        let payload = self.sealer.unseal(ObjectKind::Config, layout::CONFIG, object)?;
+        let payload = self.sealer().unseal(ObjectKind::Config, layout::CONFIG, object)?;
         if Settings::decode(&payload).named(layout::CONFIG)? != self.settings {
             return Err(RepositoryError::corrupt(
                 layout::CONFIG,
@@ -168,7 +168,7 @@ impl Repository {
     /// Unseals an object whose content nobody needs: a tomb, a list of garbage collection.
     pub fn prove_sealed(&self, kind: ObjectKind, name: &str) -> Result<()> {
         let object = self.store.get(name)?;
-        self.sealer.unseal(kind, name, object).map(drop)
+        self.sealer().unseal(kind, name, object).map(drop)
     }
 
     /// Unseals the object that says that a session's snapshot is forgotten.
@@ -336,7 +336,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         }
         let kinds = [ObjectKind::DataPack, ObjectKind::TreePack];
         let mut record = None;
-        let own = match repository.sealer.check_header(&kinds, &name, &object) {
+        let own = match repository.sealer().check_header(&kinds, &name, &object) {
             Ok(header) => Some(header),
             Err(error) => {
                 let is_damage = error.kind == Kind::Corrupt;
@@ -359,7 +359,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             proof.lost.extend(record.iter().flat_map(blobs_of));
             return Ok(proof);
         };
-        let cipher = repository.sealer.object_cipher(&header, &name)?;
+        let cipher = repository.sealer().object_cipher(&header, &name)?;
         if let Some(message) = damaged_parity(&cipher, &object) {
             proof.damage.push(RepositoryError::corrupt(&name, message));
         }

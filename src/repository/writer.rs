@@ -3,7 +3,9 @@
 //! Each thread that stores blobs owns a [`SegmentWriter`], which gathers them into segments and compresses
 //! them on that thread. Finished segments go into one of at least two open packs, chosen at random, so that the
 //! order of packs tells the store nothing of a file. Memory: a segment and its compressed form for each
-//! thread, and for each thread and each of two uploads a pack.
+//! thread, and for each thread and each upload (two, or three to a store far away) a pack.
+
+mod segments;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -13,9 +15,10 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+pub use self::segments::SegmentWriter;
 use super::Repository;
 use super::delta::DeltaWriter;
-use super::error::{Kind, Named, RepositoryError, Result};
+use super::error::{Kind, RepositoryError, Result};
 use super::index::Location;
 use super::index::cache::Excluded;
 use super::index::objects::IndexReport;
@@ -24,7 +27,7 @@ use super::packer::PackBuilder;
 use super::planted::{Step, is_left_out};
 use super::reader::BlobReader;
 use super::session::Committed;
-use crate::codec::compress::Compressor;
+use super::snapshots::Snapshots;
 use crate::format::header::ObjectKind;
 use crate::format::index::{Index, PackRecord};
 use crate::format::pack::{BlobRecord, Encoding, SegmentRecord};
@@ -39,6 +42,8 @@ const SHARDS: usize = 64;
 const INDEX_BLOBS: u64 = 100_000;
 /// Packs on their way to the store at a time, and threads that bring them there.
 const UPLOADS: usize = 2;
+/// The same where the way is long: while one waits for its answer the others go on.
+const FAR_UPLOADS: usize = 3;
 
 /// What a session has added so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +56,8 @@ pub struct Added {
     pub plain_bytes: u64,
     /// Bytes of the packs and index objects.
     pub stored_bytes: u64,
+    /// How many packs and index objects: a request each.
+    pub objects: u64,
 }
 
 #[derive(Default)]
@@ -122,13 +129,40 @@ impl<'a> Writer<'a> {
         dry_run: bool,
         monitor: &dyn crate::monitor::Monitor,
     ) -> Result<Self> {
-        let session = if dry_run {
-            SessionId { generation: 0, random: repository.environment.chance.bytes()? }
+        Ok(Self::begin_seeing(purpose, repository, dry_run, false, monitor)?.0)
+    }
+
+    /// The same for a backup, which wants to know which snapshots there are, as well.
+    pub fn begin_backup(
+        repository: &'a Repository,
+        dry_run: bool,
+        monitor: &dyn crate::monitor::Monitor,
+    ) -> Result<(Self, Snapshots)> {
+        let (writer, snapshots) =
+            Self::begin_seeing(Purpose::Write, repository, dry_run, true, monitor)?;
+        let snapshots = match snapshots {
+            Some(snapshots) => snapshots,
+            None => repository.snapshots(monitor)?,
+        };
+        Ok((writer, snapshots))
+    }
+
+    fn begin_seeing(
+        purpose: Purpose,
+        repository: &'a Repository,
+        dry_run: bool,
+        sees_snapshots: bool,
+        monitor: &dyn crate::monitor::Monitor,
+    ) -> Result<(Self, Option<Snapshots>)> {
+        let (session, look) = if dry_run {
+            repository.prove_remembered_keys()?;
+            let random = repository.environment.chance.bytes()?;
+            (SessionId { generation: 0, random }, repository.look()?)
         } else {
-            repository.register(purpose)?
+            repository.register_writer(purpose)?
         };
         let IndexReport { damaged, generations, missing, .. } =
-            repository.refresh_index(monitor)?;
+            repository.take_index(look.generations, Some(look.indexes), monitor)?;
         generations.require_readable()?;
         let index_is_damaged = !damaged.is_empty();
         for error in damaged {
@@ -138,18 +172,27 @@ impl<'a> Writer<'a> {
                 message: format!("{}; what it listed is listed anew", error.message),
             });
         }
-        let damaged = repository.damaged_packs()?;
+        let damaged = repository.note_damaged(look.damaged);
         let missing = match repository.store.lists_cheaply() {
             true => repository.missing_packs()?,
             false => missing,
         };
+        let tombs = match sees_snapshots {
+            true => Some(repository.standing_tombs(monitor)?),
+            false => None,
+        };
+        let listed = repository.list_slots()?;
         if index_is_damaged {
             repository.adopt_all_packs()?;
         } else {
-            let mut undecided = repository.undecided_sessions()?;
+            let mut undecided = repository.undecided_of(&listed)?;
             undecided.retain(|other| *other != session);
             repository.adopt_packs(&undecided)?;
         }
+        let snapshots = match tombs {
+            Some(tombs) => Some(repository.snapshots_of(&generations, tombs, &listed, monitor)?),
+            None => None,
+        };
         // What this session may refer to must be in an index object when it commits.
         let packs = repository.adopted_records()?;
         let blobs = packs.iter().map(|pack| pack.directory.blob_count() as u64).sum();
@@ -184,11 +227,12 @@ impl<'a> Writer<'a> {
             unindexed: Mutex::new(Unindexed { packs, blobs }),
             failure: Mutex::default(),
         });
-        let most_packs = rayon::current_num_threads().max(2) + UPLOADS;
+        let uploads_at_once = uploads_at_once(repository);
+        let most_packs = rayon::current_num_threads().max(2) + uploads_at_once;
         let (sender, receiver) = sync_channel(0);
         let receiver = Arc::new(Mutex::new(receiver));
         // With one thread in all, whoever fills a pack uploads it.
-        let threads = match repository.threads(UPLOADS) {
+        let threads = match uploads_at_once {
             1 => 0,
             many => many,
         };
@@ -198,7 +242,7 @@ impl<'a> Writer<'a> {
                 std::thread::spawn(move || upload(&uploads, &receiver))
             })
             .collect();
-        Ok(Writer {
+        let writer = Writer {
             repository,
             trusts_parent,
             lacks_nothing,
@@ -214,7 +258,8 @@ impl<'a> Writer<'a> {
             uploads,
             queue: Mutex::new(Some(sender)),
             threads: Mutex::new(threads),
-        })
+        };
+        Ok((writer, snapshots))
     }
 
     /// The same session, which counts on nothing in these packs either: what they hold is stored again.
@@ -254,7 +299,21 @@ impl<'a> Writer<'a> {
             tree_blobs: self.counters.tree_blobs.load(Ordering::Relaxed),
             plain_bytes: self.counters.plain_bytes.load(Ordering::Relaxed),
             stored_bytes: self.counters.stored_bytes.load(Ordering::Relaxed),
+            objects: self.objects(),
         }
+    }
+
+    /// A dry run writes no index object, and counts those that there would be.
+    fn objects(&self) -> u64 {
+        let packs = u64::from(self.pack_count.load(Ordering::Relaxed));
+        let blobs = &self.counters;
+        let blobs =
+            [&blobs.data_blobs, &blobs.tree_blobs].map(|blobs| blobs.load(Ordering::Relaxed));
+        let indexes = match self.dry_run {
+            true => (blobs[0] + blobs[1]).div_ceil(INDEX_BLOBS),
+            false => u64::from(self.index_count.load(Ordering::Relaxed)),
+        };
+        packs + indexes
     }
 
     /// Whether the repository, or this session, has the blob in a pack that counts.
@@ -358,16 +417,7 @@ impl<'a> Writer<'a> {
 
     /// Something that gathers blobs of one kind into segments. One for each thread.
     pub fn segments(&self, kind: ObjectKind) -> Result<SegmentWriter<'_>> {
-        let settings = &self.repository.settings;
-        let length = settings.segment_length as usize;
-        Ok(SegmentWriter {
-            writer: self,
-            kind,
-            plain: Vec::with_capacity(length + (length >> 3)),
-            blobs: Vec::new(),
-            stored: Vec::new(),
-            compressor: Compressor::new(settings.compression_level, length).named("zstd")?,
-        })
+        SegmentWriter::new(self, kind)
     }
 
     /// Something that gathers blobs of changed files into deltas, and hands to `segments` what is no smaller for it.
@@ -415,7 +465,7 @@ impl<'a> Writer<'a> {
         let id = PackId { session: self.session, number };
         let name = layout::pack(id);
         let randomness = self.repository.environment.chance.bytes()?;
-        let sealer = &self.repository.sealer;
+        let sealer = self.repository.sealer();
         let (object, record) = pack.finish(sealer, kind, id, &name, &randomness)?;
         self.counters.stored_bytes.fetch_add(object.len() as u64, Ordering::Relaxed);
         if self.dry_run {
@@ -425,7 +475,7 @@ impl<'a> Writer<'a> {
             self.repository.keep_pack(&record.id, &object);
         }
         let finished = Box::new(Finished { name, object, record, _leaving: leaving });
-        let sent = if self.repository.threads(UPLOADS) == 1 {
+        let sent = if uploads_at_once(self.repository) == 1 {
             upload_one(&self.uploads, *finished);
             true
         } else {
@@ -547,6 +597,10 @@ impl Drop for Writer<'_> {
     }
 }
 
+fn uploads_at_once(repository: &Repository) -> usize {
+    repository.threads(if repository.store.lists_cheaply() { UPLOADS } else { FAR_UPLOADS })
+}
+
 /// Brings packs to the store until the writer ends or one cannot be stored.
 fn upload(uploads: &Uploads, queue: &Mutex<Receiver<Box<Finished>>>) {
     loop {
@@ -573,114 +627,4 @@ fn upload_one(uploads: &Uploads, finished: Finished) {
         Err(error) => error.into(),
     };
     uploads.failure.lock().get_or_insert(failure);
-}
-
-/// Gathers blobs of one kind into segments.
-pub struct SegmentWriter<'w> {
-    writer: &'w Writer<'w>,
-    kind: ObjectKind,
-    plain: Vec<u8>,
-    blobs: Vec<BlobRecord>,
-    stored: Vec<u8>,
-    compressor: Compressor,
-}
-
-impl<'w> SegmentWriter<'w> {
-    /// The write session.
-    pub fn writer(&self) -> &'w Writer<'w> {
-        self.writer
-    }
-
-    /// Names the blob, and stores it unless the repository has it. Returns its id and whether it was new.
-    pub fn put(&mut self, plain: &[u8]) -> Result<(BlobId, bool)> {
-        let (id, new) = self.claim(plain)?;
-        if new {
-            self.push(id, plain)?;
-        }
-        Ok((id, new))
-    }
-
-    /// Stores the blob unless it stands where a delta can be read against it.
-    pub fn put_plain(&mut self, plain: &[u8]) -> Result<()> {
-        let id = self.name(plain);
-        match self.writer.claim_plain(&id)? {
-            true => self.push(id, plain),
-            false => Ok(()),
-        }
-    }
-
-    fn name(&self, plain: &[u8]) -> BlobId {
-        let naming = &self.writer.repository.naming;
-        match self.kind {
-            ObjectKind::DataPack => naming.data_id(plain),
-            _ => naming.tree_id(plain),
-        }
-    }
-
-    /// Names the blob. Returns its id and whether it is new: then the caller must store it.
-    pub fn claim(&self, plain: &[u8]) -> Result<(BlobId, bool)> {
-        let id = self.name(plain);
-        Ok((id, self.writer.claim(&id)?))
-    }
-
-    /// Stores a blob that was claimed.
-    pub fn push(&mut self, id: BlobId, plain: &[u8]) -> Result<()> {
-        self.plain.extend_from_slice(plain);
-        self.added(id, plain.len())
-    }
-
-    /// About how long these bytes would be as a segment of their own.
-    pub(super) fn estimate(&mut self, plain: &[u8]) -> Result<usize> {
-        self.compressor.estimate(plain).named("zstd")
-    }
-
-    /// The segment's buffer, to read a blob's bytes into behind what is there. Whatever is appended must be
-    /// handed to [`SegmentWriter::put_tail`] or cut off again.
-    pub fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.plain
-    }
-
-    /// Like [`SegmentWriter::put`] for the bytes that were appended to the buffer from `start` on.
-    pub fn put_tail(&mut self, start: usize) -> Result<(BlobId, bool)> {
-        let (id, new) = self.claim_tail(start)?;
-        if new {
-            self.added(id, self.plain.len() - start)?;
-        }
-        Ok((id, new))
-    }
-
-    /// Names the bytes that were appended to the buffer from `start` on, and cuts them off unless they are new: then
-    /// the caller must cut them off and store them.
-    pub fn claim_tail(&mut self, start: usize) -> Result<(BlobId, bool)> {
-        let (id, new) = self.claim(&self.plain[start..])?;
-        if !new {
-            self.plain.truncate(start);
-        }
-        Ok((id, new))
-    }
-
-    fn added(&mut self, id: BlobId, length: usize) -> Result<()> {
-        self.blobs.push(BlobRecord { id, length: length as u32 });
-        // Closed where the longest chunk might no longer fit, so that four segments that do not compress fill a
-        // pack of 16 MiB to just below a step of its padding, and not to just above one.
-        let settings = &self.writer.repository.settings;
-        let room = settings.chunk_maximum.min(settings.segment_length / 4);
-        if self.plain.len() >= (settings.segment_length - room) as usize {
-            self.flush()?;
-        }
-        Ok(())
-    }
-
-    /// Closes the segment, if there is anything in it.
-    pub fn flush(&mut self) -> Result<()> {
-        if self.blobs.is_empty() {
-            return Ok(());
-        }
-        self.stored.clear();
-        let compressed = self.compressor.compress(&self.plain, &mut self.stored).named("zstd")?;
-        let encoding = if compressed { Encoding::Zstd } else { Encoding::Stored };
-        let blobs = std::mem::take(&mut self.blobs);
-        self.plain.clear();
-        self.writer.put_segment(self.kind, &self.stored, encoding, blobs)
-    }
 }

@@ -26,6 +26,8 @@ pub struct FaultControl {
 #[derive(Default)]
 struct State {
     calls: u64,
+    remembered: Option<Vec<String>>,
+    denies: bool,
     creates: u64,
     reads: u64,
     read_bytes: u64,
@@ -70,6 +72,22 @@ impl FaultControl {
     /// How many calls began.
     pub fn calls(&self) -> u64 {
         self.state().calls
+    }
+
+    /// From now on each call is remembered: what it does and to what.
+    pub fn remember(&self) {
+        self.state().remembered = Some(Vec::new());
+    }
+
+    /// The calls since [`FaultControl::remember`] or since they were last taken, as `get config`.
+    pub fn take_remembered(&self) -> Vec<String> {
+        self.state().remembered.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// From now on whoever uses the store may create, read and list: it refuses every delete, and to write over what is
+    /// there.
+    pub fn allow_only_creating(&self) {
+        self.state().denies = true;
     }
 
     /// How many of them were creates.
@@ -153,10 +171,23 @@ impl FaultControl {
         self.state().bytes_free
     }
 
-    pub(super) fn judge(&self, name: &str, call: Call) -> Verdict {
+    /// What writing over an object comes to.
+    pub(super) fn refuses_overwriting(&self, name: &str) -> Option<StoreError> {
+        let message = "these credentials may not write over an object";
+        self.state().denies.then(|| StoreError::new(Kind::Denied, name, message))
+    }
+
+    pub(super) fn judge(&self, name: &str, verb: &str, call: Call) -> Verdict {
         let mut state = self.state();
+        if let Some(remembered) = &mut state.remembered {
+            remembered.push(format!("{verb} {name}"));
+        }
         let number = state.calls;
         state.calls += 1;
+        if state.denies && matches!(call, Call::Delete { .. }) {
+            let message = "these credentials may not delete";
+            return Verdict::Refuse(StoreError::new(Kind::Denied, name, message));
+        }
         let stopped = || StoreError::new(Kind::Unavailable, name, "the process has been stopped");
         let stops_after = match state.stop_at {
             Some((at, _)) if number > at => return Verdict::Refuse(stopped()),

@@ -26,15 +26,18 @@ mod traffic;
 mod wire;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::ops::Range;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_core::Stream;
 use opendal::layers::RetryLayer;
 use opendal::options::{ListOptions, ReadOptions, WriteOptions};
-use opendal::{Buffer, ErrorKind, Metadata, OperationContext, Operator};
+use opendal::{Buffer, Entry, ErrorKind, Metadata, OperationContext, Operator};
 use tokio::runtime::Runtime;
 
 pub use self::access::Access;
@@ -58,6 +61,10 @@ use crate::units::Timestamp;
 /// Where objects are written that are moved to their names afterwards; never listed. The local store has a folder of
 /// that name for the same.
 const BESIDE: &str = "tmp/";
+/// How many names more than expected a page of a listing of several folders has room for.
+const PAGE_MARGIN: usize = 100;
+/// How many names a page has at most: no service gives more.
+const PAGE_MOST: usize = 1000;
 
 /// Whether [`Store::local`] makes its directory or expects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +113,7 @@ struct Inner {
     operator: Operator,
     line: Arc<Line>,
     lists_cheaply: bool,
+    lists_in_order: bool,
     is_disk: bool,
     is_conditional: bool,
     // A whole object cannot be written in one step: it is written beside and moved.
@@ -123,6 +131,7 @@ impl Inner {
 
     fn sharing(operator: Operator, line: Arc<Line>) -> Self {
         Inner {
+            lists_in_order: is_known_to_list_in_order(&operator),
             operator,
             line,
             lists_cheaply: false,
@@ -140,6 +149,7 @@ impl Inner {
             operator: self.operator.clone(),
             line: self.line.clone(),
             lists_cheaply: self.lists_cheaply,
+            lists_in_order: self.lists_in_order,
             is_disk: self.is_disk,
             is_conditional: self.is_conditional,
             moves: self.moves,
@@ -240,7 +250,9 @@ impl Store {
     /// A store over a service that needs neither time-outs nor retries: a simulated one.
     pub fn direct(operator: Operator, location: impl Into<String>, lists_cheaply: bool) -> Store {
         let line = Access::default().line(location.into(), false);
-        Store::of(Inner { lists_cheaply, ..Inner::new(operator, line) })
+        let inner = Inner::new(operator, line);
+        let lists_in_order = inner.lists_in_order && !lists_cheaply;
+        Store::of(Inner { lists_cheaply, lists_in_order, ..inner })
     }
 
     fn of(inner: Inner) -> Store {
@@ -319,7 +331,7 @@ impl Store {
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         check_name(name)?;
         let read =
-            self.call(name, Call::Read, || Ok(into_vec(self.read(name, ReadOptions::default())??)));
+            self.call(name, "get", Call::Read, || Ok(into_vec(self.read(name, ReadOptions::default())??)));
         self.count_read(read)
     }
 
@@ -342,7 +354,7 @@ impl Store {
             let reason = format!("the range {}..{} runs backwards", range.start, range.end);
             return Err(StoreError::new(Kind::Invalid, name, reason));
         }
-        let read = self.call(name, Call::Read, || {
+        let read = self.call(name, "get", Call::Read, || {
             if range.is_empty() {
                 // OpenDAL answers an empty range without asking whether the object is there.
                 return match self.stat(name)? {
@@ -396,7 +408,7 @@ impl Store {
         check_name(name)?;
         self.pass_guard()?;
         let buffer = Buffer::from(bytes);
-        self.call(name, Call::Create { bytes: buffer.len() as u64 }, || {
+        self.call(name, "create", Call::Create { bytes: buffer.len() as u64 }, || {
             let is_conditional = self.inner.is_conditional;
             if self.put(name, &buffer, is_conditional)? || self.holds(name, &buffer)? {
                 Ok(Created::New)
@@ -415,33 +427,101 @@ impl Store {
         if !layout::is_prefix(prefix) {
             return Err(StoreError::new(Kind::Invalid, prefix, "no folder can have this name"));
         }
-        self.call(prefix, Call::Other, || {
+        self.call(prefix, "list", Call::Other, || {
             let entries = self.operate(prefix, Sort::List, 0, || {
                 let options = ListOptions { recursive: true, ..ListOptions::default() };
                 self.inner.operator.list_options(prefix, options)
             })??;
-            let mut objects: Vec<ObjectInfo> = entries
-                .iter()
-                .filter(|entry| entry.metadata().is_file() && entry.path().starts_with(prefix))
-                .filter(|entry| !entry.path().starts_with(BESIDE))
-                .map(|entry| ObjectInfo {
-                    name: entry.path().to_string(),
-                    size: entry.metadata().content_length(),
-                    modified: modified(entry.metadata()),
-                })
-                .collect();
-            if let Some(faults) = &self.faults {
-                objects.retain(|object| faults.lists(&object.name));
-            }
-            objects.sort_unstable_by(|left, right| left.name.cmp(&right.name));
-            Ok(objects)
+            Ok(self.listed(entries.iter().filter(|entry| entry.path().starts_with(prefix))))
         })
+    }
+
+    /// The objects of these folders, which are given in the order of their names, sorted by name. One request where the
+    /// service is known to list names in their order and so few objects are there: it is asked for what begins as all of
+    /// them do, and no longer than to the last of them. `expected` says about how many names there will be. Elsewhere a
+    /// listing each, in this order.
+    pub fn list_folders(
+        &self,
+        folders: &[&str],
+        expected: usize,
+    ) -> Result<Vec<ObjectInfo>, StoreError> {
+        debug_assert!(folders.is_sorted());
+        if self.inner.lists_in_order
+            && let Some(listed) = self.list_in_order(folders, expected)?
+        {
+            return Ok(listed);
+        }
+        let mut all = Vec::new();
+        for folder in folders {
+            all.extend(self.list(folder)?);
+        }
+        Ok(all)
+    }
+
+    /// `None`: the service does not list names in their order.
+    fn list_in_order(
+        &self,
+        folders: &[&str],
+        expected: usize,
+    ) -> Result<Option<Vec<ObjectInfo>>, StoreError> {
+        let (Some(first), Some(last)) = (folders.first(), folders.last()) else {
+            return Ok(Some(Vec::new()));
+        };
+        let common = first.bytes().zip(last.bytes()).take_while(|(one, other)| one == other);
+        let prefix = &first[..common.count()];
+        let is_wanted = |path: &str| folders.iter().any(|folder| path.starts_with(folder));
+        self.call(&folders.join(" "), "list", Call::Other, || {
+            // What lies before and between them, and the first few that lie behind.
+            let page = (expected + PAGE_MARGIN).min(PAGE_MOST);
+            let operator = &self.inner.operator;
+            let entries = self.operate(prefix, Sort::List, 0, || async move {
+                let options =
+                    ListOptions { recursive: true, limit: Some(page), ..ListOptions::default() };
+                let mut lister = operator.lister_options(prefix, options).await?;
+                let mut entries: Vec<Entry> = Vec::new();
+                let mut before = String::new();
+                while let Some(entry) =
+                    poll_fn(|context| Pin::new(&mut lister).poll_next(context)).await
+                {
+                    let entry = entry?;
+                    if *entry.path() < *before {
+                        return Ok(None);
+                    }
+                    if entry.path() > *last && !entry.path().starts_with(last) {
+                        break;
+                    }
+                    before = entry.path().to_string();
+                    entries.push(entry);
+                }
+                Ok(Some(entries))
+            })??;
+            let wanted = |entries: Vec<Entry>| {
+                self.listed(entries.iter().filter(|entry| is_wanted(entry.path())))
+            };
+            Ok(entries.map(wanted))
+        })
+    }
+
+    fn listed<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Vec<ObjectInfo> {
+        let mut objects: Vec<ObjectInfo> = entries
+            .filter(|entry| entry.metadata().is_file() && !entry.path().starts_with(BESIDE))
+            .map(|entry| ObjectInfo {
+                name: entry.path().to_string(),
+                size: entry.metadata().content_length(),
+                modified: modified(entry.metadata()),
+            })
+            .collect();
+        if let Some(faults) = &self.faults {
+            objects.retain(|object| faults.lists(&object.name));
+        }
+        objects.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+        objects
     }
 
     /// An object's length in bytes, or `None` when there is no such object.
     pub fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
         check_name(name)?;
-        self.call(name, Call::Other, || self.stat(name))
+        self.call(name, "size", Call::Other, || self.stat(name))
     }
 
     /// Removes an object. That it is not there is fine.
@@ -453,7 +533,7 @@ impl Store {
             None => 0,
         };
         let call = Call::Delete { bytes };
-        self.call(name, call, || {
+        self.call(name, "delete", call, || {
             self.operate(name, Sort::Delete, 0, || self.inner.operator.delete(name))??;
             Ok(())
         })
@@ -463,6 +543,13 @@ impl Store {
     /// reply was lost.
     fn put(&self, name: &str, buffer: &Buffer, if_not_exists: bool) -> Result<bool, StoreError> {
         let operator = &self.inner.operator;
+        let refusal = self.faults.as_ref().and_then(|faults| faults.refuses_overwriting(name));
+        if let Some(refusal) = refusal
+            && !if_not_exists
+            && self.stat(name)?.is_some()
+        {
+            return Err(refusal);
+        }
         let written = self.operate(name, Sort::Write, buffer.len() as u64, || {
             let moves = self.inner.moves;
             let buffer = buffer.clone();
@@ -593,11 +680,12 @@ impl Store {
     fn call<T>(
         &self,
         name: &str,
+        verb: &'static str,
         call: Call,
         effect: impl Fn() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let Some(faults) = &self.faults else { return effect() };
-        match faults.judge(name, call) {
+        match faults.judge(name, verb, call) {
             Verdict::Pass => effect(),
             Verdict::Refuse(error) => Err(error),
             Verdict::StopAfter(error) => effect().and(Err(error)),
@@ -654,6 +742,16 @@ fn modified(metadata: &Metadata) -> Option<Timestamp> {
     let nanoseconds = since.subsec_nanos().rem_euclid(1_000_000_000);
     let seconds = since.as_secs() - i64::from(since.subsec_nanos() < 0);
     Some(Timestamp { seconds, nanoseconds: nanoseconds.unsigned_abs() })
+}
+
+/// Whether the service says that its listings are sorted by name, folders and all. What is listed by S3's directory
+/// buckets (whose names end so) is not.
+fn is_known_to_list_in_order(operator: &Operator) -> bool {
+    let info = operator.info();
+    match info.scheme() {
+        "s3" => !info.name().ends_with("--x-s3"),
+        scheme => matches!(scheme, "gcs" | "azblob" | "b2" | "memory"),
+    }
 }
 
 /// The ways in which services say that a create found the name taken.

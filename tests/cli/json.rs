@@ -56,7 +56,8 @@ fn a_backup_tells_status_and_summary() {
         }
         assert!(status["seconds_elapsed"].is_u64() && status["error_count"].is_u64());
     }
-    let fields = "message_type snapshot_id parent total_duration dry_run skipped ";
+    let fields = "message_type snapshot_id parent total_duration dry_run skipped \
+                  write_requests ";
     assert_fields(&summary, &format!("{COUNTS}{fields}"));
     assert_eq!(summary["files_new"], 4);
     assert_eq!(summary["total_bytes_processed"], 1_200_018);

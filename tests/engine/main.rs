@@ -28,6 +28,7 @@ mod prune;
 mod rekey;
 mod remembering;
 mod repair;
+mod requests;
 mod restore;
 mod resume;
 mod space;

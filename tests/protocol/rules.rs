@@ -59,6 +59,9 @@ pub struct Bounds {
     pub repeats: bool,
     /// Writers keep what they know in a cache.
     pub caches: bool,
+    /// Writers register under any generation that there was, and what they see when they look after that, in one step,
+    /// is what they go by.
+    pub guesses: bool,
     /// Listings take two steps.
     pub pages: bool,
     /// Rounds that each collector may begin, one entry a collector.
@@ -88,6 +91,7 @@ impl Bounds {
         writers: &[(&[A], 1)],
         repeats: false,
         caches: false,
+        guesses: false,
         pages: false,
         collectors: &[2],
         generations: 1,

@@ -7,10 +7,11 @@ use super::state::{Bits, Cache, Claim, Pack, State, Writer, WriterStep, fact};
 impl Protocol {
     /// Upper bound of the ways in which the writer's next step can turn out.
     pub fn writer_choices(&self, state: &State, number: usize) -> usize {
-        let writer = &state.writers[number];
+        let writer = state.writers[number];
         match writer.step {
-            WriterStep::ReadGeneration if writer.needs.is_empty() => {
-                self.bounds.writers[number].0.len()
+            WriterStep::ReadGeneration => {
+                let guesses = if self.bounds.guesses { usize::from(state.newest()) + 1 } else { 1 };
+                guesses * self.wishes(&writer, number)
             }
             WriterStep::Done if !self.bounds.repeats || writer.sessions_left == 0 => 0,
             WriterStep::Gone => 0,
@@ -21,16 +22,22 @@ impl Protocol {
         }
     }
 
+    /// How many snapshots it may come to want now.
+    fn wishes(&self, writer: &Writer, number: usize) -> usize {
+        if writer.needs.is_empty() { self.bounds.writers[number].0.len() } else { 1 }
+    }
+
     /// The writer's next step, which may turn out in several ways.
     pub fn writer_step(&self, state: &mut State, number: usize, choice: usize) -> Option<()> {
         let process = number as u8;
         let mut writer = state.writers[number];
         let next = match writer.step {
             WriterStep::ReadGeneration => {
-                writer.generation = state.newest();
+                let wishes = self.wishes(&writer, number);
+                writer.generation = state.newest() - (choice / wishes) as u8;
                 writer.sessions_left -= 1;
                 if writer.needs.is_empty() {
-                    writer.needs = self.bounds.writers[number].0[choice];
+                    writer.needs = self.bounds.writers[number].0[choice % wishes];
                 }
                 if self.breaks(Broken::PacksLearntBeforeRegistering) {
                     self.read_sweeps(state, number, &mut writer);
@@ -51,17 +58,13 @@ impl Protocol {
                     && !self.breaks(Broken::GenerationNotReadAgain)
                 {
                     start_over(self, state, number, &mut writer)
+                } else if self.bounds.guesses {
+                    self.follow(state, number, &mut writer)
                 } else {
                     WriterStep::ReadSweeps
                 }
             }
-            WriterStep::ReadSweeps => {
-                let is_gapless = self.read_sweeps(state, number, &mut writer);
-                match self.bounds.caches && is_gapless {
-                    true => WriterStep::ReadIndex,
-                    false => WriterStep::ListPacks,
-                }
-            }
+            WriterStep::ReadSweeps => self.follow(state, number, &mut writer),
             WriterStep::ListPacks if self.bounds.pages => {
                 for pack in &mut state.packs {
                     pack.facts[number].set(fact::LISTED, pack.is_stored);
@@ -188,6 +191,14 @@ impl Protocol {
         writer.step = next;
         state.writers[number] = writer;
         Some(())
+    }
+
+    fn follow(&self, state: &mut State, number: usize, writer: &mut Writer) -> WriterStep {
+        let is_gapless = self.read_sweeps(state, number, writer);
+        match self.bounds.caches && is_gapless {
+            true => WriterStep::ReadIndex,
+            false => WriterStep::ListPacks,
+        }
     }
 
     /// Takes in the sweeps that are there, and what the open generation condemns. Returns whether the cache has

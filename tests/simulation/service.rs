@@ -50,7 +50,7 @@ impl Service for SimulatedService {
     type Composer = ();
 
     fn info(&self) -> ServiceInfo {
-        ServiceInfo::new("simulated", "", "")
+        ServiceInfo::new("memory", "", "")
     }
 
     fn capability(&self) -> Capability {

@@ -14,6 +14,7 @@ use aumbry::repository::Repository;
 use aumbry::repository::chance::Chance;
 use aumbry::repository::error::Kind;
 use aumbry::repository::error::RepositoryError;
+use aumbry::repository::keys::Credential;
 use aumbry::repository::snapshots::Snapshots;
 use aumbry::store;
 use aumbry::store::Access;
@@ -43,6 +44,9 @@ pub const MEMORY_BUDGET: u64 = 256 << 20;
 
 /// How often a person may mistype a passphrase.
 const ATTEMPTS: usize = 3;
+
+/// A way to open a repository.
+type Open = fn(Store, &Credential, repository::Environment) -> Result<Repository, RepositoryError>;
 
 /// What every command has at hand.
 pub struct Context {
@@ -174,12 +178,23 @@ impl Context {
 
     /// Opens the repository at a place.
     pub fn open_at(&self, location: &Location) -> Result<Repository, Failure> {
+        self.open_by(location, Repository::open)
+    }
+
+    /// The same for a backup, which asks nothing of a place that is known.
+    pub fn open_to_write(&self, location: &Location) -> Result<Repository, Failure> {
+        self.open_by(location, Repository::open_to_write)
+    }
+
+    fn open_by(&self, location: &Location, open: Open) -> Result<Repository, Failure> {
         let store = self.find_store(location)?;
         // That there is a repository at all is found out before anybody is asked for a passphrase.
-        Repository::identify(&store).map_err(Failure::opening)?;
+        if !Repository::is_known_place(&store, &self.library_environment()) {
+            Repository::identify(&store).map_err(Failure::opening)?;
+        }
         let repository = match credentials::find(self)? {
-            Some(given) => self.open_with(store, &given)?,
-            None => self.open_asking(&store, &location.shown())?,
+            Some(given) => self.open_with(store, &given, open)?,
+            None => self.open_asking(&store, &location.shown(), open)?,
         };
         stop_when_asked();
         Ok(repository)
@@ -225,8 +240,8 @@ impl Context {
         })
     }
 
-    fn open_with(&self, store: Store, given: &Given) -> Result<Repository, Failure> {
-        Repository::open(store, &given.credential, self.library_environment()).map_err(|error| {
+    fn open_with(&self, store: Store, given: &Given, open: Open) -> Result<Repository, Failure> {
+        open(store, &given.credential, self.library_environment()).map_err(|error| {
             if error.kind == Kind::WrongKey {
                 Failure::from(error).hint(format!("it was taken from {}", given.origin))
             } else {
@@ -235,13 +250,13 @@ impl Context {
         })
     }
 
-    fn open_asking(&self, store: &Store, place: &str) -> Result<Repository, Failure> {
+    fn open_asking(&self, store: &Store, place: &str, open: Open) -> Result<Repository, Failure> {
         let question = format!("Passphrase for {place}: ");
         let mut attempt = 1;
         loop {
             let credential = credentials::ask(self, &question)?;
             let environment = self.library_environment();
-            match Repository::open(store.clone(), &credential, environment) {
+            match open(store.clone(), &credential, environment) {
                 Err(error) if error.kind == Kind::WrongKey && attempt < ATTEMPTS => {
                     self.output.error_line("That is not it. Once more.");
                     attempt += 1;

@@ -110,6 +110,9 @@ pub struct BackupSummary {
     pub elapsed: std::time::Duration,
     /// Nothing had changed, and no snapshot was made.
     pub skipped: bool,
+    /// How many objects it made of content and index, or, as a dry run, would make: a request to write each. A
+    /// registration and a snapshot come on top.
+    pub objects_written: u64,
 }
 
 /// Passes everything on, and counts the problems.
@@ -215,8 +218,8 @@ fn run(
     let environment = repository.environment();
     let start = environment.clock.now();
     let began = environment.clock.elapsed();
-    let writer = Writer::begin(repository, options.dry_run, monitor)?;
-    let known = repository.snapshots(monitor)?.all;
+    let (writer, known) = Writer::begin_backup(repository, options.dry_run, monitor)?;
+    let known = known.all;
     let paths = source.paths();
     let parent = choose_parent(&known, options, &paths)?;
     let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
@@ -354,6 +357,7 @@ fn run(
         end,
         elapsed: environment.clock.elapsed().saturating_sub(began),
         skipped,
+        objects_written: added.objects,
     })))
 }
 

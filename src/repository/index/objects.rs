@@ -9,6 +9,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use super::super::Repository;
 use super::super::error::{Kind, Named, RepositoryError, Result};
 use super::super::generations::Generations;
+use super::super::look::ListedIndexes;
 use super::super::mend::{not_whole, plain_length};
 use super::super::seal::{frames_covering, unseal_range};
 use super::super::verify::is_damage;
@@ -118,13 +119,31 @@ impl Repository {
     /// meets it. To be called after registering, because what is learned afterwards is what a collector
     /// must respect.
     pub fn refresh_index(&self, monitor: &dyn Monitor) -> Result<IndexReport> {
-        monitor.phase(Phase::LoadIndex);
+        self.prove_remembered_keys()?;
         let generations = self.generations()?;
+        self.take_index(generations, None, monitor)
+    }
+
+    /// The same for a writer, by what it saw when it had registered.
+    pub(in crate::repository) fn take_index(
+        &self,
+        generations: Generations,
+        mut listed: Option<ListedIndexes>,
+        monitor: &dyn Monitor,
+    ) -> Result<IndexReport> {
+        monitor.phase(Phase::LoadIndex);
         self.follow_sweeps(&generations)?;
         let mut report = IndexReport { generations, ..IndexReport::default() };
         // Once more for each time that an object was merged with others between being listed and being read.
         for _ in 0..LISTINGS {
-            if self.take_index_objects(&mut report)? {
+            let listed = match listed.take() {
+                Some(listed) => listed,
+                None => {
+                    let known = self.cache.indexes()?;
+                    ListedIndexes::new(known, &self.store.list(layout::INDEX)?)
+                }
+            };
+            if self.take_index_objects(listed, &mut report)? {
                 return self.list_packs_when_needed(report);
             }
         }
@@ -150,16 +169,15 @@ impl Repository {
     }
 
     /// Takes in what is new. `false`: something was gone when it was to be read.
-    fn take_index_objects(&self, report: &mut IndexReport) -> Result<bool> {
-        // Known first, listed then: what another thread adds between the two is not taken for gone.
-        let mut known = self.cache.indexes()?;
-        let listed: BTreeMap<IndexId, u64> = self
-            .store
-            .list(layout::INDEX)?
-            .iter()
-            .filter_map(|object| Some((layout::parse_index(&object.name)?, object.size)))
-            .collect();
-        let mut is_whole = self.take_batches(&batches(&listed, &known), report)?;
+    fn take_index_objects(
+        &self,
+        ListedIndexes { known, listed }: ListedIndexes,
+        report: &mut IndexReport,
+    ) -> Result<bool> {
+        // Following the sweeps may have emptied the cache since.
+        let now = self.cache.indexes()?;
+        let mut known: BTreeSet<IndexId> = known.intersection(&now).copied().collect();
+        let mut is_whole = self.take_batches(&batches(&listed, &now), report)?;
         let gone: Vec<IndexId> =
             known.iter().filter(|id| !listed.contains_key(id)).copied().collect();
         if !gone.is_empty() && !self.cache.forget_superseded(&gone)? {
@@ -275,7 +293,7 @@ impl Repository {
     pub fn read_index(&self, id: IndexId) -> Result<Index> {
         let name = layout::index(id);
         let object = self.store.get(&name)?;
-        let payload = self.sealer.unseal(ObjectKind::Index, &name, object)?;
+        let payload = self.sealer().unseal(ObjectKind::Index, &name, object)?;
         Index::decode(&payload).named(name)
     }
 
@@ -325,11 +343,11 @@ impl Repository {
             // Another repository's, unless only the name of the repository is damaged.
             Ok(header) if header.repository != self.id => {
                 let ours = Header { repository: self.id, ..header };
-                let cipher = self.sealer.object_cipher(&ours, &layout::pack(id));
+                let cipher = self.sealer().object_cipher(&ours, &layout::pack(id));
                 cipher.is_ok_and(|cipher| cipher.header.commitment == header.commitment)
             }
             Ok(_) if error.kind == Kind::Corrupt => true,
-            Ok(header) => self.sealer.has_dropped(header.epoch),
+            Ok(header) => self.sealer().has_dropped(header.epoch),
         })
     }
 
@@ -442,7 +460,7 @@ impl Repository {
         let name = layout::pack(id);
         let head = self.store.get_range(&name, 0..HEADER_LENGTH as u64)?;
         let kinds = [ObjectKind::DataPack, ObjectKind::TreePack];
-        let header = self.sealer.check_header(&kinds, &name, &head)?;
+        let header = self.sealer().check_header(&kinds, &name, &head)?;
         let fetch = |range| Ok(self.store.get_range(&name, range)?);
         self.decode_pack(id, &name, header, object_length, fetch)
     }
@@ -479,7 +497,7 @@ impl Repository {
         let corrupt = |message: &str| RepositoryError::corrupt(name, message);
         let total = plain_length(&header, object_length)
             .ok_or_else(|| corrupt(&not_whole(object_length)))?;
-        let cipher = self.sealer.object_cipher(&header, name)?;
+        let cipher = self.sealer().object_cipher(&header, name)?;
         let read = |offset: u64, length: usize| -> Result<Vec<u8>> {
             let (range, first) = frames_covering(offset, length as u64, total);
             unseal_range(&cipher, name, fetch(range)?, first, offset, length, total)

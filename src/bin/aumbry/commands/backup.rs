@@ -224,7 +224,7 @@ fn open_or_create(
             .is_err_and(|error| error.kind == aumbry::repository::error::Kind::NotFound),
     };
     if !location.is_default || args.dry_run || !is_missing() {
-        return Ok((context.open_at(location)?, false));
+        return Ok((context.open_to_write(location)?, false));
     }
     if context.surroundings.can_ask() {
         let place = location.shown();
@@ -399,6 +399,8 @@ fn summary_json(
     put("total_duration", json!(summary.elapsed.as_secs_f64()));
     put("dry_run", json!(args.dry_run));
     put("skipped", json!(summary.skipped));
+    // A registration, and what decides it.
+    put("write_requests", json!(summary.objects_written + 2));
     Value::Object(object)
 }
 
@@ -446,6 +448,10 @@ fn tell(
         }
     };
     output.say(&format!("  {verb:<9} {stored}"))?;
+    if args.dry_run {
+        output
+            .say(&format!("  requests  about {} to write", grouped(summary.objects_written + 2)))?;
+    }
     if problems > 0 {
         output.say(&style.yellow(&format!("  problems  {}, told above", grouped(problems))))?;
     }

@@ -141,6 +141,13 @@ impl IndexCache {
         Ok(table.get(name).map_err(cache_error)?.map(|row| row.value().to_vec()))
     }
 
+    /// The name of the last object of collection that is kept, in the order of generations.
+    pub fn newest_generation(&self) -> Result<Option<String>> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(GENERATIONS).map_err(cache_error)?;
+        Ok(table.last().map_err(cache_error)?.map(|(name, _)| name.value().to_string()))
+    }
+
     /// Remembers a sealed object of collection. The newest few are kept.
     pub fn keep_generation(&self, name: &str, object: &[u8]) -> Result<()> {
         let transaction = self.begin_write()?;
@@ -232,6 +239,13 @@ impl IndexCache {
             }
         }
         Ok(slots)
+    }
+
+    /// How many slots were seen.
+    pub fn slot_count(&self) -> Result<usize> {
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let table = transaction.open_table(SLOTS).map_err(cache_error)?;
+        Ok(ReadableTableMetadata::len(&table).map_err(cache_error)? as usize)
     }
 
     /// Remembers sealed slots, and forgets others.
