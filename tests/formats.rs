@@ -527,6 +527,7 @@ fn write_delta(folder: &Path, tree: &Path) {
         counts: Default::default(),
         predecessor: None,
         repaired: None,
+        copied: None,
         signature: None,
     };
     let session = writer.session();

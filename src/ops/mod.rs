@@ -2,6 +2,8 @@
 
 pub mod backup;
 pub mod check;
+mod complete;
+pub mod copy;
 pub mod diff;
 pub mod dump;
 mod findings;
