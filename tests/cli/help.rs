@@ -17,6 +17,7 @@ fn every_command_explains_itself() {
         "dump",
         "forget",
         "undelete",
+        "copy",
         "check",
         "repair",
         "key",

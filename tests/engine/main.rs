@@ -5,6 +5,7 @@
 mod backup;
 mod collecting;
 mod concurrent;
+mod copy;
 mod crash;
 mod crash_collection;
 mod crash_disk;

@@ -11,6 +11,7 @@ use clap::Subcommand;
 use crate::commands::backup::BackupArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::completions::CompletionsArgs;
+use crate::commands::copy::CopyArgs;
 use crate::commands::debug::DebugArgs;
 use crate::commands::diff::DiffArgs;
 use crate::commands::dump::DumpArgs;
@@ -105,6 +106,8 @@ pub enum Command {
     Forget(ForgetArgs),
     /// Bring forgotten snapshots back
     Undelete(UndeleteArgs),
+    /// Copy snapshots into another repository
+    Copy(CopyArgs),
     /// Give back the space of what no snapshot needs
     Prune(PruneArgs),
     /// Find out whether everything can be restored

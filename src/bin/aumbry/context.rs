@@ -116,7 +116,8 @@ impl Context {
         Ok(Location { path, is_default: true })
     }
 
-    fn parse_place(&self, place: &OsStr) -> Result<Location, Failure> {
+    /// Reads a place as a person types it.
+    pub fn parse_place(&self, place: &OsStr) -> Result<Location, Failure> {
         let bytes = place.as_bytes();
         let colon = bytes.iter().position(|byte| *byte == b':');
         let scheme = colon.and_then(|at| std::str::from_utf8(&bytes[..at]).ok());
@@ -205,7 +206,8 @@ impl Context {
         Ok(repository)
     }
 
-    fn find_store(&self, location: &Location) -> Result<Store, Failure> {
+    /// The store at a place.
+    pub fn find_store(&self, location: &Location) -> Result<Store, Failure> {
         Store::local(&location.path, LocalMode::Open).map_err(RepositoryError::from).map_err(
             |error| match error.kind {
                 Kind::NotFound if location.is_default => Failure::no_repository(&error.item)
@@ -215,7 +217,8 @@ impl Context {
         )
     }
 
-    fn open_with(&self, store: Store, given: &Given) -> Result<Repository, Failure> {
+    /// Opens the repository in a store with what was given.
+    pub fn open_with(&self, store: Store, given: &Given) -> Result<Repository, Failure> {
         Repository::open(store, &given.credential, self.library_environment()).map_err(|error| {
             if error.kind == Kind::WrongKey {
                 Failure::from(error).hint(format!("it was taken from {}", given.origin))
@@ -267,7 +270,8 @@ impl Context {
         Ok(repository)
     }
 
-    fn library_environment(&self) -> repository::Environment {
+    /// What the library needs of this machine.
+    pub fn library_environment(&self) -> repository::Environment {
         repository::Environment {
             clock: self.clock.clone(),
             chance: Chance::System,

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod check;
 pub mod completions;
+pub mod copy;
 pub mod debug;
 pub mod diff;
 pub mod dump;
@@ -32,6 +33,7 @@ impl Command {
             Command::Backup(args) => backup::run(args, context),
             Command::Snapshots(args) => snapshots::run(args, context),
             Command::Ls(args) => ls::run(args, context),
+            Command::Copy(args) => copy::run(args, context),
             Command::Restore(args) => restore::run(args, context),
             Command::Diff(args) => diff::run(args, context),
             Command::Dump(args) => dump::run(args, context),

@@ -1,0 +1,92 @@
+//! A second repository: where it is, and what opens it. The one place that knows.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use aumbry::repository::CreateOptions;
+use aumbry::repository::Repository;
+use aumbry::repository::error::Kind;
+use aumbry::repository::error::RepositoryError;
+use aumbry::store::LocalMode;
+use aumbry::store::Store;
+use clap::Args;
+
+use crate::context::Context;
+use crate::context::Location;
+use crate::credentials;
+use crate::credentials::Given;
+use crate::credentials::SecondSource;
+use crate::failure::Failure;
+use crate::output::printable;
+
+/// The repository that is written to.
+#[derive(Args)]
+#[command(next_help_heading = "Where to")]
+pub struct ToArgs {
+    /// The repository to copy to
+    #[arg(long, value_name = "PLACE")]
+    to: OsString,
+    /// Read its passphrase from this file [env: AUMBRY_TO_PASSWORD_FILE; AUMBRY_TO_PASSWORD holds the
+    /// passphrase itself]
+    #[arg(long, value_name = "FILE")]
+    to_password_file: Option<PathBuf>,
+    /// Take its passphrase from what this shell command prints [env: AUMBRY_TO_PASSWORD_COMMAND]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "to_password_file")]
+    to_password_command: Option<OsString>,
+    /// Open it with the 24 words in this file instead of a passphrase [env: AUMBRY_TO_RECOVERY_KEY, the
+    /// words themselves]
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["to_password_file", "to_password_command"])]
+    to_recovery_key_file: Option<PathBuf>,
+}
+
+impl ToArgs {
+    /// Where it is, or will be.
+    pub fn location(&self, context: &Context) -> Result<Location, Failure> {
+        context.parse_place(&self.to)
+    }
+
+    /// Where it is, for a person.
+    pub fn place(&self) -> String {
+        printable(self.to.as_bytes())
+    }
+
+    /// Opens it. What is not there is made, if that is wanted, by these options.
+    pub fn open(
+        &self,
+        context: &Context,
+        missing: Option<&CreateOptions>,
+    ) -> Result<Repository, Failure> {
+        let location = self.location(context)?;
+        let opened = Store::local(&location.path, LocalMode::Open).map_err(RepositoryError::from);
+        let found = opened.and_then(|store| Repository::identify(&store).map(|_| store));
+        match (found, missing) {
+            (Ok(store), _) => context.open_with(store, &self.given(context, "Passphrase")?),
+            (Err(error), Some(options)) if error.kind == Kind::NotFound => {
+                // Without a passphrase nothing is made, not even the folder.
+                let given = self.given(context, "New passphrase")?;
+                let store = Store::local(&location.path, LocalMode::Create)?;
+                let environment = context.library_environment();
+                Ok(Repository::create(store, options, &given.credential, environment)?)
+            }
+            (Err(error), _) => {
+                let is_absent = error.kind == Kind::NotFound;
+                let failure = Failure::opening(error);
+                Err(match is_absent {
+                    true => failure.hint("--init makes it, so that it cuts files as this one does"),
+                    false => failure,
+                })
+            }
+        }
+    }
+
+    fn given(&self, context: &Context, what: &str) -> Result<Given, Failure> {
+        let source = SecondSource {
+            recovery_key_file: self.to_recovery_key_file.as_deref(),
+            password_file: self.to_password_file.as_deref(),
+            password_command: self.to_password_command.as_deref(),
+        };
+        credentials::find_second(context, source, &format!("{what} for {}: ", self.place()))
+    }
+}
