@@ -8,6 +8,7 @@ pub mod diff;
 pub mod dump;
 mod findings;
 pub mod forget;
+pub mod mirror;
 mod nodes;
 pub mod prune;
 mod references;

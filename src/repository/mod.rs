@@ -19,6 +19,7 @@ pub mod packer;
 pub mod planted;
 pub mod quarantine;
 pub mod reader;
+pub mod replica;
 mod reserve;
 pub mod seal;
 pub mod session;

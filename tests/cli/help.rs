@@ -18,6 +18,7 @@ fn every_command_explains_itself() {
         "forget",
         "undelete",
         "copy",
+        "mirror",
         "check",
         "repair",
         "key",

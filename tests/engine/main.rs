@@ -19,6 +19,7 @@ mod fidelity;
 mod following;
 mod forgetting;
 mod healing;
+mod mirror;
 mod model;
 mod packs;
 mod parity;

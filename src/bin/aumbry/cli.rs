@@ -19,6 +19,7 @@ use crate::commands::forget::ForgetArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::key::KeyArgs;
 use crate::commands::ls::LsArgs;
+use crate::commands::mirror::MirrorArgs;
 use crate::commands::prune::PruneArgs;
 use crate::commands::rekey::RekeyArgs;
 use crate::commands::repair::RepairArgs;
@@ -108,6 +109,8 @@ pub enum Command {
     Undelete(UndeleteArgs),
     /// Copy snapshots into another repository
     Copy(CopyArgs),
+    /// Copy the repository's objects to a second store, byte for byte
+    Mirror(MirrorArgs),
     /// Give back the space of what no snapshot needs
     Prune(PruneArgs),
     /// Find out whether everything can be restored

@@ -8,6 +8,7 @@ use aumbry::repository::CreateOptions;
 use aumbry::repository::Repository;
 use aumbry::repository::error::Kind;
 use aumbry::repository::error::RepositoryError;
+use aumbry::store;
 use aumbry::store::LocalMode;
 use aumbry::store::Store;
 use clap::Args;
@@ -88,5 +89,17 @@ impl ToArgs {
             password_command: self.to_password_command.as_deref(),
         };
         credentials::find_second(context, source, &format!("{what} for {}: ", self.place()))
+    }
+}
+
+/// The store at a place, which may be empty. What is not there is made, or, in a dry run, taken for empty.
+pub fn open_store(context: &Context, place: &OsString, dry_run: bool) -> Result<Store, Failure> {
+    let location = context.parse_place(place)?;
+    match Store::local(&location.path, LocalMode::Open) {
+        Err(error) if error.kind == store::Kind::NotFound && dry_run => Ok(Store::memory()),
+        Err(error) if error.kind == store::Kind::NotFound => {
+            Ok(Store::local(&location.path, LocalMode::Create)?)
+        }
+        opened => Ok(opened?),
     }
 }

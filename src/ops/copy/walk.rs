@@ -57,7 +57,7 @@ struct Unread {
 /// A step of a batch.
 enum Work {
     Done(Done),
-    Copy(Box<Unread>),
+    Copy(Unread),
 }
 
 /// How many pieces of work may be with the workers at a time.
@@ -290,7 +290,7 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
                         has_digest: file.digest.is_some(),
                     }),
                 };
-                self.push(Work::Copy(Box::new(Unread { entry, path, piece })))?;
+                self.push(Work::Copy(Unread { entry, path, piece }))?;
             }
         }
         Ok(None)
@@ -393,7 +393,7 @@ fn finish(
 ) -> Result<Done, Failure> {
     let unread = match work {
         Work::Done(done) => return Ok(done),
-        Work::Copy(unread) => *unread,
+        Work::Copy(unread) => unread,
     };
     let Unread { entry, path, piece } = unread;
     let Node::File(file) = &entry.node else { return Ok(Done::Entry(entry)) };

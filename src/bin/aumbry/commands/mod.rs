@@ -11,6 +11,7 @@ pub mod forget;
 pub mod init;
 pub mod key;
 pub mod ls;
+pub mod mirror;
 pub mod prune;
 pub mod rekey;
 pub mod repair;
@@ -34,6 +35,7 @@ impl Command {
             Command::Snapshots(args) => snapshots::run(args, context),
             Command::Ls(args) => ls::run(args, context),
             Command::Copy(args) => copy::run(args, context),
+            Command::Mirror(args) => mirror::run(args, context),
             Command::Restore(args) => restore::run(args, context),
             Command::Diff(args) => diff::run(args, context),
             Command::Dump(args) => dump::run(args, context),
