@@ -31,16 +31,23 @@ pub enum Class {
     Packs,
     /// Index objects, whose packs are there.
     Index,
-    /// Aborts, and marks of tombs that were undone, before those tombs.
+    /// Marks of tombs that were undone, before those tombs.
     Marks,
     /// Tombs, before the snapshots that they are about.
     Tombs,
-    /// Slots, whose packs and index objects are there.
+    /// Slots, whose packs and index objects are there: one after another, as they are listed.
     Snapshots,
     /// Marks of snapshots that were reported.
     Confirmed,
     /// Condemned lists and sweeps, whose snapshots are there: one after another, as they are listed.
     Generations,
+}
+
+impl Class {
+    /// Whether its objects have an order among themselves, too.
+    pub fn is_ordered(self) -> bool {
+        matches!(self, Class::Snapshots | Class::Generations)
+    }
 }
 
 /// All of them, in the order in which they are copied.
@@ -109,7 +116,7 @@ fn class_of(name: &str) -> Option<Class> {
         Some(Class::Packs)
     } else if layout::parse_index(name).is_some() {
         Some(Class::Index)
-    } else if layout::parse_undone(name).is_some() || layout::parse_abort(name).is_some() {
+    } else if layout::parse_undone(name).is_some() {
         Some(Class::Marks)
     } else if layout::parse_tomb(name).is_some() {
         Some(Class::Tombs)
@@ -141,7 +148,6 @@ fn generation_order(name: &str) -> (bool, Reverse<u32>, u32) {
 fn slot_session(name: &str) -> Option<SessionId> {
     let of_tomb = || layout::parse_tomb(name).or_else(|| layout::parse_undone(name));
     layout::parse_snapshot(name)
-        .or_else(|| layout::parse_abort(name))
         .or_else(|| layout::parse_confirmed(name))
         .or_else(|| of_tomb().map(|tomb| tomb.session))
 }
@@ -215,6 +221,17 @@ impl<'a> Replica<'a> {
                 None if is_dead => {}
                 None => found.missing.entry(class).or_default().push(object),
             }
+        }
+        if let Some(slots) = found.missing.get_mut(&Class::Snapshots) {
+            let snapshots = repository.snapshots(monitor)?;
+            // An ABORT ends a session of the source, of which the replica knows nothing.
+            let aborted: BTreeSet<String> =
+                snapshots.aborted.iter().map(|session| layout::snapshot(*session)).collect();
+            slots.retain(|object| !aborted.contains(&object.name));
+            // Each after its predecessor, so that nobody takes that for lost.
+            let names = snapshots.all.iter().map(|(id, _)| layout::snapshot(id.0));
+            let order: HashMap<String, usize> = names.zip(0..).collect();
+            slots.sort_by_key(|object| order.get(&object.name).copied());
         }
         if let Some(generations) = found.missing.get_mut(&Class::Generations) {
             generations.sort_by_key(|object| generation_order(&object.name));

@@ -1,5 +1,6 @@
 //! A second repository: where it is, and what opens it. The one place that knows.
 
+use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -93,7 +94,7 @@ impl ToArgs {
 }
 
 /// The store at a place, which may be empty. What is not there is made, or, in a dry run, taken for empty.
-pub fn open_store(context: &Context, place: &OsString, dry_run: bool) -> Result<Store, Failure> {
+pub fn open_store(context: &Context, place: &OsStr, dry_run: bool) -> Result<Store, Failure> {
     let location = context.parse_place(place)?;
     match Store::local(&location.path, LocalMode::Open) {
         Err(error) if error.kind == store::Kind::NotFound && dry_run => Ok(Store::memory()),

@@ -278,7 +278,8 @@ impl Copier<'_> {
             _ => None,
         };
         let damaged_before = self.counters.damaged.load(Ordering::Relaxed);
-        let data = BlobReader::new(self.source, budget / 8);
+        // In the walk's order, files that follow one another stand in the same few segments.
+        let data = BlobReader::new(self.source, budget / 16);
         let pipeline = Pipeline {
             snapshot: id.short(),
             writer: &writer,
