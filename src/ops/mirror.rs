@@ -12,7 +12,7 @@ use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
 use crate::ops::threads::run_threads;
 use crate::repository::Repository;
-use crate::repository::replica::{CLASSES, Comparison, Mirrored, Object, Replica};
+use crate::repository::replica::{CLASSES, Class, Comparison, Mirrored, Object, Replica};
 
 /// Objects on their way at a time.
 const THREADS: usize = 4;
@@ -122,6 +122,13 @@ fn run(
     }
     for class in CLASSES {
         // One class after another: a failure ends it before anything that builds on what is missing.
+        if class == Class::Marks && !replica.is_current(&found)? {
+            return Err(OpsError::Busy(
+                "a collector gave this mirror up while it ran; what was copied stays: run it again, and give \
+                 `prune` more patience"
+                    .into(),
+            ));
+        }
         let objects = found.missing.get(&class).map_or(&[][..], Vec::as_slice);
         let threads = if class.is_ordered() { 1 } else { threads };
         mirroring.for_each(threads, objects, |object| Ok(Some(replica.copy(object)?)))?;

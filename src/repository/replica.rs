@@ -85,6 +85,8 @@ pub struct Comparison {
     pub let_go: Vec<Object>,
     /// What else the replica has and the source has not.
     pub extra: Vec<Object>,
+    /// The newest sweep when the source was listed.
+    pub swept: u32,
 }
 
 /// What became of one object.
@@ -206,7 +208,7 @@ impl<'a> Replica<'a> {
             generations.last.iter().flat_map(|last| &last.sweep.packs).copied().collect();
         let mut there: HashMap<String, u64> =
             self.store.list("")?.into_iter().map(|object| (object.name, object.size)).collect();
-        let mut found = Comparison::default();
+        let mut found = Comparison { swept: generations.swept(), ..Comparison::default() };
         for ObjectInfo { name, size, .. } in source {
             let Some(class) = class_of(&name) else { continue };
             let object = Object { name, bytes: size };
@@ -245,6 +247,12 @@ impl<'a> Replica<'a> {
             (found.let_go, found.extra) = rest.into_iter().partition(|object| let_go(&object.name));
         }
         Ok(found)
+    }
+
+    /// Whether nothing was swept since the source was listed: then what was listed was there to be copied. A collector that
+    /// waits for nobody gives a reader up.
+    pub fn is_current(&self, found: &Comparison) -> Result<bool> {
+        Ok(self.repository.generations()?.swept() == found.swept)
     }
 
     /// What says of a name that the source has no more whether it was let go there.

@@ -308,7 +308,7 @@ fn a_mirror_beside_a_backup_and_a_collector_is_valid() {
                 id
             });
             let replica = Replica::new(&repository, to.clone()).unwrap();
-            // A collector that waits for nobody may take away what was listed: that is told, and the next run goes on.
+            // A collector that waits for nobody may take away what was listed: then this run ends before it refers to it.
             let _ = mirror(&repository, &replica, &mirror_options(), &SilentMonitor);
             writing.join().unwrap()
         });
