@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::format::header::ObjectKind;
 use crate::format::snapshot::{Origin, Repaired, Snapshot};
 use crate::id::SnapshotId;
-use crate::monitor::{Monitor, Phase, Problem};
+use crate::monitor::{Monitor, Phase, Problem, SilentMonitor};
 use crate::ops::OpsError;
 use crate::ops::complete::is_complete;
 use crate::repository::Repository;
@@ -263,7 +263,7 @@ impl Copier<'_> {
         let (session, target) = (writer.session(), self.target);
         let origin = snapshot.origin(self.source.id(), *id);
         // Listed after registering: a reference that is there now stays until this session has decided.
-        let known = target.snapshots(self.monitor)?.all;
+        let known = target.snapshots(&SilentMonitor)?.all;
         let held = by_origin(target, &known);
         if let Some((copy, _)) = held.get(&origin) {
             target.abort(session)?;
@@ -314,7 +314,7 @@ impl Copier<'_> {
             target.abort(session)?;
             return Ok(Run::Damaged);
         };
-        let now = target.snapshots(self.monitor)?.all;
+        let now = target.snapshots(&SilentMonitor)?.all;
         if let Some((copy, _)) = by_origin(target, &now).get(&origin) {
             target.abort(session)?;
             return Ok(Run::Known(*copy));
