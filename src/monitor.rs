@@ -31,6 +31,10 @@ pub enum Phase {
     Delete,
     /// Finding what can be mended, and mending it.
     Repair,
+    /// Copying snapshots into another repository.
+    Copy,
+    /// Copying objects to another store.
+    Mirror,
 }
 
 /// What is added to the running totals.

@@ -317,7 +317,12 @@ fn settings() -> Settings {
 }
 
 fn new_repository(folder: &Path, settings: Settings) -> Repository {
-    let options = CreateOptions { settings, cost: Some(Argon2Cost::FLOOR), label: "first".into() };
+    let options = CreateOptions {
+        settings,
+        cost: Some(Argon2Cost::FLOOR),
+        label: "first".into(),
+        cuts_like: None,
+    };
     let store = Store::local(folder, LocalMode::Create).unwrap();
     Repository::create(store, &options, &passphrase(), environment()).unwrap()
 }
@@ -553,6 +558,7 @@ fn write_delta(folder: &Path, tree: &Path) {
         counts: Default::default(),
         predecessor: None,
         repaired: None,
+        copied: None,
         signature: None,
     };
     let session = writer.session();

@@ -90,6 +90,7 @@ fn snapshot() -> Decision {
         counts: BackupCounts { files_new: 5, data_added: 1 << 40, ..BackupCounts::default() },
         predecessor: Some([9; 32]),
         repaired: None,
+        copied: None,
         signature: Some([1; 64]),
     }))
 }

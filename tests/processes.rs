@@ -116,8 +116,12 @@ impl Scene {
             pack_length: 64 << 10,
             ..Settings::DEFAULT
         };
-        let options =
-            CreateOptions { settings, cost: Some(Argon2Cost::FLOOR), label: String::new() };
+        let options = CreateOptions {
+            settings,
+            cost: Some(Argon2Cost::FLOOR),
+            label: String::new(),
+            cuts_like: None,
+        };
         let environment = Environment {
             clock: Arc::new(SystemClock::new()),
             chance: Chance::System,

@@ -363,6 +363,7 @@ impl<'a> Building<'a> {
             counts: BackupCounts::default(),
             predecessor,
             repaired: None,
+            copied: None,
             signature: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::FormatError;
 use super::bytes::{Reader, put_field, put_number_field, put_signed, put_time, put_varint};
-use crate::id::{BlobId, SessionId, SnapshotId};
+use crate::id::{BlobId, RepositoryId, SessionId, SnapshotId};
 use crate::units::Timestamp;
 
 const DECISION_SNAPSHOT: u8 = 1;
@@ -113,6 +113,15 @@ pub struct Repaired {
     pub left_out: String,
 }
 
+/// A snapshot of a repository, named so that any other repository knows which is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The snapshot in it.
+    pub snapshot: SnapshotId,
+}
+
 /// One committed state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -147,6 +156,8 @@ pub struct Snapshot {
     pub predecessor: Option<[u8; 32]>,
     /// What a repair made it of; `None`: a backup made it.
     pub repaired: Option<Repaired>,
+    /// The snapshot of another repository that it was copied from, through however many copies; `None`: it is no copy.
+    pub copied: Option<Origin>,
     /// Reserved for an Ed25519 signature, always the last field. Version 1 writers leave it out.
     pub signature: Option<[u8; 64]>,
 }
@@ -181,6 +192,11 @@ impl Decision {
 }
 
 impl Snapshot {
+    /// Which snapshot this is, whatever repository it is in: the one it was copied from, or else itself.
+    pub fn origin(&self, repository: RepositoryId, id: SnapshotId) -> Origin {
+        self.copied.unwrap_or(Origin { repository, snapshot: id })
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut output = vec![DECISION_SNAPSHOT];
         let mut value = Vec::new();
@@ -219,6 +235,12 @@ impl Snapshot {
                 field(16, &|value| value.extend_from_slice(repaired.left_out.as_bytes()));
             }
         }
+        if let Some(Origin { repository, snapshot }) = &self.copied {
+            field(17, &|value| {
+                value.extend_from_slice(repository.as_bytes());
+                value.extend_from_slice(&snapshot.0.to_bytes());
+            });
+        }
         if let Some(signature) = self.signature {
             field(13, &|value| value.extend_from_slice(&signature));
         }
@@ -242,6 +264,7 @@ impl Snapshot {
             counts: BackupCounts::default(),
             predecessor: None,
             repaired: None,
+            copied: None,
             signature: None,
         };
         let mut seen_root = false;
@@ -284,6 +307,11 @@ impl Snapshot {
                     snapshot.repaired = Some(Repaired { original, left_out: String::new() });
                 }
                 16 => left_out = text(),
+                17 => {
+                    let repository = RepositoryId(value.array()?);
+                    let id = SnapshotId(SessionId::from_bytes(value.array()?));
+                    snapshot.copied = Some(Origin { repository, snapshot: id });
+                }
                 other => skip_field(other)?,
             }
         }
@@ -335,6 +363,10 @@ mod tests {
             repaired: Some(Repaired {
                 original: SnapshotId(SessionId { generation: 2, random: [7; 16] }),
                 left_out: "/etc: cannot be read".into(),
+            }),
+            copied: Some(Origin {
+                repository: RepositoryId([5; 16]),
+                snapshot: SnapshotId(SessionId { generation: 1, random: [6; 16] }),
             }),
             signature: Some([1; 64]),
         }

@@ -3,11 +3,14 @@
 pub mod backup;
 mod changes;
 pub mod check;
+mod complete;
+pub mod copy;
 pub mod diff;
 pub mod dump;
 mod findings;
 pub mod forget;
 mod marking;
+pub mod mirror;
 mod nodes;
 pub mod prune;
 mod references;

@@ -217,6 +217,7 @@ mod tests {
             counts: BackupCounts::default(),
             predecessor: None,
             repaired: None,
+            copied: None,
             signature: None,
         };
         (SnapshotId(SessionId { generation: 0, random }), snapshot)

@@ -39,6 +39,31 @@ pub fn session_of(path: &Path) -> Option<SessionId> {
     path.file_name()?.to_str()?.parse().ok()
 }
 
+/// What a run that ended early has left.
+pub struct Left {
+    /// Its session, which will never decide anything itself.
+    pub session: SessionId,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Left {
+    /// Nothing of the run is wanted any more.
+    pub fn remove(self) {
+        let _ = fs::remove_file(self.path);
+    }
+}
+
+/// The journals in this folder whose runs have ended, for who needs nothing of them but to know that they ran.
+pub fn left(folder: &Path) -> Vec<Left> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let left = entries.map(|entry| entry.path()).filter_map(|path| {
+        let (session, lock) = (session_of(&path)?, open_left(&path)?);
+        Some(Left { session, path, _lock: lock })
+    });
+    left.collect()
+}
+
 impl Repository {
     /// The folder for journals of backups of these sources, if there is a cache.
     pub fn journal_folder(&self, sources: &[Vec<u8>]) -> Option<PathBuf> {

@@ -332,27 +332,37 @@ pub fn list(
     let mut slots = Vec::new();
     for object in store.list(layout::KEYS)? {
         let Some(id) = layout::parse_key(&object.name) else { continue };
-        let slot = store.get(&object.name).map_err(RepositoryError::from).and_then(|bytes| {
-            let header = SlotHeader::decode(&bytes).named(&object.name)?;
-            if header.repository != repository || header.id != id {
-                return Err(RepositoryError::corrupt(
-                    &object.name,
-                    "belongs to another repository or bears another name",
-                ));
-            }
-            let start = SLOT_HEADER_LENGTH + header.wrapped_length as usize;
-            let sealed = bytes
-                .get(start..)
-                .ok_or_else(|| RepositoryError::corrupt(&object.name, "is cut short"))?;
-            let label =
-                unseal_message(&label_key(keyring), &header.label_nonce, &bytes[..start], sealed)
-                    .named(&object.name)?;
-            let label = SlotLabel::decode(&label).named(&object.name)?;
-            Ok(KeySlot { id, way: header.way, label })
-        });
+        let slot = store
+            .get(&object.name)
+            .map_err(RepositoryError::from)
+            .and_then(|bytes| read_slot(&object.name, id, &bytes, repository, keyring));
         slots.push(slot);
     }
     Ok(slots)
+}
+
+/// What is known of a key slot without what opens it: its header and its label, which prove each other.
+pub(super) fn read_slot(
+    name: &str,
+    id: KeySlotId,
+    bytes: &[u8],
+    repository: RepositoryId,
+    keyring: &Keyring,
+) -> Result<KeySlot> {
+    let header = SlotHeader::decode(bytes).named(name)?;
+    if header.repository != repository || header.id != id {
+        return Err(RepositoryError::corrupt(
+            name,
+            "belongs to another repository or bears another name",
+        ));
+    }
+    let start = SLOT_HEADER_LENGTH + header.wrapped_length as usize;
+    let sealed =
+        bytes.get(start..).ok_or_else(|| RepositoryError::corrupt(name, "is cut short"))?;
+    let label = unseal_message(&label_key(keyring), &header.label_nonce, &bytes[..start], sealed)
+        .named(name)?;
+    let label = SlotLabel::decode(&label).named(name)?;
+    Ok(KeySlot { id, way: header.way, label })
 }
 
 /// Removes a slot. Refuses the slot in use and the last one: the slot in use must be there to stay.

@@ -23,6 +23,7 @@ pub mod planted;
 mod proving;
 pub mod quarantine;
 pub mod reader;
+pub mod replica;
 mod reserve;
 pub mod seal;
 pub mod session;
@@ -73,6 +74,13 @@ pub struct Environment {
     pub user: String,
 }
 
+/// How a repository cuts files. Two that cut alike have chunks in common, whatever they call them.
+#[derive(Clone)]
+pub struct Cutting {
+    params: ChunkerParams,
+    secret: Zeroizing<[u8; 32]>,
+}
+
 /// How a repository is made.
 pub struct CreateOptions {
     /// Its settings; the time of creation is filled in.
@@ -81,11 +89,15 @@ pub struct CreateOptions {
     pub cost: Option<Argon2Cost>,
     /// What to call the first key slot.
     pub label: String,
+    /// Cut as this repository does, so that backups into both have chunks in common; `None`: as the settings say, with a
+    /// secret of its own.
+    pub cuts_like: Option<Cutting>,
 }
 
 impl Default for CreateOptions {
     fn default() -> Self {
-        CreateOptions { settings: Settings::DEFAULT, cost: None, label: String::new() }
+        let settings = Settings::DEFAULT;
+        CreateOptions { settings, cost: None, label: String::new(), cuts_like: None }
     }
 }
 
@@ -152,10 +164,18 @@ impl Repository {
         }
         let (store, form) = proving::decide_form(store, &environment)?;
         let id = RepositoryId(environment.chance.bytes()?);
-        let settings = Settings { created: environment.clock.now(), form, ..options.settings };
+        let mut settings =
+            Settings { created: environment.clock.now(), form, ..options.settings };
+        let mut chunker_secret = environment.chance.bytes()?;
+        if let Some(Cutting { params, secret }) = &options.cuts_like {
+            settings.chunk_minimum = params.minimum;
+            settings.chunk_average = params.average;
+            settings.chunk_maximum = params.maximum;
+            chunker_secret = **secret;
+        }
         let keyring = Keyring {
             id_key: environment.chance.bytes()?,
-            chunker_secret: environment.chance.bytes()?,
+            chunker_secret,
             repository_seed: environment.chance.bytes()?,
             admin_seed: environment.chance.bytes()?,
             epochs: vec![EpochKeys {
@@ -361,6 +381,11 @@ impl Repository {
     /// The secret that the chunker's gear table follows from.
     pub fn chunker_secret(&self) -> &[u8; 32] {
         &self.sealer().keyring().chunker_secret
+    }
+
+    /// How files are cut, for another repository that is to cut alike.
+    pub fn cutting(&self) -> Cutting {
+        Cutting { params: self.chunker_params(), secret: Zeroizing::new(*self.chunker_secret()) }
     }
 
     /// The keys that name content.

@@ -17,6 +17,8 @@ fn every_command_explains_itself() {
         "dump",
         "forget",
         "undelete",
+        "copy",
+        "mirror",
         "check",
         "repair",
         "key",

@@ -277,6 +277,7 @@ fn create_with(store: Store, credential: &Credential) -> aumbry::repository::err
         settings: small_settings(),
         cost: Some(Argon2Cost::FLOOR),
         label: "test".into(),
+        cuts_like: None,
     };
     Repository::create(store, &options, credential, environment(None)).map(drop)
 }

@@ -5,6 +5,7 @@
 mod backup;
 mod collecting;
 mod concurrent;
+mod copy;
 mod crash;
 mod crash_collection;
 mod crash_disk;
@@ -18,6 +19,7 @@ mod fidelity;
 mod following;
 mod forgetting;
 mod healing;
+mod mirror;
 mod model;
 mod packs;
 mod parity;

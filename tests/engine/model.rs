@@ -36,7 +36,7 @@ pub fn create_quick_with(
 ) -> Repository {
     // The cost is for passphrases only, but without one it would be measured.
     let cost = Some(Argon2Cost::FLOOR);
-    let options = CreateOptions { settings, cost, label: String::new() };
+    let options = CreateOptions { settings, cost, label: String::new(), cuts_like: None };
     Repository::create(store, &options, &quick_key(1), environment(cache_folder)).unwrap()
 }
 

@@ -55,7 +55,12 @@ pub fn small_settings() -> Settings {
 
 /// A new repository in `store`.
 pub fn create(store: Store, settings: Settings, cache_folder: Option<&Path>) -> Repository {
-    let options = CreateOptions { settings, cost: Some(Argon2Cost::FLOOR), label: "test".into() };
+    let options = CreateOptions {
+        settings,
+        cost: Some(Argon2Cost::FLOOR),
+        label: "test".into(),
+        cuts_like: None,
+    };
     Repository::create(store, &options, &passphrase(), environment(cache_folder)).unwrap()
 }
 

@@ -114,7 +114,12 @@ pub fn create(world: &Arc<World>, odds: &Odds, seed: u64) -> Repository {
         pack_length: 64 << 10,
         ..Settings::DEFAULT
     };
-    let options = CreateOptions { settings, cost: Some(Argon2Cost::FLOOR), label: String::new() };
+    let options = CreateOptions {
+        settings,
+        cost: Some(Argon2Cost::FLOOR),
+        label: String::new(),
+        cuts_like: None,
+    };
     let credential = credential();
     let environment = environment(world, Dice::new(seed, 1).next());
     Repository::create(store, &options, &credential, environment).expect("there are no faults yet")

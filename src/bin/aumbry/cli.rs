@@ -12,6 +12,7 @@ use clap::Subcommand;
 use crate::commands::backup::BackupArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::completions::CompletionsArgs;
+use crate::commands::copy::CopyArgs;
 use crate::commands::debug::DebugArgs;
 use crate::commands::diff::DiffArgs;
 use crate::commands::dump::DumpArgs;
@@ -19,6 +20,7 @@ use crate::commands::forget::ForgetArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::key::KeyArgs;
 use crate::commands::ls::LsArgs;
+use crate::commands::mirror::MirrorArgs;
 use crate::commands::prune::PruneArgs;
 use crate::commands::rekey::RekeyArgs;
 use crate::commands::repair::RepairArgs;
@@ -127,6 +129,10 @@ pub enum Command {
     Forget(ForgetArgs),
     /// Bring forgotten snapshots back
     Undelete(UndeleteArgs),
+    /// Copy snapshots into another repository
+    Copy(CopyArgs),
+    /// Copy the repository's objects to a second store, byte for byte
+    Mirror(MirrorArgs),
     /// Give back the space of what no snapshot needs
     Prune(PruneArgs),
     /// Find out whether everything can be restored

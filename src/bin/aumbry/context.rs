@@ -132,10 +132,14 @@ impl Context {
     }
 
     fn parse_place(&self, place: &OsStr) -> Result<Location, Failure> {
-        let mut store =
-            store::location::Location::parse(place, &self.global.option).map_err(|error| {
-                Failure::usage(printable(error.message.as_bytes())).hint(error.hint)
-            })?;
+        self.parse_place_with(place, &self.global.option)
+    }
+
+    /// Reads a place as a person types it, with what is said about it.
+    pub fn parse_place_with(&self, place: &OsStr, options: &[String]) -> Result<Location, Failure> {
+        let mut store = store::location::Location::parse(place, options).map_err(|error| {
+            Failure::usage(printable(error.message.as_bytes())).hint(error.hint)
+        })?;
         if let Place::Local(path) = &store.place {
             store.place = Place::Local(self.surroundings.absolute(path)?);
         }
@@ -240,7 +244,13 @@ impl Context {
         })
     }
 
-    fn open_with(&self, store: Store, given: &Given, open: Open) -> Result<Repository, Failure> {
+    /// Opens the repository in a store with what was given.
+    pub fn open_with(
+        &self,
+        store: Store,
+        given: &Given,
+        open: Open,
+    ) -> Result<Repository, Failure> {
         open(store, &given.credential, self.library_environment()).map_err(|error| {
             if error.kind == Kind::WrongKey {
                 Failure::from(error).hint(format!("it was taken from {}", given.origin))
@@ -307,7 +317,8 @@ impl Context {
         Ok(repository)
     }
 
-    fn library_environment(&self) -> repository::Environment {
+    /// What the library needs of this machine.
+    pub fn library_environment(&self) -> repository::Environment {
         repository::Environment {
             clock: self.clock.clone(),
             chance: Chance::System,

@@ -54,6 +54,60 @@ pub fn find(context: &Context) -> Result<Option<Given>, Failure> {
     Ok(None)
 }
 
+/// Where the passphrase of a second repository is said to be, on the command line.
+#[derive(Clone, Copy)]
+pub struct SecondSource<'a> {
+    /// A file with its recovery key.
+    pub recovery_key_file: Option<&'a Path>,
+    /// A file with its passphrase.
+    pub password_file: Option<&'a Path>,
+    /// A shell command that prints it.
+    pub password_command: Option<&'a OsStr>,
+}
+
+/// The same for a second repository, which has flags and variables of its own, or else a person who is asked: what opens
+/// the first is never tried on it.
+pub fn find_second(
+    context: &Context,
+    source: SecondSource<'_>,
+    question: &str,
+) -> Result<Given, Failure> {
+    let surroundings = &context.surroundings;
+    if let Some(file) = source.recovery_key_file {
+        return recovery(&read_text(file)?, named_file(file));
+    }
+    if let Some(file) = source.password_file {
+        return from_file(file, named_file(file));
+    }
+    if let Some(command) = source.password_command {
+        return from_command(command, "--to-password-command".to_string());
+    }
+    if let Some(words) = surroundings.text_variable("AUMBRY_TO_RECOVERY_KEY")? {
+        return recovery(&words, "AUMBRY_TO_RECOVERY_KEY".to_string());
+    }
+    if let Some(file) = surroundings.variable("AUMBRY_TO_PASSWORD_FILE") {
+        let file = Path::new(&file);
+        return from_file(file, format!("AUMBRY_TO_PASSWORD_FILE, {}", named_file(file)));
+    }
+    if let Some(command) = surroundings.variable("AUMBRY_TO_PASSWORD_COMMAND") {
+        return from_command(&command, "AUMBRY_TO_PASSWORD_COMMAND".to_string());
+    }
+    if let Some(text) = surroundings.text_variable("AUMBRY_TO_PASSWORD")? {
+        return passphrase(Zeroizing::new(text), "AUMBRY_TO_PASSWORD".to_string());
+    }
+    if !surroundings.can_ask() {
+        return Err(Failure::failed(
+            "there is no passphrase for the second repository, and no terminal to ask for it",
+        )
+        .hint(
+            "set AUMBRY_TO_PASSWORD_FILE, AUMBRY_TO_PASSWORD_COMMAND or AUMBRY_TO_PASSWORD, or use \
+                 --to-password-file FILE",
+        ));
+    }
+    let typed = prompt(question)?;
+    passphrase(typed, "the terminal".to_string())
+}
+
 /// The same for a repository that is about to be made: a person chooses a passphrase when nothing is given.
 pub fn find_or_choose(context: &Context) -> Result<Given, Failure> {
     match find(context)? {

@@ -10,6 +10,7 @@ mod failure;
 mod output;
 mod patterns;
 mod progress;
+mod second;
 mod selection;
 mod store_settings;
 

@@ -362,6 +362,8 @@ fn phase_words(phase: Phase) -> &'static str {
         Phase::Repack => "Copying what is needed",
         Phase::Delete => "Deleting",
         Phase::Repair => "Mending",
+        Phase::Copy => "Copying",
+        Phase::Mirror => "Mirroring",
     }
 }
 
@@ -379,5 +381,7 @@ fn phase_name(phase: Phase) -> &'static str {
         Phase::Repack => "repack",
         Phase::Delete => "delete",
         Phase::Repair => "repair",
+        Phase::Copy => "copy",
+        Phase::Mirror => "mirror",
     }
 }

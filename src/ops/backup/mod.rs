@@ -6,7 +6,6 @@
 //! at most a megabyte for each worker, and what the writer holds (see `repository::writer`).
 
 mod assemble;
-mod complete;
 mod content;
 mod journal;
 mod old;
@@ -22,6 +21,7 @@ use crate::format::snapshot::{BackupCounts, Snapshot};
 use crate::id::SnapshotId;
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
+use crate::ops::complete::is_complete;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::reader::BlobReader;
@@ -33,7 +33,6 @@ use crate::units::Timestamp;
 use crate::view::{DirectoryRoot, find_below};
 
 use assemble::Assembler;
-use complete::is_complete;
 use content::Cutting;
 use journal::{Journal, Resumed};
 use parent::ParentWalk;
@@ -332,6 +331,7 @@ fn run(
             counts,
             predecessor: known.last().map(|(id, _)| repository.slot_hash(*id)).transpose()?,
             repaired: None,
+            copied: None,
             signature: None,
         };
         match writer.commit(snapshot)? {

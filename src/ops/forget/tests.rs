@@ -32,6 +32,7 @@ fn snapshots(rows: &[(&str, &str, &str, &str)]) -> Snapshots {
             counts: BackupCounts::default(),
             predecessor: None,
             repaired: None,
+            copied: None,
             signature: None,
         };
         (id(number), snapshot)

@@ -317,6 +317,8 @@ fn mend_as(
         program: options.program.clone(),
         counts,
         predecessor: known.last().map(|(id, _)| repository.slot_hash(*id)).transpose()?,
+        // What lacks something is no copy of what it was copied from: that one may still be whole.
+        copied: snapshot.copied.filter(|_| left_out.is_empty()),
         repaired: Some(Repaired { original: id, left_out: recorded(&left_out) }),
         signature: None,
         ..snapshot.clone()

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod check;
 pub mod completions;
+pub mod copy;
 pub mod debug;
 pub mod diff;
 pub mod dump;
@@ -10,6 +11,7 @@ pub mod forget;
 pub mod init;
 pub mod key;
 pub mod ls;
+pub mod mirror;
 pub mod prune;
 pub mod rekey;
 pub mod repair;
@@ -32,6 +34,8 @@ impl Command {
             Command::Backup(args) => backup::run(args, context),
             Command::Snapshots(args) => snapshots::run(args, context),
             Command::Ls(args) => ls::run(args, context),
+            Command::Copy(args) => copy::run(args, context),
+            Command::Mirror(args) => mirror::run(args, context),
             Command::Restore(args) => restore::run(args, context),
             Command::Diff(args) => diff::run(args, context),
             Command::Dump(args) => dump::run(args, context),

@@ -191,6 +191,10 @@ pub fn snapshot_json(context: &Context, (id, snapshot): &NamedSnapshot) -> Value
         put("original", json!(repaired.original.to_string()));
         put("left_out", json!(repaired.left_out.lines().collect::<Vec<_>>()));
     }
+    if let Some(origin) = &snapshot.copied {
+        let (repository, id) = (origin.repository.to_string(), origin.snapshot.to_string());
+        put("copied_from", json!({"repository": repository, "snapshot_id": id}));
+    }
     let mut summary = counts_json(&snapshot.counts);
     summary.insert("backup_start".to_string(), json!(context.rfc3339(snapshot.time)));
     summary.insert("backup_end".to_string(), json!(context.rfc3339(snapshot.end_time)));
