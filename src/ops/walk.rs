@@ -11,6 +11,7 @@ use rayon::Scope;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::format::directory::DirectoryNode;
+use crate::format::header::ObjectKind;
 use crate::format::list::ListNode;
 use crate::format::snapshot::Snapshot;
 use crate::id::{BlobId, SnapshotId};
@@ -145,6 +146,14 @@ impl<'w, 'a> Walk<'w, 'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether anything that was followed refers to this blob of a pack of this kind.
+    pub fn needs(&self, kind: ObjectKind, id: &BlobId) -> bool {
+        match kind {
+            ObjectKind::TreePack => self.trees.contains(id),
+            _ => self.data.contains(id),
+        }
     }
 
     fn stop(&self, failure: OpsError) {

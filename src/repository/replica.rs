@@ -291,7 +291,8 @@ impl<'a> Replica<'a> {
     /// Whether the bytes are those that were once written under this name, as far as these keys can tell: every frame.
     /// What only a newer version or other keys can read is an error of that kind.
     fn prove(&self, name: &str, object: &[u8]) -> Result<()> {
-        let Repository { sealer, id, slot, slot_secret, .. } = self.repository;
+        let Repository { id, slot, slot_secret, .. } = self.repository;
+        let sealer = self.repository.sealer();
         if let Some(key) = layout::parse_key(name) {
             return keys::read_slot(name, key, object, *id, sealer.keyring()).map(drop);
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
-use crate::store::{Created, Kind, Store, conformance};
+use crate::store::{Access, Created, Kind, Store, conformance};
 
 fn new_store() -> (tempfile::TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();
@@ -68,7 +68,8 @@ fn local_store_conforms_where_only_link_is_known() {
     let directory = tempfile::tempdir().unwrap();
     let service = LocalService::open(directory.path(), LocalMode::Create).unwrap();
     service.renames.store(false, Ordering::Relaxed);
-    conformance::check(&Store::over_local(service, "by link".to_string()));
+    let line = Access::default().line("by link".to_string(), false);
+    conformance::check(&Store::over_local(service, line));
     assert_eq!(temporaries(directory.path()), 0);
 }
 
