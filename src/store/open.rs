@@ -41,7 +41,11 @@ impl Store {
     }
 }
 
-fn open_local(path: &Path, access: &Access, mode: LocalMode) -> Result<Store, StoreError> {
+pub(super) fn open_local(
+    path: &Path,
+    access: &Access,
+    mode: LocalMode,
+) -> Result<Store, StoreError> {
     let location = path.display().to_string();
     let service = LocalService::open(path, mode)
         .map_err(|error| StoreError::from_opendal(&location, &error))?;
