@@ -163,6 +163,8 @@ impl Inner {
 struct Failed {
     kind: ErrorKind,
     error: StoreError,
+    // It might have passed, and did not.
+    was_given_up: bool,
 }
 
 impl From<Failed> for StoreError {
@@ -180,10 +182,7 @@ impl Store {
     /// [`Kind::NotFound`] when the directory is absent and `mode` is [`LocalMode::Open`];
     /// [`Kind::Invalid`] when something that is not a directory stands there.
     pub fn local(path: &Path, mode: LocalMode) -> Result<Store, StoreError> {
-        let location = path.display().to_string();
-        let service = LocalService::open(path, mode)
-            .map_err(|error| StoreError::from_opendal(&location, &error))?;
-        Ok(Store::over_local(service, Access::default().line(location, false)))
+        open::open_local(path, &Access::default(), mode)
     }
 
     fn over_local(service: LocalService, line: Line) -> Store {
@@ -373,14 +372,10 @@ impl Store {
                     name,
                     format!("{} bytes came for the range {range:?}", buffer.len()),
                 ),
-                // Denied, unreachable: asking for the size would come to the same.
-                Err(Failed { error, .. })
-                    if matches!(error.kind, Kind::NotFound | Kind::Denied | Kind::Unavailable)
-                        && self.inner.line.patience.is_some() =>
-                {
-                    return Err(error);
+                // Asking for the size would come to the same.
+                Err(failed) if failed.was_given_up || failed.kind == ErrorKind::NotFound => {
+                    return Err(failed.error);
                 }
-                Err(failed) if failed.kind == ErrorKind::NotFound => return Err(failed.error),
                 Err(failed) => failed.error,
             };
             // Services tell of a range beyond the end in many ways, or answer with less: the
@@ -630,6 +625,7 @@ impl Store {
             return Ok(result.map_err(|error| Failed {
                 kind: error.kind(),
                 error: StoreError::from_opendal(name, &error),
+                was_given_up: false,
             }));
         }
         let mut failing_since = None;
@@ -661,8 +657,9 @@ impl Store {
             match line.consider(&error, &attempt, tries, failing_for) {
                 Some(wait) => line.wait(name, wait, &explained.message)?,
                 None => {
+                    let was_given_up = tries > 1 || line.is_wired && attempt.status().is_none();
                     let explained = line.give_up(explained, &attempt, tries);
-                    return Ok(Err(Failed { kind: error.kind(), error: explained }));
+                    return Ok(Err(Failed { kind: error.kind(), error: explained, was_given_up }));
                 }
             }
         }

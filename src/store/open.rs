@@ -44,7 +44,11 @@ impl Store {
     }
 }
 
-fn open_local(path: &Path, access: &Access, mode: LocalMode) -> Result<Store, StoreError> {
+pub(super) fn open_local(
+    path: &Path,
+    access: &Access,
+    mode: LocalMode,
+) -> Result<Store, StoreError> {
     let location = path.display().to_string();
     let service = LocalService::open(path, mode)
         .map_err(|error| StoreError::from_opendal(&location, &error))?;
@@ -147,11 +151,10 @@ fn open_remote(
             return Err(StoreError::new(Kind::Invalid, shown, "is no remote place"));
         }
     }
-    let is_wired_and = OperationContext::default();
-    let store_runtime = super::start_runtime(shown)?;
+    let runtime = super::start_runtime(shown)?;
     let operator = {
         // Some services look for a runtime when they are built.
-        let _entered = store_runtime.enter();
+        let _entered = runtime.enter();
         match place {
             #[cfg(feature = "s3")]
             Place::S3 { endpoint, bucket, .. } => {
@@ -159,7 +162,7 @@ fn open_remote(
                     let region = match (endpoint, settings.contains_key("endpoint")) {
                         // Those who are not AWS have one region, and most call it so.
                         (Some(_), _) | (None, true) => None,
-                        (None, false) => store_runtime.block_on(wire.region_of(bucket)),
+                        (None, false) => runtime.block_on(wire.region_of(bucket)),
                     };
                     let region = region.unwrap_or_else(|| "us-east-1".to_string());
                     settings.insert("region".to_string(), region);
@@ -211,13 +214,18 @@ fn open_remote(
         error.kind = Kind::Invalid;
         error
     })?;
-    let context = is_wired_and.with_http_transport(opendal::HttpTransporter::new(wire));
+    let transport = opendal::HttpTransporter::new(wire);
+    let context = OperationContext::default().with_http_transport(transport);
     let capability = operator.info().capability();
+    if let Place::Opendal { .. } = place {
+        // What renames is a tree of files, and those may be seen half written.
+        moves = !capability.write_with_if_not_exists && capability.rename;
+    }
     let inner = Inner {
         is_conditional: capability.write_with_if_not_exists && !moves,
         moves,
         is_unproven: true,
-        runtime: std::sync::OnceLock::from(store_runtime),
+        runtime: std::sync::OnceLock::from(runtime),
         ..Inner::sharing(operator.with_context(context), line)
     };
     Ok(Store::of(inner))
@@ -237,7 +245,6 @@ fn build_other(scheme: &str, settings: Settings) -> Option<opendal::Result<Opera
         "azfile" => build::<services::Azfile>(settings),
         "cos" => build::<services::Cos>(settings),
         "dropbox" => build::<services::Dropbox>(settings),
-        "ftp" => build::<services::Ftp>(settings),
         "gdrive" => build::<services::Gdrive>(settings),
         "obs" => build::<services::Obs>(settings),
         "onedrive" => build::<services::Onedrive>(settings),
