@@ -471,6 +471,7 @@ fn write_confirmed(folder: &Path, tree: &Path) {
         settings: settings(),
         cost: Some(Argon2Cost::FLOOR),
         label: "first".into(),
+        cuts_like: None,
     };
     let store = Store::local(&place, LocalMode::Create).unwrap().without_conditions();
     let repository = Repository::create(store, &options, &passphrase(), environment()).unwrap();

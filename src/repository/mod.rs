@@ -164,8 +164,7 @@ impl Repository {
         }
         let (store, form) = proving::decide_form(store, &environment)?;
         let id = RepositoryId(environment.chance.bytes()?);
-        let mut settings =
-            Settings { created: environment.clock.now(), form, ..options.settings };
+        let mut settings = Settings { created: environment.clock.now(), form, ..options.settings };
         let mut chunker_secret = environment.chance.bytes()?;
         if let Some(Cutting { params, secret }) = &options.cuts_like {
             settings.chunk_minimum = params.minimum;

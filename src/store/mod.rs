@@ -329,8 +329,9 @@ impl Store {
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         check_name(name)?;
-        let read =
-            self.call(name, "get", Call::Read, || Ok(into_vec(self.read(name, ReadOptions::default())??)));
+        let read = self.call(name, "get", Call::Read, || {
+            Ok(into_vec(self.read(name, ReadOptions::default())??))
+        });
         self.count_read(read)
     }
 

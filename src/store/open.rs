@@ -64,7 +64,9 @@ fn open_sftp(
 ) -> Result<Store, StoreError> {
     use super::{SftpAddress, SftpOptions};
 
-    let Place::Sftp { user, host, port, path } = place else { return Err(not_built(shown, "sftp")) };
+    let Place::Sftp { user, host, port, path } = place else {
+        return Err(not_built(shown, "sftp"));
+    };
     let (host, user, port) = (host.clone(), user.clone(), *port);
     let address = SftpAddress { host, user, port, path: path.clone() };
     let defaults = SftpOptions::default();
