@@ -45,7 +45,12 @@ impl Service {
     }
 
     fn create(&self, settings: Settings) -> Repository {
-        let options = CreateOptions { settings, cost: Some(Argon2Cost::FLOOR), label: "".into() };
+        let options = CreateOptions {
+            settings,
+            cost: Some(Argon2Cost::FLOOR),
+            label: "".into(),
+            cuts_like: None,
+        };
         Repository::create(self.store(), &options, &quick_key(0), environment(None)).unwrap()
     }
 
@@ -310,6 +315,7 @@ fn whoever_may_only_create_read_and_list_can_make_a_repository_and_back_up() {
             settings: small_settings(),
             cost: Some(Argon2Cost::FLOOR),
             label: "".into(),
+            cuts_like: None,
         };
         Repository::create(store.clone(), &creation, &quick_key(0), environment(None)).unwrap();
         let open = || {
