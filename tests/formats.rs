@@ -28,7 +28,7 @@ use aumbry::codec::kdf::{Argon2Cost, stretch_passphrase};
 use aumbry::codec::parity::ParityCode;
 use aumbry::format::VERSION;
 use aumbry::format::bytes::{put_signed, put_time, put_varint};
-use aumbry::format::config::{Form, Settings};
+use aumbry::format::config::Settings;
 use aumbry::format::directory::DirectoryNode;
 use aumbry::format::generation::{Condemned, Maintainer, Publisher, Sweep};
 use aumbry::format::header::ObjectKind;
@@ -64,7 +64,7 @@ use aumbry::view::{DirectoryRoot, Entries, Extents, read_file};
 const PASSPHRASE: &str = "correct horse battery staple";
 /// What every released version must have: all kinds of entries and objects; a delta segment; packs with parity;
 /// generations of collection; key updates.
-const NAMES: [&str; 6] = ["everything", "delta", "parity", "collected", "rekeyed", "confirmed"];
+const NAMES: [&str; 5] = ["everything", "delta", "parity", "collected", "rekeyed"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -453,32 +453,6 @@ fn write_rekeyed(folder: &Path, tree: &Path) {
     let keyring = repository.sealer().keyring();
     let has_data_key: Vec<_> = keyring.epochs.iter().map(|keys| keys.data_key.is_some()).collect();
     assert_eq!((keyring.revision, has_data_key), (3, vec![false, true, true]));
-    fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
-}
-
-/// A repository on a store that cannot create if absent: its settings say so, commits are confirmed, and a session is given
-/// up. It is opened without knowing that.
-fn write_confirmed(folder: &Path, tree: &Path) {
-    let place = folder.join("repository");
-    fs::create_dir_all(tree).unwrap();
-    fs::write(tree.join("first"), noise(30_000, 95)).unwrap();
-    let options = CreateOptions {
-        settings: settings(),
-        cost: Some(Argon2Cost::FLOOR),
-        label: "first".into(),
-    };
-    let store = Store::local(&place, LocalMode::Create).unwrap().without_conditions();
-    let repository = Repository::create(store, &options, &passphrase(), environment()).unwrap();
-    assert_eq!(repository.settings().form, Form::Confirmations);
-    back_up(&repository, tree);
-    fs::write(tree.join("second"), text(300, 17)).unwrap();
-    let store = Store::local(&place, LocalMode::Open).unwrap();
-    let repository = Repository::open(store, &passphrase(), environment()).unwrap();
-    assert!(!repository.store().is_conditional());
-    back_up(&repository, tree);
-    let reader = repository.register(Purpose::Read).unwrap();
-    repository.abort(reader).unwrap();
-    assert_eq!(repository.store().list(layout::CONFIRMED).unwrap().len(), 2);
     fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
 }
 
@@ -889,7 +863,6 @@ fn write_fixtures() {
             "delta" => write_delta(&folder, &tree),
             "collected" => write_collected(&folder, &tree),
             "rekeyed" => write_rekeyed(&folder, &tree),
-            "confirmed" => write_confirmed(&folder, &tree),
             _ => write_parity(&folder, &tree),
         }
     }
