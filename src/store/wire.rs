@@ -21,6 +21,7 @@ use super::attempt::Attempt;
 use super::line::Line;
 use super::rate::{Limiter, PIECE};
 use super::traffic::Sort;
+use crate::clock::Clock;
 
 /// How long a connection may take to come about. Below the time in which an attempt must show life.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -154,9 +155,10 @@ struct Turn {
 }
 
 impl Turn {
-    /// The next turn on a line.
-    fn of(limiter: Option<&Limiter>, piece: Bytes) -> Self {
+    /// The next turn on a line. That it waits is no silence.
+    fn of(limiter: Option<&Limiter>, piece: Bytes, clock: &dyn Clock, attempt: &Attempt) -> Self {
         let wait = limiter.map_or(Duration::ZERO, |limiter| limiter.reserve(piece.len() as u64));
+        attempt.note_moved(clock.elapsed() + wait);
         let sleep = (!wait.is_zero()).then(|| Box::pin(tokio::time::sleep(wait)));
         Turn { sleep, piece }
     }
@@ -197,7 +199,9 @@ impl Body for Upload {
         if self.turn.is_none() {
             let most = self.line.up.as_ref().map_or(PIECE, Limiter::piece);
             let Some(piece) = take_piece(&mut self.rest, most) else { return Poll::Ready(None) };
-            self.turn = Some(Turn::of(self.line.up.as_ref(), piece));
+            let line = &self.line;
+            let turn = Turn::of(line.up.as_ref(), piece, line.clock.as_ref(), &self.attempt);
+            self.turn = Some(turn);
         }
         if let Some(turn) = &mut self.turn {
             ready!(turn.poll(context));
@@ -242,7 +246,10 @@ impl Stream for Download {
                 Some(Ok(piece)) if piece.is_empty() => {}
                 Some(Ok(piece)) => {
                     self.line.counters.download(piece.len() as u64);
-                    self.turn = Some(Turn::of(self.line.down.as_ref(), piece));
+                    let line = &self.line;
+                    let turn =
+                        Turn::of(line.down.as_ref(), piece, line.clock.as_ref(), &self.attempt);
+                    self.turn = Some(turn);
                 }
                 Some(Err(error)) => {
                     let error = Error::new(ErrorKind::Unexpected, "the connection broke")

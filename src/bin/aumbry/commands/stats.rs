@@ -24,11 +24,11 @@ pub struct StatsArgs {
     /// Only this snapshot: latest, latest~2, 4f2a [default: all of them]
     #[arg(value_name = "SNAP")]
     snapshot: Option<OsString>,
-    #[command(flatten)]
-    choice: ChoiceArgs,
     /// Ask the store what it does, instead of counting: a few small objects are written and deleted
     #[arg(long, conflicts_with = "snapshot")]
     store: bool,
+    #[command(flatten)]
+    choice: ChoiceArgs,
 }
 
 /// Counts it.
