@@ -6,9 +6,14 @@
 // The questions that every store must answer right; the library has them only for its own tests.
 #[path = "../../src/store/conformance.rs"]
 mod conformance;
+mod fake_gcs;
+mod proxy;
+mod remote;
+mod servers;
 mod sftp;
 #[allow(dead_code, reason = "the benchmark uses the rest")]
 mod sshd;
+mod whole;
 
 // What `conformance` finds above itself.
 use aumbry::store::{Created, Kind, ObjectInfo, Store};

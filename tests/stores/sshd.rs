@@ -112,6 +112,16 @@ impl Sshd {
         self.folder.path().join(name)
     }
 
+    /// The client that knows this server.
+    pub fn command(&self) -> String {
+        format!("ssh -F {}", self.client_config().display())
+    }
+
+    /// A folder below the store's, as a place.
+    pub fn place(&self, folder: &str) -> String {
+        format!("sftp://127.0.0.1:{}{}/{folder}", self.port, self.root().display())
+    }
+
     /// A store on this server, with so many connections at most.
     pub fn store(&self, connections: usize) -> Store {
         let address = SftpAddress {
@@ -120,7 +130,7 @@ impl Sshd {
             port: Some(self.port),
             path: self.root().display().to_string(),
         };
-        let ssh_command = Some(format!("ssh -F {}", self.client_config().display()));
+        let ssh_command = Some(self.command());
         Store::sftp(address, SftpOptions { connections, ssh_command, ..SftpOptions::default() })
             .unwrap()
     }

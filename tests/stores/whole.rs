@@ -1,0 +1,200 @@
+//! The whole tool against each store, as a person uses it: two machines, three backups, forget and prune beside a backup,
+//! check, restore and compare.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+
+use crate::fake_gcs::FakeGcs;
+use crate::proxy::{Proxy, Weather};
+use crate::servers::{
+    ACCESS_KEY, AZURE_ACCOUNT, AZURE_KEY, BUCKET, SECRET_KEY, apache, azurite, moto, nginx,
+    rclone_s3, rclone_webdav,
+};
+use crate::sshd::Sshd;
+
+/// A machine with a home of its own, whose repository is at a place.
+struct Machine {
+    home: tempfile::TempDir,
+    place: String,
+    variables: Vec<(&'static str, String)>,
+    options: Vec<String>,
+}
+
+impl Machine {
+    fn new(place: &str, variables: &[(&'static str, String)], options: &[String]) -> Machine {
+        let home = tempfile::tempdir().unwrap();
+        let (variables, options) = (variables.to_vec(), options.to_vec());
+        Machine { home, place: place.to_string(), variables, options }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aumbry"));
+        command
+            .env_clear()
+            .env("HOME", self.home.path())
+            .env("PATH", std::env::var("PATH").unwrap());
+        command.env("AUMBRY_REPOSITORY", &self.place).env("AUMBRY_PASSWORD", "a passphrase");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.args(&self.options).args(arguments).output().unwrap()
+    }
+
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{arguments:?}: {}\n{printed}\n{said}", output.status);
+        printed.into_owned()
+    }
+}
+
+/// Text that compresses a little, a different one for each number.
+fn text(number: usize, lines: usize) -> String {
+    (0..lines)
+        .map(|line| format!("{number} of {line} is {}\n", number * 7919 + line * line))
+        .collect()
+}
+
+fn write_tree(folder: &Path, version: usize) {
+    fs::create_dir_all(folder.join("letters")).unwrap();
+    for number in 0..60 {
+        let changes = usize::from(number % 5 == 0) * version;
+        fs::write(folder.join(format!("letters/{number}")), text(number + changes, 40)).unwrap();
+    }
+    let image: Vec<u8> = (0..400_000_u32)
+        .flat_map(|at| at.wrapping_mul(2_654_435_761).wrapping_add(version as u32).to_le_bytes())
+        .collect();
+    fs::write(folder.join("image"), image).unwrap();
+    fs::write(folder.join(format!("only-{version}")), text(version, 500)).unwrap();
+}
+
+fn differ(one: &Path, other: &Path) -> String {
+    let output = Command::new("diff").arg("-r").arg(one).arg(other).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn restored(machine: &Machine) -> PathBuf {
+    let target = machine.path("restored");
+    machine.ok(&["restore", "latest", "--target", target.to_str().unwrap()]);
+    let mut folders = vec![target];
+    while let Some(folder) = folders.pop() {
+        if folder.ends_with("Documents") {
+            return folder;
+        }
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        folders.extend(entries.filter(|path| path.is_dir()));
+    }
+    panic!("nothing named Documents was restored");
+}
+
+fn tell_the_whole_story(place: &str, variables: &[(&'static str, String)], options: &[String]) {
+    let (one, other) =
+        (Machine::new(place, variables, options), Machine::new(place, variables, options));
+    let (mine, theirs) = (one.path("Documents"), other.path("Documents"));
+    let (mine_text, theirs_text) = (mine.to_str().unwrap(), theirs.to_str().unwrap());
+    write_tree(&mine, 1);
+    write_tree(&theirs, 4);
+    one.ok(&["init"]);
+    one.ok(&["backup", "--quiet", mine_text]);
+    write_tree(&mine, 2);
+    one.ok(&["backup", "--quiet", mine_text]);
+    // Both at once.
+    fs::remove_file(mine.join("only-1")).unwrap();
+    write_tree(&mine, 3);
+    thread::scope(|scope| {
+        let theirs = scope.spawn(|| other.ok(&["backup", "--quiet", theirs_text]));
+        one.ok(&["backup", "--quiet", mine_text]);
+        theirs.join().unwrap();
+    });
+    // Forgetting and giving back the space while the other one goes on.
+    write_tree(&theirs, 5);
+    thread::scope(|scope| {
+        let theirs = scope.spawn(|| other.ok(&["backup", "--quiet", theirs_text]));
+        let pruned =
+            one.run(&["forget", "--keep-last", "1", "--prune", "--yes", "--patience", "7d"]);
+        // 3: it waits for the backup beside it.
+        let said = String::from_utf8_lossy(&pruned.stderr);
+        assert!(matches!(pruned.status.code(), Some(0 | 3)), "{}: {said}", pruned.status);
+        theirs.join().unwrap();
+    });
+    one.ok(&["prune"]);
+    one.ok(&["check", "--read-data"]);
+    for (machine, documents) in [(&one, &mine), (&other, &theirs)] {
+        // Each has its own host's latest: paths tell them apart.
+        let path = documents.to_str().unwrap();
+        let target = machine.path("mine");
+        machine.ok(&["restore", "latest", "--path", path, "--target", target.to_str().unwrap()]);
+    }
+    assert_eq!(differ(&theirs, &restored(&other)), "");
+    let snapshots = one.ok(&["snapshots", "--json"]);
+    assert!(snapshots.contains(theirs_text) && snapshots.contains(mine_text), "{snapshots}");
+}
+
+fn s3(address: SocketAddr) -> (String, Vec<(&'static str, String)>) {
+    let variables = vec![
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
+    ];
+    (format!("s3+http://{address}/{BUCKET}/some/where"), variables)
+}
+
+#[test]
+fn on_s3() {
+    let Some(server) = moto() else { return };
+    let (place, variables) = s3(server.address());
+    tell_the_whole_story(&place, &variables, &[]);
+}
+
+#[test]
+fn on_s3_through_a_bad_network() {
+    let Some(server) = moto() else { return };
+    let proxy = Proxy::start(server.address(), Weather::STORMY, 11);
+    let (place, variables) = s3(proxy.address());
+    tell_the_whole_story(&place, &variables, &[]);
+    assert!(proxy.counts().faults() > 10, "{:?}", proxy.counts());
+}
+
+#[test]
+fn on_s3_that_ignores_conditions() {
+    let Some(server) = rclone_s3() else { return };
+    let (place, variables) = s3(server.address());
+    tell_the_whole_story(&place, &variables, &[]);
+}
+
+#[test]
+fn on_azure() {
+    let Some(server) = azurite() else { return };
+    let place = format!("azblob+http://{}/{AZURE_ACCOUNT}/{BUCKET}/some/where", server.address());
+    tell_the_whole_story(&place, &[("AZURE_STORAGE_ACCOUNT_KEY", AZURE_KEY.into())], &[]);
+}
+
+#[test]
+fn on_google_cloud_storage_as_it_is_documented() {
+    let server = FakeGcs::start();
+    let place = format!("gcs+http://{}/{BUCKET}/some/where", server.address());
+    let anonymous = ["-o".to_string(), "anonymous=true".to_string()];
+    tell_the_whole_story(&place, &[], &anonymous);
+}
+
+#[test]
+fn on_webdav() {
+    let places = [nginx(), apache(), rclone_webdav()];
+    for server in places.iter().flatten() {
+        let place = format!("webdav+http://{}/{BUCKET}/some/where", server.address());
+        tell_the_whole_story(&place, &[], &[]);
+    }
+}
+
+#[test]
+fn on_sftp() {
+    let Some(server) = Sshd::start() else { return };
+    let variables = [("AUMBRY_STORE_SSH_COMMAND", server.command())];
+    tell_the_whole_story(&server.place("some/where"), &variables, &[]);
+}
