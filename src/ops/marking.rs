@@ -19,7 +19,9 @@ use crate::ops::findings::{Finding, Findings};
 use crate::ops::walk::{Walk, data_tag, differs_as_data, differs_as_tree, directory_tag, list_tag};
 use crate::repository::Repository;
 use crate::repository::index::IdRange;
-use crate::repository::marks::{Differs, Marks, Root, Roots, TREE, marks_error};
+use crate::repository::marks::{
+    Differs, Marks, Root, Roots, TREE, is_out_of_order, marks_error,
+};
 use crate::repository::reader::BlobReader;
 use crate::tree::entry::{Content, Entry, Extent, Node};
 use crate::view::{DirectoryRoot, directory_node, list_node};
@@ -143,6 +145,8 @@ impl<'m, 'a> Marking<'m, 'a> {
             match pair {
                 (Ok(None), Ok(None)) => return Ok(()),
                 (Ok(Some(one)), Ok(Some(other))) if one == other => {}
+                // A file that is damaged is noticed, and no reason to follow anything anew just here.
+                (Err(error), _) | (_, Err(error)) if !is_out_of_order(&error) => return Ok(()),
                 (one, other) => {
                     let message = format!("remembered marks differ: {one:?} instead of {other:?}");
                     return Err(OpsError::Invalid(message));

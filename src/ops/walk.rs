@@ -276,7 +276,9 @@ impl<'w, 'a> Walk<'w, 'a> {
             }
             // Where another thread is at it just now, or it was followed long ago, it is read once more. What its parts
             // are is held against what it says of them where they are followed.
-            return self.covered(id, height);
+            let covered = self.covered(id, height);
+            self.lists.lock().insert(key, covered);
+            return covered;
         }
         let covered = match list_node(self.reader, id) {
             Err(error) => {

@@ -530,7 +530,6 @@ impl<'a> BlobReader<'a> {
             None => self.repository.cache.base_outside(base, &Excluded::default())?,
         };
         match first.map(|location| self.fetch_unproven(base, kind, location)) {
-            Some(Err(error)) if !is_damage(&error) => Err(error),
             Some(Ok(blob)) => Ok(blob),
             _ => self.base(kind, name, base),
         }

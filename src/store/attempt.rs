@@ -31,7 +31,8 @@ impl Attempt {
     }
 
     pub(super) fn note_moved(&self, now: Duration) {
-        self.moved_at.store(now.as_millis() as u64, Ordering::Relaxed);
+        // A clock that has just been started stands at 0, which means something else here.
+        self.moved_at.store((now.as_millis() as u64).max(1), Ordering::Relaxed);
     }
 
     pub(super) fn note_reply(&self, status: u16, retry_after: Option<Duration>, skew: i64) {

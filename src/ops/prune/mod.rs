@@ -471,6 +471,9 @@ impl<'a> Collection<'_, 'a> {
             Err(_) => self.needs.marks().is_broken(),
         };
         if is_doubtful && (counted.is_err() || !self.needs.are_anew_of(&marked.snapshots)) {
+            if counted.is_err() {
+                self.needs.require_none_left_out(&marked.snapshots)?;
+            }
             self.needs.follow_anew(&marked.snapshots)?;
             counted = count(self);
         }

@@ -1,9 +1,11 @@
 //! What an attempt to collect knows of what snapshots need, each time it looks.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::PruneOptions;
 use super::lost::IN_THE_WAY;
+use crate::id::SnapshotId;
 use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
 use crate::ops::findings::Finding;
@@ -66,13 +68,30 @@ impl<'n, 'a> Needs<'n, 'a> {
             Some(base) => self.marking.from(base, &snapshots.all, self.has_looked)?,
             None => None,
         };
-        let Some(marks) = marks else { return self.follow_anew(snapshots) };
+        let Some(marks) = marks else {
+            self.require_none_left_out(snapshots)?;
+            return self.follow_anew(snapshots);
+        };
         if self.options.following == Following::Compared {
             self.marking.compare(&marks, &snapshots.all)?;
         }
         let is_remembered = base.is_some_and(|base| Arc::ptr_eq(&base, &marks));
         self.keep(marks, !is_remembered);
         Ok(())
+    }
+
+    /// Refuses when this attempt has counted a snapshot that is not among these: a listing may have left it out, and whoever
+    /// begins anew for want of what was remembered would not count it any more.
+    pub fn require_none_left_out(&self, snapshots: &Snapshots) -> Result<(), OpsError> {
+        let there: HashSet<SnapshotId> = snapshots.all.iter().map(|(id, _)| *id).collect();
+        match self.has_looked && !self.marks.roots().keys().all(|id| there.contains(id)) {
+            true => Err(OpsError::Busy(
+                "what was marked cannot be read any more, and snapshots that it counted have gone from the \
+                 store's listing meanwhile; run `aumbry prune` again"
+                    .into(),
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Begins anew with the snapshots that are there, whatever is remembered.

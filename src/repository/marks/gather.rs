@@ -138,7 +138,11 @@ impl<'s> Gathering<'s> {
                 differs.set(Some(Differs { key: mark.key, tags: [before.tag, mark.tag] }));
             }
         };
-        let rows = || Sums::new(&sources, IdRange::ALL).inspect(|row| row.iter().for_each(note));
+        let rows = || {
+            // Where there is no room for a file, all rows come once more.
+            before.set(None);
+            Sums::new(&sources, IdRange::ALL).inspect(|row| row.iter().for_each(note))
+        };
         let run = self.shelf.write(self.chance, true, rows)?;
         drop(sources);
         if run.marks() > 0 {

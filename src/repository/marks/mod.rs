@@ -86,8 +86,18 @@ pub struct Marks {
     is_broken: Arc<AtomicBool>,
 }
 
+/// Counts that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("marks do not fit together")]
+struct OutOfOrder;
+
 fn out_of_order() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "marks do not fit together")
+    io::Error::new(io::ErrorKind::InvalidData, OutOfOrder)
+}
+
+/// Whether marks were read as they were written, and cannot be right.
+pub fn is_out_of_order(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<OutOfOrder>())
 }
 
 /// What marks that cannot be read are for whoever counts on them.

@@ -9,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
@@ -27,7 +28,7 @@ use rustix::process::getrlimit;
 /// How many directories are open at a time at the least: an eighth of the usual limit of 1 024 descriptors.
 const LEAST_OPEN_DIRECTORIES: usize = 128;
 /// And at the most: those of two windows of a restore are used in turns, and one that was closed has to be reached anew.
-const MOST_OPEN_DIRECTORIES: usize = 4096;
+pub(super) const MOST_OPEN_DIRECTORIES: usize = 4096;
 
 /// Of a directory that has to be reached again, how many of those above it are kept open, too. A tree of
 /// thousands of levels is finished from the inside outwards: without this, each level would be reached
@@ -53,6 +54,9 @@ pub struct Directory {
     pub(super) group: Option<u32>,
     /// Whether files made in it inherit access rules.
     pub(super) has_default_acl: bool,
+    /// Whether the first file that was made in it got the mode that it was asked for: some file systems of servers and of
+    /// other systems give another one.
+    pub(super) keeps_modes: OnceLock<bool>,
 }
 
 impl Directory {
@@ -93,6 +97,7 @@ impl Directory {
             is_new: true,
             group: None,
             has_default_acl: false,
+            keeps_modes: OnceLock::new(),
         })
     }
 
@@ -154,6 +159,7 @@ impl OpenDirectories {
             is_new: opened.is_new,
             group: opened.group,
             has_default_acl: opened.has_default_acl,
+            keeps_modes: OnceLock::new(),
         });
         if parent.is_some() {
             self.remember(&directory);

@@ -274,19 +274,24 @@ impl FilesTarget {
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = self.first_mode(directory, metadata);
         let descriptor = openat(self.descriptor(directory)?, name, flags, mode)?;
-        let mode = (!directory.has_default_acl).then_some(mode.as_raw_mode() & !self.mask);
+        let mode = mode.as_raw_mode() & !self.mask;
+        let is_kept = || fstat(&descriptor).is_ok_and(|stat| stat.st_mode & 0o7777 == mode);
+        let is_known = !directory.has_default_acl && *directory.keeps_modes.get_or_init(is_kept);
+        let mode = is_known.then_some(mode);
         Ok(TargetFile::new(File::from(descriptor), mode))
     }
 
     /// The mode that a file is made with: at once the one that it is to have, which saves a call for each file, where it
     /// already has the owner and nothing that is set later asks for another. Nobody reaches it before it is finished: a
-    /// directory made in this run is its maker's alone until all that is in it is.
+    /// directory made in this run is its maker's alone until all that is in it is; but for the root, which others may enter.
     fn first_mode(&self, directory: &Directory, metadata: &Metadata) -> Mode {
         let (mode, owner) = (metadata.mode, &metadata.owner);
         let has_owner = owner.uid == self.user && directory.group == Some(owner.gid);
         let is_plain = mode & !0o777 == 0 && mode & 0o600 == 0o600 && mode & self.mask == 0;
         let is_at_once = directory.is_new
+            && !std::ptr::eq(directory, &*self.root)
             && !directory.has_default_acl
+            && directory.keeps_modes.get() != Some(&false)
             && has_owner
             && is_plain
             && metadata.attributes.is_empty();
