@@ -94,6 +94,7 @@ impl Repository {
         let mut listed = HashMap::new();
         let mut snapshots = Snapshots::default();
         let mut unfound = Vec::new();
+        let mut read = self.read_unseen(slots, &known, &tombs)?;
         for object in slots {
             let Some(session) = layout::parse_snapshot(&object.name) else { continue };
             let id = SnapshotId(session);
@@ -105,7 +106,13 @@ impl Repository {
                 }
                 continue;
             }
-            let mut decided = self.read_listed_slot(id, object, &known, &mut seen);
+            let mut decided = match read.remove(&id) {
+                Some(bytes) => bytes.and_then(|bytes| {
+                    let known = known.contains_key(&id);
+                    self.take_slot(id, object, bytes, known, &mut seen)
+                }),
+                None => self.read_listed_slot(id, object, &known, &mut seen),
+            };
             // An ABORT that was cleared away may have been followed by what its session had still to say, and a repaired
             // sweep lists that: then the one that was seen before is none any more.
             if matches!(decided, Ok(Decision::Abort)) && generations.lists(id) {
@@ -195,11 +202,51 @@ impl Repository {
             Some(bytes) if bytes.len() as u64 == object.size => bytes.clone(),
             _ => self.store.get(&object.name)?,
         };
+        self.take_slot(id, object, bytes, known.contains_key(&id), seen)
+    }
+
+    fn take_slot(
+        &self,
+        id: SnapshotId,
+        object: &ObjectInfo,
+        bytes: Vec<u8>,
+        is_known: bool,
+        seen: &mut Vec<(SnapshotId, Vec<u8>)>,
+    ) -> Result<Decision> {
         let decision = self.open_slot(&object.name, bytes.clone())?;
-        if !known.contains_key(&id) {
+        if !is_known {
             seen.push((id, bytes));
         }
         Ok(decision)
+    }
+
+    /// The listed slots that this client has not seen, several at a time: on a new machine those are all, and each is
+    /// a journey. They are held until they are remembered.
+    fn read_unseen(
+        &self,
+        objects: &[ObjectInfo],
+        known: &HashMap<SnapshotId, Vec<u8>>,
+        tombs: &HashMap<SnapshotId, Vec<u8>>,
+    ) -> Result<HashMap<SnapshotId, Result<Vec<u8>>>> {
+        let is_seen = |id: &SnapshotId, size: u64| {
+            tombs.contains_key(id) || known.get(id).is_some_and(|bytes| bytes.len() as u64 == size)
+        };
+        let unseen: Vec<(SnapshotId, &str)> = objects
+            .iter()
+            .filter_map(|object| {
+                let id = SnapshotId(layout::parse_snapshot(&object.name)?);
+                (!is_seen(&id, object.size)).then_some((id, object.name.as_str()))
+            })
+            .collect();
+        let get = |(id, name): &(SnapshotId, &str)| (*id, self.store.get(name).map_err(Into::into));
+        let parts = self.in_parts(&unseen, |part| part.iter().map(get).collect::<Vec<_>>());
+        let mut read = HashMap::new();
+        for part in parts {
+            read.extend(part.map_err(|_| {
+                RepositoryError::new(Kind::Unavailable, layout::SNAPSHOTS, "a thread failed")
+            })?);
+        }
+        Ok(read)
     }
 
     /// Fills in when the store first showed each snapshot: what the last sweep recorded, or this client remembers,

@@ -63,6 +63,9 @@ pub trait Readable: Send + Sync {
     fn attributes(&self) -> std::io::Result<Vec<ExtendedAttribute>>;
     /// Opens a regular file or a stream for reading. The opened file tells what it finds: it may have changed since the walk.
     fn open(&self) -> std::io::Result<Box<dyn OpenFile>>;
+    /// Says that the content, of about so many bytes, will be read soon. A source may have it fetched meanwhile; it
+    /// returns at once, and nothing that is read later depends on it.
+    fn announce(&self, _length: u64) {}
     /// The path for people, parts that are not UTF-8 replaced.
     fn display(&self) -> String;
 }

@@ -70,6 +70,11 @@ pub fn pack(pack: PackId) -> String {
     format!("{PACKS}{:02x}/{pack}", pack.session.random[0])
 }
 
+/// The folder of packs whose sessions' random parts begin with this byte.
+pub fn pack_folder(first: u8) -> String {
+    format!("{PACKS}{first:02x}/")
+}
+
 /// The prefix of all packs of one session, and of no other.
 pub fn session_packs(session: SessionId) -> String {
     format!("{PACKS}{:02x}/{session}-", session.random[0])

@@ -269,6 +269,8 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         self.batch_bytes += size;
         self.has_work = true;
         let old = old.map_or_else(OldChunks::default, |mut old| old.around(0, size));
+        // The permits bound how many are announced and not read yet.
+        readable.announce(size);
         self.push(Work::Read(Unread { entry, readable, change, old }))
     }
 

@@ -33,6 +33,38 @@ const LISTINGS: usize = 8;
 /// How much of a pack's end is read at first to find its directory.
 const TAIL: u64 = 256 << 10;
 
+/// So many packs are listed at once, which costs fewer calls; of more, one folder after another.
+const LISTED_AT_ONCE: u64 = 4096;
+
+/// Numbers of packs, a bit for each up to the highest.
+#[derive(Default)]
+struct NumberSet(Vec<u64>);
+
+impl NumberSet {
+    fn insert(&mut self, number: u32) {
+        let word = number as usize / 64;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (number % 64);
+    }
+
+    fn contains(&self, number: u32) -> bool {
+        self.0.get(number as usize / 64).is_some_and(|word| word & (1 << (number % 64)) != 0)
+    }
+
+    fn extend(&mut self, other: &NumberSet) {
+        self.0.resize(self.0.len().max(other.0.len()), 0);
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word |= other;
+        }
+    }
+}
+
+fn thread_failed() -> RepositoryError {
+    RepositoryError::new(Kind::Unavailable, "reading from the store", "a thread failed")
+}
+
 /// Index objects that were read, and those that could not be.
 #[derive(Default)]
 struct ReadIndexes {
@@ -243,10 +275,7 @@ impl Repository {
         });
         let mut read = ReadIndexes::default();
         for indexes in indexes {
-            let indexes = indexes.map_err(|_| {
-                RepositoryError::new(Kind::Unavailable, layout::INDEX, "a thread failed")
-            })?;
-            read.take(indexes)?;
+            read.take(indexes.map_err(|_| thread_failed())?)?;
         }
         Ok(read)
     }
@@ -254,16 +283,73 @@ impl Repository {
     /// The packs that the index lists and that are missing in the store or have another length there: a writer
     /// must not refer to them, and stores what they held again. Costs one listing of all packs, so it is for
     /// stores where that is cheap, and a question by name for each that it does not show.
+    ///
+    /// On a disk, many packs are listed a folder at a time. Memory: a bit for each pack, and the listings of as many
+    /// folders as threads read, of each a 256th of all packs.
     pub fn missing_packs(&self) -> Result<Vec<PackId>> {
-        // Known first, listed then: what another thread uploads between the two is not taken for missing.
-        let known = self.cache.packs()?;
-        let lengths = self.lengths_of(&known)?;
-        let is_missing = |pack: &PackInfo| lengths.get(&pack.id) != Some(&pack.object_length);
-        let packs = known.into_iter().map(|(_, pack)| pack);
-        Ok(packs.filter(is_missing).map(|pack| pack.id).collect())
+        self.missing_packs_of(LISTED_AT_ONCE)
     }
 
-    /// How long these packs are in the store, in bytes; those that are gone are not in the answer. Costs as much.
+    /// The same; more packs than `at_once` are listed folder by folder where listing is cheap.
+    fn missing_packs_of(&self, at_once: u64) -> Result<Vec<PackId>> {
+        let (mut count, mut folders) = (0, BTreeSet::new());
+        self.cache.each_pack(|_, id, _| {
+            count += 1;
+            folders.insert(id.session.random[0]);
+        })?;
+        let prefixes: Vec<String> = match self.store.lists_cheaply() && count > at_once {
+            true => folders.into_iter().map(layout::pack_folder).collect(),
+            false => vec![layout::PACKS.to_string()],
+        };
+        let mut shown = NumberSet::default();
+        for part in self.in_parts(&prefixes, |part| self.shown_in(part)) {
+            shown.extend(&part.map_err(|_| thread_failed())??);
+        }
+        // What another thread has uploaded since, and what a listing leaves out although it is there, is asked for.
+        let mut unshown = Vec::new();
+        self.cache.each_pack(|number, id, length| {
+            if !shown.contains(number) {
+                unshown.push((id, length));
+            }
+        })?;
+        let asked = self.in_parts(&unshown, |part| -> Result<Vec<PackId>> {
+            let mut missing = Vec::new();
+            for (id, length) in part {
+                if self.store.size(&layout::pack(*id))? != Some(*length) {
+                    missing.push(*id);
+                }
+            }
+            Ok(missing)
+        });
+        let mut missing = Vec::new();
+        for part in asked {
+            missing.extend(part.map_err(|_| thread_failed())??);
+        }
+        Ok(missing)
+    }
+
+    /// The numbers of the packs that a listing of these folders shows with the length that the index has for them.
+    fn shown_in(&self, prefixes: &[String]) -> Result<NumberSet> {
+        let mut shown = NumberSet::default();
+        for prefix in prefixes {
+            let listed: Vec<(PackId, u64)> = self
+                .store
+                .list(prefix)?
+                .iter()
+                .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
+                .collect();
+            let known = self.cache.lengths(listed.iter().map(|(id, _)| *id))?;
+            for ((_, listed), known) in listed.iter().zip(known) {
+                if let Some((number, _)) = known.filter(|(_, length)| length == listed) {
+                    shown.insert(number);
+                }
+            }
+        }
+        Ok(shown)
+    }
+
+    /// How long these packs are in the store, in bytes; those that are gone are not in the answer. Costs one listing
+    /// of all packs, 150 bytes of memory for each, and a question by name for each that it does not show.
     pub fn lengths_of(&self, packs: &[(u32, PackInfo)]) -> Result<HashMap<PackId, u64>> {
         let listed = self.store.list(layout::PACKS)?;
         let mut lengths: HashMap<PackId, u64> = listed
@@ -281,10 +367,7 @@ impl Repository {
             Ok(found)
         });
         for asked in asked {
-            let asked = asked.map_err(|_| {
-                RepositoryError::new(Kind::Unavailable, layout::PACKS, "a thread failed")
-            })?;
-            lengths.extend(asked?);
+            lengths.extend(asked.map_err(|_| thread_failed())??);
         }
         Ok(lengths)
     }
@@ -359,13 +442,13 @@ impl Repository {
 
     /// Returns how many were taken in, and which could not be read.
     fn adopt(&self, objects: Vec<ObjectInfo>, mends: bool) -> Result<(u64, Vec<Unread>)> {
-        let known: BTreeSet<PackId> =
-            self.cache.packs()?.into_iter().map(|(_, pack)| pack.id).collect();
-        let new: Vec<(PackId, u64)> = objects
+        let listed: Vec<(PackId, u64)> = objects
             .iter()
             .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
-            .filter(|(id, _)| !known.contains(id))
             .collect();
+        let known = self.cache.lengths(listed.iter().map(|(id, _)| *id))?;
+        let new = listed.into_iter().zip(known).filter(|(_, known)| known.is_none());
+        let new: Vec<(PackId, u64)> = new.map(|(pack, _)| pack).collect();
         let (mut adopted, mut unread) = (0, Vec::new());
         for batch in new.chunks(64) {
             let mut packs = Vec::new();
@@ -402,7 +485,7 @@ impl Repository {
 
     /// What `work` makes of each part of `all`. The parts are worked on at once, by as many threads as read;
     /// a single one by the calling thread.
-    fn in_parts<T: Sync, R: Send>(
+    pub(in crate::repository) fn in_parts<T: Sync, R: Send>(
         &self,
         all: &[T],
         work: impl Fn(&[T]) -> R + Sync,

@@ -44,6 +44,14 @@ pub(super) fn encode_pack(pack: &PackRecord) -> Vec<u8> {
     bytes
 }
 
+/// Name and length in bytes of the pack of a row that [`encode_pack`] wrote; `None` when it is garbled.
+pub(super) fn decode_pack_length(bytes: &[u8]) -> Option<(PackId, u64)> {
+    let mut reader = Reader::new(bytes);
+    let (session, number) = read_name(reader.take(SessionId::LENGTH + 4).ok()?)?;
+    reader.take(HEADER_LENGTH).ok()?;
+    Some((PackId { session, number }, reader.varint().ok()?))
+}
+
 /// The pack of a row that [`encode_pack`] wrote; `None` when it is garbled.
 pub(super) fn decode_pack(bytes: &[u8]) -> Option<PackInfo> {
     let mut reader = Reader::new(bytes);

@@ -1,5 +1,6 @@
 //! Files, directories and whatever else the file systems of this machine hold, as a source.
 
+mod ahead;
 mod attributes;
 mod directory;
 mod markers;
@@ -27,6 +28,7 @@ use crate::tree::filter::ExcludeFilter;
 use crate::tree::path::Printable;
 use crate::tree::path::TreePath;
 
+use self::ahead::Ahead;
 use self::directory::OpenDirectories;
 use self::directory::open_path;
 use self::markers::CACHE_SIGNATURE;
@@ -69,7 +71,8 @@ pub struct FilesOptions {
 ///
 /// Entries are asked about one at a time, when they are told; of a directory only the names are held.
 /// At most 200 directories are open at once, whatever the depth of the tree and however many
-/// [`Readable`](crate::source::Readable)s wait.
+/// [`Readable`](crate::source::Readable)s wait. Where a disk makes the walk wait, a few threads look ahead of it, and
+/// of those who read its files.
 pub struct Files {
     options: FilesOptions,
     markers: Vec<Marker>,
@@ -86,6 +89,7 @@ pub struct Files {
     /// The path in the snapshot of what is being looked at; empty for the root.
     path: Vec<u8>,
     has_started: bool,
+    ahead: Ahead,
 }
 
 /// The directory and the name in it of a source that appears elsewhere in the snapshot.
@@ -146,6 +150,7 @@ impl Files {
             ignore_rules: Vec::new(),
             path: Vec::new(),
             has_started: false,
+            ahead: Ahead::new(),
         })
     }
 }

@@ -35,6 +35,7 @@ use crate::tree::entry::Node;
 use crate::tree::path::Printable;
 use crate::units::Timestamp;
 
+use super::ahead::Tasks;
 use super::attributes;
 use super::directory::Directory;
 use super::directory::open_quietly;
@@ -128,6 +129,7 @@ pub(super) struct FileReadable {
     pub(super) entry_name: Option<Box<[u8]>>,
     pub(super) is_file: bool,
     pub(super) owners: Arc<Owners>,
+    pub(super) ahead: Arc<Tasks>,
 }
 
 impl Readable for FileReadable {
@@ -151,6 +153,12 @@ impl Readable for FileReadable {
             name: name.unwrap_or_else(|| Box::from(self.name.to_bytes())),
             owners: Arc::clone(&self.owners),
         }))
+    }
+
+    fn announce(&self, length: u64) {
+        if self.is_file {
+            self.ahead.file(&self.directory, &self.name, length);
+        }
     }
 
     fn display(&self) -> String {

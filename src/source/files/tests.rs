@@ -441,3 +441,117 @@ fn holes_are_told() {
     assert_eq!(open.next_data(0, MEGABYTE).unwrap(), None);
     assert_eq!(open.next_data(size, size).unwrap(), None);
 }
+
+/// Walks `root/s` and has all done that is handed to those who look ahead, each time when there is more of it. What
+/// was met, and what was looked at, below `root`.
+fn walk_with_eyes_ahead(root: &Path, options: FilesOptions) -> (Vec<String>, Vec<String>) {
+    let monitor = RecordingMonitor::default();
+    let mut files = Files::new(&[root.join("s")], options).unwrap();
+    files.ahead = Ahead::for_test(true);
+    let (mut met, mut looked_at) = (Vec::new(), Vec::new());
+    while let Some(step) = files.next(&monitor).unwrap() {
+        if let Step::Enter(entry) | Step::Entry { entry, .. } = step {
+            met.push(String::from_utf8_lossy(&entry.name).into_owned());
+        }
+        let root = root.to_str().unwrap();
+        for (path, result) in files.ahead.do_all() {
+            result.unwrap();
+            looked_at.push(path.strip_prefix(root).unwrap().to_string());
+        }
+    }
+    assert_eq!(monitor.problems(), []);
+    (met, looked_at)
+}
+
+#[test]
+fn looking_ahead_changes_nothing_that_is_told_and_goes_nowhere_else() {
+    let (_keep, root) = tree(&[
+        "s/a", "s/b/c/x", "s/b/y", "s/out/z/x", "s/ignored/x", "s/kept/tagged/x", "elsewhere/x",
+        "s/kept/tagged/below/x",
+    ]);
+    write(root.join("s/.ignore"), "ignored\n");
+    write(root.join("s/kept/tagged/CACHEDIR.TAG"), markers::CACHE_SIGNATURE);
+    symlink(root.join("elsewhere"), root.join("s/link")).unwrap();
+    let options = || FilesOptions {
+        exclude_caches: true,
+        one_file_system: true,
+        ignore_files: vec![b".ignore".to_vec()],
+        ..excluding(&["out"])
+    };
+    let (met, looked_at) = walk_with_eyes_ahead(&root, options());
+    let mut files = Files::new(&[root.join("s")], options()).unwrap();
+    files.ahead = Ahead::for_test(false);
+    let monitor = RecordingMonitor::default();
+    let expected = walk_with(&mut files, &monitor, Path::new("/"));
+    assert!(files.ahead.do_all().is_empty(), "asked twice about what is in memory");
+    let expected: Vec<_> =
+        expected.iter().map(|(_, entry, _)| String::from_utf8_lossy(&entry.name)).collect();
+    assert_eq!(met, expected);
+    assert_eq!(looked_at, ["/s/b/", "/s/kept/", "/s/.ignore", "/s/a", "/s/link", "/s/b/c/", "/s/kept/tagged/"]);
+}
+
+#[test]
+fn every_entry_of_a_large_directory_is_looked_at_once_and_a_part_at_a_time() {
+    let (_keep, root) = tree(&["s/large/"]);
+    for number in 0..=ahead::NAMES {
+        fs::write(root.join(format!("s/large/{number:05}")), "").unwrap();
+    }
+    let mut files = Files::new(&[root.join("s")], FilesOptions::default()).unwrap();
+    files.ahead = Ahead::for_test(true);
+    let monitor = RecordingMonitor::default();
+    let (mut looked_at, mut most) = (Vec::new(), 0);
+    while files.next(&monitor).unwrap().is_some() {
+        let done = files.ahead.do_all();
+        most = most.max(done.len());
+        looked_at.extend(done.into_iter().map(|(path, _)| path));
+    }
+    assert!(most < ahead::NAMES / 2, "{most}");
+    looked_at.retain(|path| !path.ends_with('/'));
+    let count = looked_at.len();
+    looked_at.sort();
+    looked_at.dedup();
+    assert_eq!((count, looked_at.len()), (ahead::NAMES + 1, ahead::NAMES + 1));
+}
+
+#[test]
+fn files_are_fetched_ahead_only_when_they_were_announced() {
+    let (_keep, root) = tree(&["s/a", "s/b", "s/c"]);
+    let mut files = Files::new(&[root.join("s")], FilesOptions::default()).unwrap();
+    files.ahead = Ahead::for_test(true);
+    let monitor = RecordingMonitor::default();
+    let met = walk_with(&mut files, &monitor, &root);
+    files.ahead.do_all();
+    for (name, entry, readable) in &met {
+        let Some(readable) = readable else { continue };
+        if name != "/s/b" {
+            readable.announce(entry.size());
+        }
+    }
+    fs::remove_file(root.join("s/c")).unwrap();
+    let done = files.ahead.do_all();
+    let [(first, fetched), (second, vanished)] = &done[..] else { panic!("{done:?}") };
+    assert!(first.ends_with("/s/a") && fetched.is_ok());
+    // What vanished is no problem here: who reads it hears so.
+    assert!(second.ends_with("/s/c") && vanished.is_err());
+    assert_eq!(monitor.problems(), []);
+    let vanished = met.last().unwrap().2.as_ref().unwrap();
+    assert_eq!(vanished.open().err().unwrap().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn only_so_much_waits_to_be_looked_at() {
+    let (_keep, root) = tree(&["s/a"]);
+    let mut files = Files::new(&[root.join("s")], FilesOptions::default()).unwrap();
+    files.ahead = Ahead::for_test(true);
+    let met = walk_with(&mut files, &RecordingMonitor::default(), &root);
+    files.ahead.do_all();
+    let readable = met.last().unwrap().2.clone().unwrap();
+    for _ in 0..2 * Ahead::MAX_TASKS {
+        readable.announce(1);
+    }
+    assert_eq!(files.ahead.waiting_count(), Ahead::MAX_TASKS);
+    // After the walk nothing is looked at.
+    drop(files);
+    readable.announce(1);
+    assert!(readable.open().is_ok());
+}

@@ -21,6 +21,7 @@ use crate::tree::entry::Node;
 use crate::tree::path::Printable;
 
 use super::Files;
+use super::ahead::NAMES;
 use super::attributes;
 use super::directory::Directory;
 use super::directory::Names;
@@ -39,6 +40,11 @@ use super::read::node_of;
 use super::read::stat_descriptor;
 use super::read::stat_entry;
 
+/// Names of one directory that others look at ahead of the walk.
+const WINDOW: usize = 256;
+/// Of those, how many one of them is handed at a time.
+const PART: usize = 16;
+
 /// A directory that was entered and not left yet.
 pub(super) struct Frame {
     /// `None`: a directory above `as_path`, which exists in the snapshot only; or one with no names.
@@ -55,6 +61,8 @@ pub(super) struct Frame {
     device: u64,
     /// How many ignore files are above.
     ignore_count: usize,
+    /// The names before this place were handed to those who look ahead, or passed before they began.
+    handed_over: usize,
 }
 
 /// An entry to be looked at, whose path in the snapshot is the walk's `path`.
@@ -75,6 +83,9 @@ impl Files {
         if !self.has_started {
             self.has_started = true;
             return self.start(monitor).map(Some);
+        }
+        if self.ahead.is_cold() {
+            self.look_ahead();
         }
         loop {
             let Some(frame) = self.frames.last_mut() else { return Ok(None) };
@@ -106,6 +117,51 @@ impl Files {
             if let Some(step) = self.visit(&place, monitor) {
                 return Ok(Some(step));
             }
+        }
+    }
+
+    /// Has the next names of the directory that the walk is in looked at by others. What is excluded is not; into a
+    /// directory that keeps only its marker the walk does not go, so neither do they.
+    fn look_ahead(&mut self) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        let Some(directory) = frame.directory.clone().filter(|_| frame.is_whole) else { return };
+        let from = frame.handed_over.max(frame.position);
+        let to = frame.names.len().min(frame.position + WINDOW);
+        // A part at a time, but for the last.
+        if from >= to || (to < frame.names.len() && to - from < WINDOW / 2) {
+            return;
+        }
+        frame.handed_over = to;
+        // The entries of a smaller one were asked about when it was looked into, for its parent's sake.
+        let [.., parent, frame] = self.frames.as_slice() else { return };
+        let is_untouched = frame.names.len() > NAMES || !parent.is_whole;
+        let device = self.options.one_file_system.then_some(frame.device);
+        let names: Vec<_> = (from..to)
+            .map(|index| frame.names.get(index))
+            .filter(|(_, hint)| is_untouched || *hint == FileType::Directory)
+            .map(|(name, hint)| (name.to_owned(), hint))
+            .collect();
+        self.path.truncate(frame.path_length);
+        let path_length = frame.path_length;
+        let mut entries = Vec::new();
+        for (name, hint) in names {
+            self.path.push(b'/');
+            self.path.extend_from_slice(name.to_bytes());
+            let is_wanted = !self.is_excluded(hint == FileType::Directory);
+            self.path.truncate(path_length);
+            match (is_wanted, hint) {
+                (false, _) => {}
+                (true, FileType::Directory) => {
+                    self.ahead.tasks().directory(&directory, name, device);
+                }
+                (true, _) => entries.push(name),
+            }
+        }
+        // Shared out among several.
+        let mut entries = entries.into_iter();
+        while entries.len() > 0 {
+            let part = entries.by_ref().take(PART).collect();
+            self.ahead.tasks().entries(&directory, part);
         }
     }
 
@@ -255,6 +311,7 @@ impl Files {
             entry_name: (*name != *place.name.to_bytes()).then(|| name.clone()),
             is_file,
             owners: Arc::clone(&self.owners),
+            ahead: Arc::clone(self.ahead.tasks()),
         };
         let metadata = metadata_of(&stat, &self.owners);
         let entry = Entry { name, node, metadata };
@@ -388,6 +445,7 @@ impl Files {
             is_whole,
             device: metadata.device,
             ignore_count: self.ignore_rules.len(),
+            handed_over: 0,
         });
         let node = Node::new_directory();
         Step::Enter(Entry { name, node, metadata })

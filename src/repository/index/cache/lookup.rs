@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use redb::{ReadableDatabase, ReadableTable};
 
-use super::super::rows::{decode_pack, name_bytes};
+use super::super::rows::{decode_pack, decode_pack_length, name_bytes};
 use super::super::run::{IdRange, LastBlock, MergedRows, Run};
 use super::super::{Location, PackInfo, SegmentPlace};
-use super::{IndexCache, PACK_NUMBERS, cache_error};
+use super::{IndexCache, PACK_NUMBERS, PACKS, cache_error};
 use crate::format::pack::Encoding;
 use crate::id::{BlobId, PackId};
 use crate::repository::error::Result;
@@ -250,6 +250,41 @@ impl IndexCache {
         known.bytes += bytes;
         known.packs.insert(number, (pack.clone(), bytes));
         Ok(pack)
+    }
+
+    /// Hands number, name and length in bytes of every pack that the index lists to `take`, by number.
+    pub fn each_pack(&self, mut take: impl FnMut(u32, PackId, u64)) -> Result<()> {
+        let packs = self.view.read().packs.iter().map_err(cache_error)?;
+        for row in packs {
+            let (number, value) = row.map_err(cache_error)?;
+            let (id, length) = decode_pack_length(value.value())
+                .ok_or_else(|| cache_error(format!("pack {} is garbled", number.value())))?;
+            take(number.value(), id, length);
+        }
+        Ok(())
+    }
+
+    /// Number and length in bytes of those of these packs that the index lists, in the same order.
+    pub fn lengths(
+        &self,
+        packs: impl IntoIterator<Item = PackId>,
+    ) -> Result<Vec<Option<(u32, u64)>>> {
+        // One state of both tables.
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
+        let rows = transaction.open_table(PACKS).map_err(cache_error)?;
+        let length = |pack: PackId| {
+            let name = name_bytes(pack.session, pack.number);
+            let Some(number) = numbers.get(name.as_slice()).map_err(cache_error)? else {
+                return Ok(None);
+            };
+            let number = number.value();
+            let row = rows.get(number).map_err(cache_error)?;
+            let found = row.and_then(|row| decode_pack_length(row.value()));
+            let garbled = || cache_error(format!("pack {number} is garbled"));
+            found.map(|(_, length)| Some((number, length))).ok_or_else(garbled)
+        };
+        packs.into_iter().map(length).collect()
     }
 
     /// Every pack that the index lists, by number. Of deltas it is told that they are, and not against what: see
