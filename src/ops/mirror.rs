@@ -24,7 +24,7 @@ const BUFFERS: u64 = 3;
 pub struct MirrorOptions {
     /// Read what both have, and compare every byte.
     pub verify: bool,
-    /// Delete what the repository has no more and has let go.
+    /// Delete what the repository has no more and has let go. Keys are not deleted.
     pub delete: bool,
     /// Find out what would be done, do nothing.
     pub dry_run: bool,
@@ -49,6 +49,8 @@ pub struct MirrorSummary {
     pub damaged: Vec<String>,
     /// Objects that hold something else in the second store, and were left.
     pub differing: Vec<String>,
+    /// Objects that were listed, and that were taken away before they were read.
+    pub objects_gone: u64,
     /// Objects that were deleted.
     pub objects_deleted: u64,
     /// Their bytes.
@@ -66,7 +68,7 @@ pub struct MirrorSummary {
 }
 
 impl MirrorSummary {
-    /// Whether the second store has everything that the repository has.
+    /// Whether the second store has everything that the repository has. What was taken away meanwhile it has no more.
     pub fn is_whole(&self) -> bool {
         self.damaged.is_empty() && self.differing.is_empty()
     }
@@ -97,6 +99,11 @@ fn run(
 ) -> Result<MirrorSummary, OpsError> {
     monitor.phase(Phase::Plan);
     let found = replica.compare(monitor)?;
+    // What a collector took away while it was listed looks as if it had never been here.
+    if found.foreign.is_some() && !replica.is_current(&found)? {
+        return Err(overtaken());
+    }
+    replica.require_unwritten(&found)?;
     let mut summary = MirrorSummary {
         objects_known: (found.common.len() + found.differing.len()) as u64,
         objects_extra: found.extra.len() as u64,
@@ -122,16 +129,18 @@ fn run(
     }
     for class in CLASSES {
         // One class after another: a failure ends it before anything that builds on what is missing.
-        if class == Class::Marks && !replica.is_current(&found)? {
-            return Err(OpsError::Busy(
-                "a collector gave this mirror up while it ran; what was copied stays: run it again, and give \
-                 `prune` more patience"
-                    .into(),
-            ));
+        if class == Class::Updates && !replica.is_current(&found)? {
+            return Err(overtaken());
         }
         let objects = found.missing.get(&class).map_or(&[][..], Vec::as_slice);
         let threads = if class.is_ordered() { 1 } else { threads };
-        mirroring.for_each(threads, objects, |object| Ok(Some(replica.copy(object)?)))?;
+        mirroring.for_each(threads, objects, |object| match replica.copy(object)? {
+            Mirrored::Gone if class.is_needed() => Err(OpsError::Busy(format!(
+                "{} was merged or collected while this mirror ran; what was copied stays: run it again",
+                object.name
+            ))),
+            done => Ok(Some(done)),
+        })?;
     }
     if options.verify {
         mirroring.for_each(threads, &found.common, |object| {
@@ -158,12 +167,22 @@ fn run(
             summary.bytes_let_go += object.bytes;
         }
     }
-    if !options.delete && found.let_go.iter().any(|object| object.name.starts_with("keys/")) {
-        monitor.note(
-            "keys that this repository has no more still open the mirror; --delete takes them away there, too",
-        );
+    if found.extra.iter().any(Object::is_key_slot) {
+        monitor.note(&format!(
+            "keys that this repository has no more still open the mirror; `aumbry -r {} key remove` takes them away \
+             there, too",
+            replica.location()
+        ));
     }
     Ok(summary)
+}
+
+fn overtaken() -> OpsError {
+    OpsError::Busy(
+        "a collector gave this mirror up while it ran; what was copied stays: run it again, and give `prune` more \
+         patience"
+            .into(),
+    )
 }
 
 /// What a dry run tells.
@@ -241,6 +260,11 @@ impl Mirroring<'_, '_> {
                     self.monitor.note(&text);
                     summary.mended.push(name);
                 }
+                return;
+            }
+            Mirrored::Gone => {
+                summary.objects_gone += 1;
+                self.monitor.note(&format!("{name} was taken away since it was listed"));
                 return;
             }
             Mirrored::Damaged(message) => {

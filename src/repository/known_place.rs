@@ -41,7 +41,7 @@ pub(super) enum Look {
 /// The file for this place; `None` where asking the store costs next to nothing, and where there is no cache.
 fn file_of(store: &Store, environment: &Environment) -> Option<PathBuf> {
     let folder = environment.cache_folder.as_ref().filter(|_| !store.lists_cheaply())?;
-    let place = blake3::hash(store.location().as_bytes()).to_hex();
+    let place = blake3::hash(store.identity().as_bytes()).to_hex();
     Some(folder.join(PLACES).join(&place[..32]))
 }
 

@@ -46,7 +46,7 @@ pub(super) fn in_form(
         return Ok(store);
     }
     let age = |probed: crate::units::Timestamp| environment.clock.now().seconds - probed.seconds;
-    let remembered = cache.probed(store.location())?;
+    let remembered = cache.probed(store.identity())?;
     // A clock that was wrong may have put it in the future.
     match remembered.map(age) {
         Some(0..REMEMBERED_SECONDS) => Ok(store),
@@ -72,7 +72,7 @@ impl Repository {
     pub(super) fn remember_probe(&self) {
         if self.store.probed().is_some() {
             let now = self.environment.clock.now();
-            let _ = self.cache.keep_probed(self.store.location(), now);
+            let _ = self.cache.keep_probed(self.store.identity(), now);
         }
     }
 }

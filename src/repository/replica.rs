@@ -13,7 +13,8 @@ use super::key_updates::unseal_update;
 use super::keys;
 use super::verify::is_damage;
 use crate::format::header::{Header, ObjectKind};
-use crate::id::{PackId, SessionId};
+use crate::format::snapshot::Decision;
+use crate::id::{PackId, SessionId, SnapshotId};
 use crate::monitor::Monitor;
 use crate::store::{Created, ObjectInfo, Store, layout};
 
@@ -23,7 +24,7 @@ const GENERATIONS_KEPT: u32 = 16;
 /// What is copied together: nothing of a later class before everything of the earlier ones is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// Key slots and key updates: what is sealed later can be opened.
+    /// Key slots and, while the replica has no config, key updates: what is sealed later can be opened.
     Keys,
     /// The config, which makes it a repository.
     Config,
@@ -31,6 +32,8 @@ pub enum Class {
     Packs,
     /// Index objects, whose packs are there.
     Index,
+    /// Key updates of a replica that has a config: one without an old data key, after the packs that were sealed anew.
+    Updates,
     /// Marks of tombs that were undone, before those tombs.
     Marks,
     /// Tombs, before the snapshots that they are about.
@@ -48,14 +51,20 @@ impl Class {
     pub fn is_ordered(self) -> bool {
         matches!(self, Class::Snapshots | Class::Generations)
     }
+
+    /// Whether what is copied later builds on each of its objects: one that is gone when it is read ends the run.
+    pub fn is_needed(self) -> bool {
+        matches!(self, Class::Config | Class::Index | Class::Snapshots)
+    }
 }
 
 /// All of them, in the order in which they are copied.
-pub const CLASSES: [Class; 9] = [
+pub const CLASSES: [Class; 10] = [
     Class::Keys,
     Class::Config,
     Class::Packs,
     Class::Index,
+    Class::Updates,
     Class::Marks,
     Class::Tombs,
     Class::Snapshots,
@@ -72,6 +81,13 @@ pub struct Object {
     pub bytes: u64,
 }
 
+impl Object {
+    /// Whether it opens the repository.
+    pub fn is_key_slot(&self) -> bool {
+        layout::parse_key(&self.name).is_some()
+    }
+}
+
 /// What both stores hold.
 #[derive(Debug, Default)]
 pub struct Comparison {
@@ -81,10 +97,12 @@ pub struct Comparison {
     pub common: Vec<Object>,
     /// What both have with different lengths, and how long the replica's is.
     pub differing: Vec<(Object, u64)>,
-    /// What the replica has, the source has no more, and collection or key management has let go.
+    /// What the replica has, the source has no more, and collection has let go. Never keys.
     pub let_go: Vec<Object>,
     /// What else the replica has and the source has not.
     pub extra: Vec<Object>,
+    /// A session that made a snapshot in the replica, and of which the source never heard.
+    pub foreign: Option<SessionId>,
     /// The newest sweep when the source was listed.
     pub swept: u32,
 }
@@ -96,10 +114,20 @@ pub enum Mirrored {
     Copied(u64),
     /// The same; parity had what was damaged in the source.
     Mended(u64),
+    /// It was listed, and is gone from the source since.
+    Gone,
     /// The source's is damaged: not copied.
     Damaged(String),
     /// The replica has other bytes under this name: left.
     Differs(String),
+}
+
+/// What the source's sweeps say that can be read.
+struct Swept {
+    /// Their generations.
+    generations: BTreeSet<u32>,
+    /// The packs that they name.
+    packs: BTreeSet<PackId>,
 }
 
 /// Another store of a repository.
@@ -112,8 +140,10 @@ pub struct Replica<'a> {
 fn class_of(name: &str) -> Option<Class> {
     if name == layout::CONFIG {
         Some(Class::Config)
-    } else if layout::parse_key(name).is_some() || layout::parse_key_update(name).is_some() {
+    } else if layout::parse_key(name).is_some() {
         Some(Class::Keys)
+    } else if layout::parse_key_update(name).is_some() {
+        Some(Class::Updates)
     } else if layout::parse_pack(name).is_some() {
         Some(Class::Packs)
     } else if layout::parse_index(name).is_some() {
@@ -169,7 +199,7 @@ impl<'a> Replica<'a> {
             // Keys come first: a run that was stopped there has left nothing else.
             Err(error) if error.kind == Kind::NotFound => {
                 for object in store.list("")? {
-                    if class_of(&object.name).is_none_or(|class| class != Class::Keys) {
+                    if !matches!(class_of(&object.name), Some(Class::Keys | Class::Updates)) {
                         let name = object.name;
                         return refuse(format!("is no repository, and not empty: it holds {name}"));
                     }
@@ -189,15 +219,28 @@ impl<'a> Replica<'a> {
     pub fn compare(&self, monitor: &dyn Monitor) -> Result<Comparison> {
         let repository = self.repository;
         // Each list after those of what refers to it: what a listed object needs is listed, too.
-        let mut source = Vec::new();
-        for folder in
-            [layout::GC, layout::TOMBS, layout::ABORTS, layout::CONFIRMED, layout::SNAPSHOTS]
-        {
-            source.extend(repository.store.list(folder)?);
-        }
-        let generations = repository.generations()?;
+        let mut source = repository.store.list(layout::GC)?;
+        // What counts is the newest sweep of this list, which is copied: by a later one, slots would be left out that
+        // what is copied lets live. A later one makes the run end (`is_current`).
+        let generations = repository.generations_of(Some(source.clone()))?;
         generations.require_readable()?;
-        for folder in [layout::INDEX, layout::PACKS, layout::KEYS] {
+        let newest = layout::sweep(generations.swept());
+        // Asked for by name, because lists may be late: then it belongs to this one.
+        if generations.swept() > 0
+            && !source.iter().any(|object| object.name == newest)
+            && let Some(size) = repository.store.size(&newest)?
+        {
+            source.push(ObjectInfo { name: newest, size, modified: None });
+        }
+        for folder in [
+            layout::TOMBS,
+            layout::ABORTS,
+            layout::CONFIRMED,
+            layout::SNAPSHOTS,
+            layout::INDEX,
+            layout::PACKS,
+            layout::KEYS,
+        ] {
             source.extend(repository.store.list(folder)?);
         }
         if let Some(size) = repository.store.size(layout::CONFIG)? {
@@ -208,9 +251,15 @@ impl<'a> Replica<'a> {
             generations.last.iter().flat_map(|last| &last.sweep.packs).copied().collect();
         let mut there: HashMap<String, u64> =
             self.store.list("")?.into_iter().map(|object| (object.name, object.size)).collect();
+        let has_config = there.contains_key(layout::CONFIG);
         let mut found = Comparison { swept: generations.swept(), ..Comparison::default() };
         for ObjectInfo { name, size, .. } in source {
-            let Some(class) = class_of(&name) else { continue };
+            let class = match class_of(&name) {
+                // Nothing is there yet that an update could make unreadable.
+                Some(Class::Updates) if !has_config => Class::Keys,
+                Some(class) => class,
+                None => continue,
+            };
             let object = Object { name, bytes: size };
             let held = there.remove(&object.name);
             // What is about to be deleted, and slots that no sweep let live, are not wanted.
@@ -243,7 +292,9 @@ impl<'a> Replica<'a> {
         rest.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         rest.retain(|object| class_of(&object.name).is_some());
         if !rest.is_empty() {
-            let let_go = self.let_go(&generations, monitor)?;
+            let swept = self.read_sweeps(&generations)?;
+            found.foreign = self.find_foreign(&rest, &found, &generations, &swept)?;
+            let let_go = self.let_go(&generations, &swept, monitor)?;
             (found.let_go, found.extra) = rest.into_iter().partition(|object| let_go(&object.name));
         }
         Ok(found)
@@ -255,35 +306,102 @@ impl<'a> Replica<'a> {
         Ok(self.repository.generations()?.swept() == found.swept)
     }
 
+    /// Refuses a replica that was written to. To go on would be to take away what only it has: by the next sweep its
+    /// snapshots are forgotten, and index objects of two histories say what is superseded.
+    pub fn require_unwritten(&self, found: &Comparison) -> Result<()> {
+        let Some(session) = found.foreign else { return Ok(()) };
+        let (location, id) = (self.location(), SnapshotId(session).short());
+        let message = format!(
+            "was written to: snapshot {id} is there, and was never here. Treat it as a repository of its own: mirror to \
+             another place, and bring what it has into another repository with `aumbry -r {location} copy --to PLACE \
+             --init`"
+        );
+        Err(RepositoryError::new(Kind::Invalid, location, message))
+    }
+
+    /// What the source's sweeps say. One that is damaged says nothing.
+    fn read_sweeps(&self, generations: &Generations) -> Result<Swept> {
+        let mut swept = Swept { generations: BTreeSet::new(), packs: BTreeSet::new() };
+        for generation in &generations.sweeps {
+            match self.repository.read_sweep(*generation) {
+                Ok(published) => {
+                    swept.generations.insert(*generation);
+                    swept.packs.extend(published.sweep.packs);
+                }
+                Err(error) if is_damage(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(swept)
+    }
+
+    /// A session that has a slot and packs in the replica, and in the source neither, nor is any of its packs named by a
+    /// sweep. Where sweeps that could name them are gone, nobody can tell.
+    fn find_foreign(
+        &self,
+        rest: &[Object],
+        found: &Comparison,
+        generations: &Generations,
+        swept: &Swept,
+    ) -> Result<Option<SessionId>> {
+        let writer_of = |object: &Object| layout::parse_pack(&object.name).map(|pack| pack.session);
+        let writers: BTreeSet<SessionId> = rest.iter().filter_map(writer_of).collect();
+        let differing = found.differing.iter().map(|(object, _)| object);
+        let listed = found.common.iter().chain(differing).chain(found.missing.values().flatten());
+        let mut known: BTreeSet<SessionId> = listed.filter_map(writer_of).collect();
+        known.extend(swept.packs.iter().map(|pack| pack.session));
+        for Object { name, .. } in rest {
+            let Some(session) = layout::parse_snapshot(name) else { continue };
+            // Its packs can go with a generation that began after it registered.
+            let mut later = session.generation.saturating_add(1)..=generations.swept();
+            if writers.contains(&session)
+                && !known.contains(&session)
+                && later.all(|generation| swept.generations.contains(&generation))
+                && self.is_snapshot_there_only(name)?
+            {
+                return Ok(Some(session));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the replica's slot holds a snapshot, or may do so, and the source, asked by name, has none.
+    fn is_snapshot_there_only(&self, name: &str) -> Result<bool> {
+        if self.repository.store.size(name)?.is_some() {
+            return Ok(false);
+        }
+        let object = match self.store.get(name).map_err(RepositoryError::from) {
+            Err(error) if is_damage(&error) => return Ok(false),
+            object => object?,
+        };
+        let payload = self.repository.sealer().unseal(ObjectKind::Snapshot, name, object);
+        let is_abort = |payload: Vec<u8>| matches!(Decision::decode(&payload), Ok(Decision::Abort));
+        Ok(!payload.is_ok_and(is_abort))
+    }
+
     /// What says of a name that the source has no more whether it was let go there.
     fn let_go<'g>(
         &self,
         generations: &'g Generations,
+        swept: &'g Swept,
         monitor: &dyn Monitor,
     ) -> Result<impl Fn(&str) -> bool + use<'g>> {
         let repository = self.repository;
         // What index objects supersede is known when they are read.
         repository.refresh_index(monitor)?;
         let superseded = repository.cache.superseded()?;
-        let mut swept = BTreeSet::new();
-        for generation in &generations.sweeps {
-            match repository.read_sweep(*generation) {
-                Ok(published) => swept.extend(published.sweep.packs),
-                Err(error) if is_damage(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
         let oldest = generations.swept().saturating_sub(GENERATIONS_KEPT);
         Ok(move |name: &str| match class_of(name) {
             Some(Class::Packs) => {
-                layout::parse_pack(name).is_some_and(|pack| swept.contains(&pack))
+                layout::parse_pack(name).is_some_and(|pack| swept.packs.contains(&pack))
             }
             Some(Class::Index) => {
                 layout::parse_index(name).is_some_and(|index| superseded.contains(&index))
             }
             Some(Class::Generations) => generation_of(name).is_some_and(|k| k <= oldest),
-            Some(Class::Keys) => true,
-            Some(Class::Config) | None => false,
+            // Nothing says that a key was removed, and not lost, or hidden, or never there in an older state that was
+            // brought back: and without keys, all the rest is lost.
+            Some(Class::Keys | Class::Updates | Class::Config) | None => false,
             Some(_) => slot_session(name).is_some_and(|slot| !generations.lets_live(slot)),
         })
     }
@@ -320,7 +438,8 @@ impl<'a> Replica<'a> {
         sealer.unseal_stream(kinds, name, object.to_vec()).map(drop)
     }
 
-    /// The source's bytes, proven, and whether parity had to mend them; or why they cannot be had.
+    /// The source's bytes, proven, and whether parity had to mend them; or why they cannot be had: `NotFound` is what was
+    /// taken away since it was listed.
     fn source_bytes(
         &self,
         name: &str,
@@ -348,6 +467,7 @@ impl<'a> Replica<'a> {
     pub fn copy(&self, object: &Object) -> Result<Mirrored> {
         let (bytes, is_mended) = match self.source_bytes(&object.name)? {
             Ok(bytes) => bytes,
+            Err(error) if error.kind == Kind::NotFound => return Ok(Mirrored::Gone),
             Err(error) => return Ok(Mirrored::Damaged(error.message)),
         };
         let length = bytes.len() as u64;
@@ -370,6 +490,7 @@ impl<'a> Replica<'a> {
         };
         let original = match self.source_bytes(name)? {
             Ok((original, _)) => original,
+            Err(error) if error.kind == Kind::NotFound => return Ok(Some(Mirrored::Gone)),
             Err(error) => {
                 let state = match self.prove(name, &copy) {
                     Ok(()) => "; the replica's is whole",
@@ -403,10 +524,6 @@ impl<'a> Replica<'a> {
     /// Deletes an object that was let go, if the source, asked for it by name, has it no more. Returns whether it did.
     pub fn delete(&self, object: &Object) -> Result<bool> {
         if self.repository.store.size(&object.name)?.is_some() {
-            return Ok(false);
-        }
-        // Whoever opens the replica with it now must be able to do so afterwards.
-        if layout::parse_key(&object.name) == Some(self.repository.slot) {
             return Ok(false);
         }
         self.store.delete(&object.name)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -76,13 +76,14 @@ impl Access {
             monitor: self.monitor.clone(),
             up: limiter(self.upload_limit),
             down: limiter(self.download_limit),
-            counters: Counters::default(),
+            counters: Arc::new(Counters::default()),
             patience: is_remote.then_some(self.patience),
             calls: Semaphore::new(connections),
             is_wired: false,
             has_answered: AtomicBool::new(false),
             stop_seen: AtomicU64::new(0),
             noted_at: AtomicU64::new(0),
+            races: AtomicUsize::new(0),
         }
     }
 }

@@ -5,10 +5,11 @@
 //! that a server says. How long: fifteen minutes for a store that has answered this process before, and half a minute
 //! for one that never has, because that is more often a slip in its address than a cable.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use opendal::ErrorKind;
@@ -70,7 +71,7 @@ pub(super) struct Line {
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) up: Option<Limiter>,
     pub(super) down: Option<Limiter>,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     // `None`: calls are neither watched nor repeated, as on a disk.
     pub(super) patience: Option<Patience>,
     pub(super) calls: Semaphore,
@@ -80,6 +81,17 @@ pub(super) struct Line {
     // Milliseconds of the clock; 0: not yet.
     pub(super) stop_seen: AtomicU64,
     pub(super) noted_at: AtomicU64,
+    // How many probes race: nothing waits for its bytes' turn meanwhile.
+    pub(super) races: AtomicUsize,
+}
+
+/// A race that is being run; it ends when this is dropped.
+pub(super) struct Race<'line>(&'line AtomicUsize);
+
+impl Drop for Race<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How an attempt ended.
@@ -98,11 +110,50 @@ enum Verdict {
 }
 
 impl Line {
-    /// Waits for a call, until it ends, nothing moves any more, or somebody wants to stop.
+    /// The same way for calls that race: with turns for all runners at once, and without bounds on bytes, which would put
+    /// them in a row. `wire` knows only the line that it was made with: [`Line::begin_race`] lifts the bounds of that one.
+    pub(super) fn for_races(&self, runners: usize) -> Line {
+        let copied = |number: &AtomicU64| AtomicU64::new(number.load(Ordering::Relaxed));
+        Line {
+            location: self.location.clone(),
+            clock: self.clock.clone(),
+            monitor: self.monitor.clone(),
+            up: None,
+            down: None,
+            counters: self.counters.clone(),
+            patience: self.patience,
+            calls: Semaphore::new(runners),
+            is_wired: self.is_wired,
+            has_answered: AtomicBool::new(self.has_answered.load(Ordering::Relaxed)),
+            stop_seen: copied(&self.stop_seen),
+            noted_at: copied(&self.noted_at),
+            races: AtomicUsize::new(0),
+        }
+    }
+
+    /// Lifts the bounds on bytes for as long as a race lasts: it sends a few kilobytes.
+    pub(super) fn begin_race(&self) -> Race<'_> {
+        self.races.fetch_add(1, Ordering::Relaxed);
+        Race(&self.races)
+    }
+
+    /// The bound on bytes up that counts now.
+    pub(super) fn up_limit(&self) -> Option<&Limiter> {
+        self.up.as_ref().filter(|_| self.races.load(Ordering::Relaxed) == 0)
+    }
+
+    /// The bound on bytes down that counts now.
+    pub(super) fn down_limit(&self) -> Option<&Limiter> {
+        self.down.as_ref().filter(|_| self.races.load(Ordering::Relaxed) == 0)
+    }
+
+    /// Waits for a call, until it ends, nothing moves any more, or somebody wants to stop. `turn` is when it had waited
+    /// for its turn.
     pub(super) async fn watch<T>(
         &self,
         attempt: &Attempt,
         sent_bytes: u64,
+        turn: &Cell<Option<Duration>>,
         call: impl Future<Output = opendal::Result<T>>,
     ) -> Watched<T> {
         let begun = self.clock.elapsed();
@@ -110,7 +161,9 @@ impl Line {
         let mut call = pin!(async {
             // The semaphore is never closed; without it, the call would only go out of turn.
             let _permit = self.calls.acquire().await;
-            attempt.note_moved(self.clock.elapsed());
+            let now = self.clock.elapsed();
+            turn.set(Some(now));
+            attempt.note_moved(now);
             call.await
         });
         loop {
@@ -156,14 +209,36 @@ impl Line {
         (begun.as_millis() as u64) < seen || now > seen + GRACE.as_millis() as u64
     }
 
+    /// Since when a call fails, now that an attempt which had its turn then has failed: since the first that did. It
+    /// counts anew after one that showed life, so that a long upload over a line that breaks now and then is not given up.
+    pub(super) fn failing_since(
+        &self,
+        before: Option<Duration>,
+        attempt: &Attempt,
+        turn: Option<Duration>,
+    ) -> Duration {
+        match before {
+            Some(before) if !self.showed_life(attempt, turn) => before,
+            _ => self.clock.elapsed(),
+        }
+    }
+
+    /// Whether bytes moved for longer than a connection takes to come about and a buffer to fill, which they do on a dead
+    /// line, too. That a server answers with a refusal is no life: it may do so for ever.
+    fn showed_life(&self, attempt: &Attempt, turn: Option<Duration>) -> bool {
+        let is_refused = attempt.status().is_some_and(|status| status >= 400);
+        let (Some(turn), Some(moved_at)) = (turn, attempt.moved_at()) else { return false };
+        !is_refused && moved_at.saturating_sub(turn) >= self.patience.unwrap_or_default().silence
+    }
+
     /// How long to wait before another attempt; `None`: there is to be none. `tries` attempts have failed, and the first
-    /// of them began `since` ago.
+    /// of them `failing_for` ago.
     pub(super) fn consider(
         &self,
         error: &opendal::Error,
         attempt: &Attempt,
         tries: u32,
-        since: Duration,
+        failing_for: Duration,
     ) -> Option<Duration> {
         let patience = self.patience?;
         match judge(error, attempt.status()) {
@@ -180,7 +255,7 @@ impl Line {
             true => patience.total,
             false => patience.first,
         };
-        (since + wait <= bound).then_some(wait)
+        (failing_for + wait <= bound).then_some(wait)
     }
 
     /// Waits before another attempt, and says so. A wish to stop ends it.
@@ -312,4 +387,45 @@ fn is_about_trust(error: &opendal::Error) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::FakeClock;
+    use crate::store::Access;
+    use crate::units::Timestamp;
+
+    #[test]
+    fn patience_counts_from_the_first_failure_and_anew_after_an_attempt_that_lived() {
+        let clock = Arc::new(FakeClock::new(Timestamp { seconds: 0, nanoseconds: 0 }));
+        let access = Access { clock: clock.clone(), ..Access::default() };
+        let line = access.line("far away".to_string(), true);
+        let seconds = Duration::from_secs;
+        clock.sleep(seconds(1000));
+        let now = clock.elapsed();
+        // When it had its turn, when something last moved and what the server said; whether it counts anew.
+        for (turn, moved_at, status, is_anew) in [
+            (Some(500), Some(999), None, true),
+            (Some(500), Some(560), None, true),
+            (Some(500), Some(999), Some(200), true),
+            (Some(500), Some(530), None, false),
+            (Some(500), Some(500), None, false),
+            (Some(500), Some(999), Some(503), false),
+            (None, None, None, false),
+        ] {
+            let attempt = Attempt::default();
+            if let Some(moved_at) = moved_at {
+                attempt.note_moved(seconds(moved_at));
+            }
+            if let Some(status) = status {
+                attempt.note_reply(status, None, 0);
+            }
+            let turn = turn.map(seconds);
+            let case = format!("{turn:?} {moved_at:?} {status:?}");
+            assert_eq!(line.failing_since(None, &attempt, turn), now, "{case}");
+            let since = line.failing_since(Some(seconds(300)), &attempt, turn);
+            assert_eq!(since, if is_anew { now } else { seconds(300) }, "{case}");
+        }
+    }
 }

@@ -120,8 +120,12 @@ const IMPOSSIBLE: [&str; 4] = ["rest", "rclone", "swift", "rsync"];
 const SCHEMES: &str =
     "a folder, s3://, sftp://, azblob://, gcs://, b2://, webdav+https:// or opendal:SCHEME:";
 
+/// An option of ours: that a server lists names in their order, which we believe of AWS alone.
+pub(super) const LISTS_IN_ORDER: &str = "lists_in_order";
+
 /// Options whose values nobody else may see, by a part of their names. Command lines can be seen by all users.
-const SECRETS: [&str; 6] = ["secret", "password", "token", "_key", "credential", "passphrase"];
+const SECRETS: [&str; 7] =
+    ["secret", "password", "token", "_key", "credential", "passphrase", "delegation"];
 /// And those that have such a part and are none.
 const NO_SECRETS: [&str; 2] = ["credential_path", "server_side_encryption_aws_kms_key_id"];
 
@@ -299,6 +303,8 @@ impl Place {
                 ("server_side_encryption", "server_side_encryption"),
                 ("server_side_encryption_aws_kms_key_id", "server_side_encryption_aws_kms_key_id"),
                 ("list_v1", "disable_list_objects_v2"),
+                // Ours: OpenDAL never sees it.
+                ("lists_in_order", LISTS_IN_ORDER),
             ],
             Place::Azblob { .. } => &[("account", "account_name")],
             Place::Gcs { .. } => &[
@@ -389,6 +395,13 @@ impl Url {
                 secret_hint(scheme),
             );
         }
+        // What looks like a port may be the beginning of one.
+        if hides && scheme.contains('+') {
+            return refused(
+                format!("{scheme}://: an @ behind a port looks like a password with a slash in it"),
+                format!("{}; a folder with an @ needs a place without a port", secret_hint(scheme)),
+            );
+        }
         if let Some(found) = text.chars().find(|found| matches!(found, '?' | '#')) {
             return refused(
                 format!("{scheme}://: there is a {found} in it"),
@@ -439,8 +452,10 @@ impl Url {
         let path = self.path()?;
         if path.is_empty() {
             return refused(
-                format!("{scheme}://{} names no bucket", self.authority),
-                format!("write {scheme}://{}/BUCKET/PREFIX", self.authority),
+                format!("{scheme}:// names no bucket"),
+                format!(
+                    "write {scheme}://HOST/BUCKET/PREFIX, or {scheme}://HOST:PORT/BUCKET/PREFIX"
+                ),
             );
         }
         Ok(split_bucket(&path))
@@ -488,9 +503,9 @@ fn secret_hint(scheme: &str) -> String {
 }
 
 fn split_port(scheme: &str, authority: &str) -> Result<(String, Option<u16>)> {
-    let wrong = |message: &str| {
-        refused(format!("{scheme}://{authority}: {message}"), "write HOST or HOST:PORT")
-    };
+    // What stands there is not repeated: where there is no host yet, it may be a user and a password.
+    let wrong =
+        |message: &str| refused(format!("{scheme}://: {message}"), "write HOST or HOST:PORT");
     let (host, port) = match authority.strip_prefix('[') {
         // An address of version 6 has colons of its own.
         Some(rest) => match rest.split_once(']') {

@@ -21,7 +21,6 @@ fn places_are_understood_and_printed_again() {
         ("s3+http://127.0.0.1:9000/bucket/a", "s3", "s3+http://127.0.0.1:9000/bucket/a"),
         ("s3+https://[::1]:9000/bucket", "s3", "s3+https://[::1]:9000/bucket"),
         ("s3+https://host/bucket/who@home", "s3", "s3+https://host/bucket/who@home"),
-        ("s3+https://host:9000/bucket/a@b", "s3", "s3+https://host:9000/bucket/a@b"),
         ("azblob://container/a", "azblob", "azblob://container/a"),
         ("azblob+http://127.0.0.1:1/acc/con", "azblob", "azblob+http://127.0.0.1:1/acc/con"),
         ("azblob+http://h/acc/con/p/q", "azblob", "azblob+http://h/acc/con/p/q"),
@@ -32,6 +31,7 @@ fn places_are_understood_and_printed_again() {
         ("webdav+http://host:80", "webdav", "webdav+http://host:80"),
         ("sftp://me@host:22/srv/x", "sftp", "sftp://me@host:22/srv/x"),
         ("sftp://host/~/x", "sftp", "sftp://host/~/x"),
+        ("sftp://host:22/a@b", "sftp", "sftp://host:22/a@b"),
         ("sftp://[fe80::1]/x", "sftp", "sftp://[fe80::1]/x"),
         ("opendal:ftp:backup", "opendal", "opendal:ftp:backup"),
         ("opendal:oss", "opendal", "opendal:oss:"),
@@ -106,6 +106,9 @@ fn a_password_is_refused_and_not_repeated() {
         "s3+https://user:hunter2@host/bucket",
         "webdav+https://me:hun@ter2@host/a",
         "webdav+https://me:hunter2/x@host/a",
+        "webdav+https://me:123/hunter2@host/a",
+        "s3+https://me:123/hunter2@host/bucket",
+        "azblob+http://me:123/hunter2@host/acc/con",
         "sftp://me:hunter2@host/a",
         "azblob+http://a:hunter2@host/acc/con",
     ] {
@@ -114,6 +117,25 @@ fn a_password_is_refused_and_not_repeated() {
         let told = format!("{error:?} {error}");
         assert!(!told.contains("hunter2") && !told.contains("ter2"), "{told}");
         assert!(error.hint.contains("leave it out"), "{}", error.hint);
+    }
+}
+
+#[test]
+fn what_may_be_a_password_is_not_repeated_by_any_refusal() {
+    for text in [
+        "webdav+https://me:hunter2",
+        "webdav+https://me:hunter2/a",
+        "s3+https://me:hunter2/bucket",
+        "s3://me:hunter2",
+        "sftp://me:hunter2/a",
+        "s3+http://[hunter2/bucket",
+        "s3+http://[::1]hunter2/bucket",
+        "s3+http://me:99hunter2?x/bucket",
+        "s3+http://me:12345",
+    ] {
+        let error = parse(text).expect_err(text);
+        let told = format!("{error:?} {error}");
+        assert!(!told.contains("hunter2") && !told.contains("12345"), "{told}");
     }
 }
 
@@ -127,6 +149,7 @@ fn options_have_our_names_and_secrets_are_none() {
     assert_eq!(with("s3://b", "region=eu-west-1"), Ok(pair("region", "eu-west-1")));
     assert_eq!(with("s3://b", "Virtual-Host=true"), Ok(pair("enable_virtual_host_style", "true")));
     assert_eq!(with("gcs://b", "credential-path=/x=y"), Ok(pair("credential_path", "/x=y")));
+    assert_eq!(with("s3://b", "lists-in-order=true"), Ok(pair("lists_in_order", "true")));
     assert_eq!(with("b2://b", "bucket-id=1"), Ok(pair("bucket_id", "1")));
     assert_eq!(with("opendal:oss:x", "endpoint=https://x"), Ok(pair("endpoint", "https://x")));
     assert_eq!(
@@ -142,6 +165,7 @@ fn options_have_our_names_and_secrets_are_none() {
         ("azblob://c", "sas_token=hunter2"),
         ("b2://b", "application_key=hunter2"),
         ("gcs://b", "credential=hunter2"),
+        ("opendal:webhdfs:x", "delegation=hunter2"),
     ] {
         let error = with(place, option).expect_err(option);
         assert!(error.message.contains("secret"), "{option}: {}", error.message);

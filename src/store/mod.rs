@@ -25,6 +25,7 @@ mod traffic;
 #[cfg(feature = "http")]
 mod wire;
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -61,7 +62,8 @@ use crate::units::Timestamp;
 /// Where objects are written that are moved to their names afterwards; never listed. The local store has a folder of
 /// that name for the same.
 const BESIDE: &str = "tmp/";
-/// How many names more than expected a page of a listing of several folders has room for.
+/// How many names more than expected a page of a listing of several folders has room for, and how many that nobody
+/// asked for it may have.
 const PAGE_MARGIN: usize = 100;
 /// How many names a page has at most: no service gives more.
 const PAGE_MOST: usize = 1000;
@@ -112,7 +114,10 @@ pub struct Store {
 struct Inner {
     operator: Operator,
     line: Arc<Line>,
+    // The place and whatever else says which store it is: the account, the server. No secret.
+    identity: String,
     lists_cheaply: bool,
+    // It is known to list names in their order, folders and all.
     lists_in_order: bool,
     is_disk: bool,
     is_conditional: bool,
@@ -120,8 +125,8 @@ struct Inner {
     moves: bool,
     // Somebody else's server, of which a probe has to find out what it does.
     is_unproven: bool,
-    // Started by the first call, so that a store which is only opened costs no threads.
-    runtime: OnceLock<Runtime>,
+    // Started by the first call, so that a store which is only opened costs no threads. Connections live in it.
+    runtime: Arc<OnceLock<Runtime>>,
 }
 
 impl Inner {
@@ -131,7 +136,9 @@ impl Inner {
 
     fn sharing(operator: Operator, line: Arc<Line>) -> Self {
         Inner {
-            lists_in_order: is_known_to_list_in_order(&operator),
+            // Of services over a network, `open` knows which do.
+            lists_in_order: operator.info().scheme() == "memory",
+            identity: line.location.clone(),
             operator,
             line,
             lists_cheaply: false,
@@ -139,22 +146,23 @@ impl Inner {
             is_conditional: true,
             moves: false,
             is_unproven: false,
-            runtime: OnceLock::new(),
+            runtime: Arc::default(),
         }
     }
 
-    /// One over the same service and the same line.
+    /// One over the same service and the same line, with the same connections.
     fn like(&self) -> Self {
         Inner {
             operator: self.operator.clone(),
             line: self.line.clone(),
+            identity: self.identity.clone(),
             lists_cheaply: self.lists_cheaply,
             lists_in_order: self.lists_in_order,
             is_disk: self.is_disk,
             is_conditional: self.is_conditional,
             moves: self.moves,
             is_unproven: self.is_unproven,
-            runtime: OnceLock::new(),
+            runtime: self.runtime.clone(),
         }
     }
 }
@@ -163,6 +171,8 @@ impl Inner {
 struct Failed {
     kind: ErrorKind,
     error: StoreError,
+    // What a server answered, if it is known.
+    status: Option<u16>,
     // It might have passed, and did not.
     was_given_up: bool,
 }
@@ -312,6 +322,24 @@ impl Store {
         &self.inner.line.location
     }
 
+    /// What tells this store from others: where it is, and what a location leaves to the environment (the account, the
+    /// server). No secret is in it. For whoever remembers something of a store.
+    pub fn identity(&self) -> &str {
+        &self.inner.identity
+    }
+
+    #[cfg(feature = "sftp")]
+    fn identified_as(self, identity: &str) -> Store {
+        let inner = self.inner.like();
+        Store { inner: Arc::new(Inner { identity: identity.to_string(), ..inner }), ..self }
+    }
+
+    /// The same store for so many calls that race: none of them waits for its turn.
+    fn for_races(&self, runners: usize) -> Store {
+        let line = Arc::new(self.inner.line.for_races(runners));
+        Store { inner: Arc::new(Inner { line, ..self.inner.like() }), ..self.clone() }
+    }
+
     /// Whether listing every object costs next to nothing, as on a disk, and nothing is charged for it.
     pub fn lists_cheaply(&self) -> bool {
         self.inner.lists_cheaply
@@ -433,7 +461,7 @@ impl Store {
     }
 
     /// The objects of these folders, which are given in the order of their names, sorted by name. One request where the
-    /// service is known to list names in their order and so few objects are there: it is asked for what begins as all of
+    /// service is known to list names in their order and few others are among them: it is asked for what begins as all of
     /// them do, and no longer than to the last of them. `expected` says about how many names there will be. Elsewhere a
     /// listing each, in this order.
     pub fn list_folders(
@@ -454,7 +482,7 @@ impl Store {
         Ok(all)
     }
 
-    /// `None`: the service does not list names in their order.
+    /// `None`: the service does not list names in their order, or much lies between them.
     fn list_in_order(
         &self,
         folders: &[&str],
@@ -470,12 +498,16 @@ impl Store {
             // What lies before and between them, and the first few that lie behind.
             let page = (expected + PAGE_MARGIN).min(PAGE_MOST);
             let operator = &self.inner.operator;
-            let entries = self.operate(prefix, Sort::List, 0, || async move {
+            let is_wanted = &is_wanted;
+            let listed = self.operate(prefix, Sort::List, 0, || async move {
                 let options =
                     ListOptions { recursive: true, limit: Some(page), ..ListOptions::default() };
                 let mut lister = operator.lister_options(prefix, options).await?;
-                let mut entries: Vec<Entry> = Vec::new();
+                let mut wanted: Vec<Entry> = Vec::new();
+                let mut unwanted = 0;
                 let mut before = String::new();
+                // Every repository has a config: where the listing is of everything, it comes at its place.
+                let mut is_config_due = prefix.is_empty();
                 while let Some(entry) =
                     poll_fn(|context| Pin::new(&mut lister).poll_next(context)).await
                 {
@@ -483,18 +515,37 @@ impl Store {
                     if *entry.path() < *before {
                         return Ok(None);
                     }
-                    if entry.path() > *last && !entry.path().starts_with(last) {
+                    let is_beyond = entry.path() > *last && !entry.path().starts_with(last);
+                    let is_wanted = is_wanted(entry.path());
+                    is_config_due &= entry.path() != layout::CONFIG;
+                    let is_late = is_config_due && entry.path() > layout::CONFIG;
+                    if is_late && (is_beyond || is_wanted) {
+                        return Ok(None);
+                    }
+                    if is_beyond {
                         break;
                     }
                     before = entry.path().to_string();
-                    entries.push(entry);
+                    if is_wanted {
+                        wanted.push(entry);
+                    } else {
+                        unwanted += 1;
+                    }
+                    // Pages of what nobody asked for cost more than a listing of each folder.
+                    if unwanted > PAGE_MARGIN {
+                        return Ok(None);
+                    }
                 }
-                Ok(Some(entries))
-            })??;
-            let wanted = |entries: Vec<Entry>| {
-                self.listed(entries.iter().filter(|entry| is_wanted(entry.path())))
-            };
-            Ok(entries.map(wanted))
+                Ok(Some(wanted))
+            })?;
+            match listed {
+                Ok(wanted) => Ok(wanted.map(|wanted| self.listed(wanted.iter()))),
+                // Some servers list folders, and not what begins with part of a folder's name.
+                Err(failed) if failed.status == Some(501) || failed.error.kind == Kind::Invalid => {
+                    Ok(None)
+                }
+                Err(failed) => Err(failed.into()),
+            }
         })
     }
 
@@ -599,7 +650,7 @@ impl Store {
         })?;
         if let (Ok(buffer), false) = (&read, line.is_wired) {
             line.counters.download(buffer.len() as u64);
-            line.pace(name, line.down.as_ref(), buffer.len() as u64)?;
+            line.pace(name, line.down_limit(), buffer.len() as u64)?;
         }
         Ok(read)
     }
@@ -619,13 +670,17 @@ impl Store {
         if !line.is_wired {
             line.counters.count(sort);
             line.counters.upload(sent_bytes);
-            line.pace(name, line.up.as_ref(), sent_bytes)?;
+            // What only asks does not wait for what was sent.
+            if sent_bytes > 0 {
+                line.pace(name, line.up_limit(), sent_bytes)?;
+            }
         }
         if line.patience.is_none() {
             let result = self.block_on(name, make())?;
             return Ok(result.map_err(|error| Failed {
                 kind: error.kind(),
                 error: StoreError::from_opendal(name, &error),
+                status: None,
                 was_given_up: false,
             }));
         }
@@ -634,8 +689,8 @@ impl Store {
         loop {
             line.may_begin(name)?;
             let attempt = Arc::new(Attempt::default());
-            let begun = line.clock.elapsed();
-            let watched = line.watch(&attempt, sent_bytes, make());
+            let turn = Cell::new(None);
+            let watched = line.watch(&attempt, sent_bytes, &turn, make());
             let error = match self.block_on(name, ATTEMPT.scope(attempt.clone(), watched))? {
                 Watched::Ended(Ok(value)) => {
                     line.has_answered.store(true, Ordering::Relaxed);
@@ -652,7 +707,8 @@ impl Store {
                 line.has_answered.store(true, Ordering::Relaxed);
             }
             tries += 1;
-            let since = *failing_since.get_or_insert(begun);
+            let since = line.failing_since(failing_since, &attempt, turn.get());
+            failing_since = Some(since);
             let failing_for = line.clock.elapsed().saturating_sub(since);
             let explained = line.explain(name, &error, &attempt);
             match line.consider(&error, &attempt, tries, failing_for) {
@@ -660,7 +716,8 @@ impl Store {
                 None => {
                     let was_given_up = tries > 1 || line.is_wired && attempt.status().is_none();
                     let explained = line.give_up(explained, &attempt, tries);
-                    return Ok(Err(Failed { kind: error.kind(), error: explained, was_given_up }));
+                    let (kind, status) = (error.kind(), attempt.status());
+                    return Ok(Err(Failed { kind, error: explained, status, was_given_up }));
                 }
             }
         }
@@ -740,16 +797,6 @@ fn modified(metadata: &Metadata) -> Option<Timestamp> {
     let nanoseconds = since.subsec_nanos().rem_euclid(1_000_000_000);
     let seconds = since.as_secs() - i64::from(since.subsec_nanos() < 0);
     Some(Timestamp { seconds, nanoseconds: nanoseconds.unsigned_abs() })
-}
-
-/// Whether the service says that its listings are sorted by name, folders and all. What is listed by S3's directory
-/// buckets (whose names end so) is not.
-fn is_known_to_list_in_order(operator: &Operator) -> bool {
-    let info = operator.info();
-    match info.scheme() {
-        "s3" => !info.name().ends_with("--x-s3"),
-        scheme => matches!(scheme, "gcs" | "azblob" | "b2" | "memory"),
-    }
 }
 
 /// The ways in which services say that a create found the name taken.

@@ -37,6 +37,14 @@ pub enum Oddity {
     CreatesOnly,
     /// Knows no condition, and says so.
     Unconditional,
+    /// Says that it knows a condition, and refuses what has one.
+    RefusesConditions,
+    /// Refuses every delete, and not as a denial.
+    Retains,
+    /// Lists names in an order of its own.
+    ListsBackwards,
+    /// Lists folders only, and not what begins with part of a folder's name.
+    ListsFolders,
     /// Does neither: refuses to write over anything, and says that nothing was there.
     KeepsTheFirst,
 }
@@ -138,6 +146,7 @@ impl Odd {
         let is_there = self.state.lock().objects.contains_key(path);
         match self.oddity {
             Oddity::IgnoresConditions => {}
+            Oddity::RefusesConditions if if_not_exists => return Err(unsupported()),
             Oddity::CreatesOnly if is_there && !if_not_exists => {
                 return Err(Error::new(ErrorKind::PermissionDenied, "no writing over"));
             }
@@ -295,19 +304,27 @@ impl oio::List for Lister {
         if self.entries.is_none() {
             let service = &self.service;
             let prefix = self.prefix.trim_start_matches('/');
+            let is_folder = prefix.is_empty() || prefix.ends_with('/');
             let entries = service
                 .call(async {
+                    if service.oddity == Oddity::ListsFolders && !is_folder {
+                        return Err(unsupported());
+                    }
                     let mut state = service.state.lock();
                     let names: BTreeSet<String> = state.objects.keys().cloned().collect();
                     let before = std::mem::replace(&mut state.listed, names);
                     let is_late = service.oddity == Oddity::ListsLate;
-                    Ok(state
+                    let mut entries = state
                         .objects
                         .iter()
                         .filter(|(name, _)| name.starts_with(prefix))
                         .filter(|(name, _)| !is_late || before.contains(*name))
                         .map(|(name, bytes)| oio::Entry::with(name.clone(), metadata(bytes)))
-                        .collect::<Vec<_>>())
+                        .collect::<Vec<_>>();
+                    if service.oddity == Oddity::ListsBackwards {
+                        entries.reverse();
+                    }
+                    Ok(entries)
                 })
                 .await?;
             self.entries = Some(entries.into_iter());
@@ -329,6 +346,9 @@ impl oio::OneShotDelete for Deleter {
                 match service.oddity {
                     Oddity::CreatesOnly => {
                         return Err(Error::new(ErrorKind::PermissionDenied, "no deleting"));
+                    }
+                    Oddity::Retains => {
+                        return Err(Error::new(ErrorKind::Unexpected, "it is retained"));
                     }
                     Oddity::RemembersDeleted => {}
                     _ => {

@@ -76,7 +76,7 @@ fn open_sftp(
         unsynced: settings.get("unsynced").is_some_and(|value| value == "true"),
     };
     // What the server's file system and protocol can do, a probe has to find out.
-    Ok(Store::sftp_with(address, options, access)?.unproven())
+    Ok(Store::sftp_with(address, options, access)?.unproven().identified_as(shown))
 }
 
 #[cfg(not(feature = "sftp"))]
@@ -104,8 +104,11 @@ fn open_remote(
     access: &Access,
     shown: &str,
 ) -> Result<Store, StoreError> {
+    use super::location::LISTS_IN_ORDER;
     use super::wire::Wire;
 
+    let is_said_to_list_in_order =
+        settings.remove(LISTS_IN_ORDER).is_some_and(|value| value == "true");
     let mut line = access.line(shown.to_string(), true);
     line.is_wired = true;
     let line = Arc::new(line);
@@ -153,6 +156,8 @@ fn open_remote(
             return Err(StoreError::new(Kind::Invalid, shown, "is no remote place"));
         }
     }
+    let identity = identity(shown, &settings);
+    let lists_in_order = is_said_to_list_in_order || is_known_to_list_in_order(place, &settings);
     let runtime = super::start_runtime(shown)?;
     let operator = {
         // Some services look for a runtime when they are built.
@@ -164,7 +169,14 @@ fn open_remote(
                     let region = match (endpoint, settings.contains_key("endpoint")) {
                         // Those who are not AWS have one region, and most call it so.
                         (Some(_), _) | (None, true) => None,
-                        (None, false) => runtime.block_on(wire.region_of(bucket)),
+                        (None, false) => {
+                            runtime.block_on(wire.region_of(bucket)).map_err(|reason| {
+                                unavailable(format!(
+                                    "cannot ask AWS where the bucket is: {reason}; try again, or \
+                                     say it by AWS_REGION or -o region=eu-west-1"
+                                ))
+                            })?
+                        }
                     };
                     let region = region.unwrap_or_else(|| "us-east-1".to_string());
                     settings.insert("region".to_string(), region);
@@ -224,13 +236,72 @@ fn open_remote(
         moves = !capability.write_with_if_not_exists && capability.rename;
     }
     let inner = Inner {
+        identity,
+        lists_in_order,
         is_conditional: capability.write_with_if_not_exists && !moves,
         moves,
         is_unproven: true,
-        runtime: std::sync::OnceLock::from(runtime),
+        runtime: Arc::new(std::sync::OnceLock::from(runtime)),
         ..Inner::sharing(operator.with_context(context), line)
     };
     Ok(Store::of(inner))
+}
+
+/// Settings that say which store it is, whoever gave them. None of them is a secret.
+#[cfg(feature = "http")]
+const IDENTIFYING: [&str; 9] = [
+    "account_name",
+    "bucket",
+    "bucket_id",
+    "container",
+    "endpoint",
+    "filesystem",
+    "root",
+    "share_name",
+    "username",
+];
+
+/// The location, and what tells two stores apart that have the same one.
+#[cfg(feature = "http")]
+fn identity(shown: &str, settings: &Settings) -> String {
+    let mut identity = shown.to_string();
+    for key in IDENTIFYING {
+        let Some(value) = settings.get(key) else { continue };
+        let value = match key {
+            // Nobody keeps the environment from having a password there.
+            "endpoint" => value.rsplit('@').next().unwrap_or_default(),
+            _ => value.as_str(),
+        };
+        identity.push_str(&format!(" {key}={value}"));
+    }
+    identity
+}
+
+/// Whether whoever runs the service says that its listings are sorted by name, folders and all. Other servers speak the
+/// same languages and promise less; what is listed by S3's directory buckets (whose names end so) is not sorted.
+#[cfg(feature = "http")]
+fn is_known_to_list_in_order(place: &Place, settings: &Settings) -> bool {
+    let host = settings.get("endpoint").map(|endpoint| host_of(endpoint));
+    let is_in = |domains: &[&str]| {
+        host.is_none_or(|host| domains.iter().any(|domain| host.ends_with(domain)))
+    };
+    match place {
+        Place::S3 { bucket, .. } => {
+            is_in(&[".amazonaws.com", ".amazonaws.com.cn"]) && !bucket.ends_with("--x-s3")
+        }
+        Place::Azblob { .. } => is_in(&[".blob.core.windows.net"]),
+        Place::Gcs { .. } => is_in(&[".googleapis.com"]),
+        Place::B2 { .. } => true,
+        _ => false,
+    }
+}
+
+#[cfg(feature = "http")]
+fn host_of(endpoint: &str) -> &str {
+    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    host.split(':').next().unwrap_or_default()
 }
 
 #[cfg(feature = "http")]
@@ -262,4 +333,52 @@ fn build_other(scheme: &str, settings: Settings) -> Option<opendal::Result<Opera
 #[cfg(all(feature = "http", not(feature = "all-stores")))]
 fn build_other(_: &str, _: Settings) -> Option<opendal::Result<Operator>> {
     None
+}
+
+#[cfg(all(test, feature = "http"))]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    }
+
+    #[test]
+    fn only_those_who_promise_it_are_known_to_list_in_order() {
+        for (place, endpoint, is_known) in [
+            ("s3://bucket", None, true),
+            ("s3://bucket", Some("https://s3.eu-west-1.amazonaws.com"), true),
+            ("s3://bucket", Some("https://s3.cn-north-1.amazonaws.com.cn:443/"), true),
+            ("s3://bucket--x-s3", None, false),
+            ("s3://bucket", Some("http://127.0.0.1:9000"), false),
+            ("s3://bucket", Some("https://s3.amazonaws.com@evil.example"), false),
+            ("s3://bucket", Some("https://s3.example/.amazonaws.com"), false),
+            ("azblob://container", None, true),
+            ("azblob://container", Some("https://me.blob.core.windows.net"), true),
+            ("azblob://container", Some("http://127.0.0.1:10000/me"), false),
+            ("gcs://bucket", None, true),
+            ("gcs://bucket", Some("http://127.0.0.1:4443"), false),
+            ("b2://bucket", None, true),
+            ("webdav+https://host/a", Some("https://host"), false),
+        ] {
+            let location = Location::parse(std::ffi::OsStr::new(place), &[]).unwrap();
+            let settings =
+                endpoint.map_or(Settings::new(), |endpoint| settings(&[("endpoint", endpoint)]));
+            let known = is_known_to_list_in_order(&location.place, &settings);
+            assert_eq!(known, is_known, "{place} {endpoint:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_environment_says_tells_stores_apart_and_no_secret_is_kept() {
+        let of = |pairs: &[(&str, &str)]| identity("azblob://container", &settings(pairs));
+        assert_ne!(of(&[("account_name", "mine")]), of(&[("account_name", "yours")]));
+        assert_ne!(of(&[("endpoint", "https://a")]), of(&[]));
+        let secrets = [
+            ("account_key", "hunter2"),
+            ("endpoint", "https://me:hunter2@host"),
+            ("account_name", "me"),
+        ];
+        assert_eq!(of(&secrets), "azblob://container account_name=me endpoint=host");
+    }
 }

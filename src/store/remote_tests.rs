@@ -194,7 +194,12 @@ fn an_honest_store_does_everything_and_is_left_clean() {
 
 #[test]
 fn a_store_that_ignores_the_condition_or_loses_races_is_noticed() {
-    for oddity in [Oddity::IgnoresConditions, Oddity::LosesRaces, Oddity::Unconditional] {
+    for oddity in [
+        Oddity::IgnoresConditions,
+        Oddity::LosesRaces,
+        Oddity::Unconditional,
+        Oddity::RefusesConditions,
+    ] {
         let found = probe(oddity);
         assert!(!found.creates_once && found.writes_over, "{oddity:?}: {found:?}");
         assert_eq!(found.lacks(false), None, "{oddity:?}");
@@ -224,6 +229,80 @@ fn a_key_that_may_only_create_is_enough() {
     let found = far.store.probe("0123").unwrap();
     assert_eq!((found.creates_once, found.forgets_deleted), (true, None));
     assert_eq!(found.lacks(true), None);
+}
+
+#[test]
+fn a_store_that_deletes_nothing_for_whatever_reason_is_enough() {
+    let found = probe(Oddity::Retains);
+    assert_eq!((found.creates_once, found.forgets_deleted), (true, None));
+    assert_eq!(found.lacks(true), None);
+}
+
+#[test]
+fn races_are_races_over_one_connection_and_a_bounded_line_too() {
+    let service = Odd::new(Oddity::LosesRaces);
+    let clock = Arc::new(FakeClock::new(Timestamp { seconds: 0, nanoseconds: 0 }));
+    let access = Access {
+        clock,
+        connections: Some(1),
+        upload_limit: Some(1000),
+        download_limit: Some(1000),
+        ..Access::default()
+    };
+    let store = Store::remote_with(service.operator(), "far away", &access);
+    assert!(!store.probe("0123").unwrap().creates_once);
+    // What the racers did counts as well.
+    assert_eq!(store.traffic().requests(), service.calls() as u64);
+}
+
+/// A store that is said to list names in their order, with these objects.
+fn in_order(oddity: Oddity, names: &[&str]) -> (Odd, Store) {
+    let far = far(oddity);
+    for name in names {
+        far.store.create(name, vec![1]).unwrap();
+    }
+    let inner = Inner { lists_in_order: true, ..far.store.inner.like() };
+    (far.service, Store::of(inner))
+}
+
+fn names_of(store: &Store, folders: &[&str]) -> Vec<String> {
+    let listed = store.list_folders(folders, 2).unwrap();
+    listed.into_iter().map(|object| object.name).collect()
+}
+
+#[test]
+fn several_folders_are_one_listing_only_where_names_come_in_order() {
+    let names = ["config", "damaged/a", "keys/a", "sessions/a", "snapshots/a"];
+    let without_config = &names[1..];
+    let many: Vec<String> = (0..=PAGE_MARGIN).map(|number| format!("aborts/{number:04}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).chain(names).collect();
+    for (oddity, names, calls_from_root, calls_from_letter) in [
+        (Oddity::Honest, &names[..], 1, 1),
+        (Oddity::Honest, without_config, 1 + 2, 1),
+        (Oddity::Honest, &many[..], 1 + 2, 1),
+        (Oddity::ListsBackwards, &names[..], 1 + 2, 1 + 2),
+        (Oddity::ListsFolders, &names[..], 1, 1 + 2),
+    ] {
+        let (service, store) = in_order(oddity, names);
+        for (folders, wanted, calls) in [
+            (["damaged/", "keys/"], ["damaged/a", "keys/a"], calls_from_root),
+            (["sessions/", "snapshots/"], ["sessions/a", "snapshots/a"], calls_from_letter),
+        ] {
+            let before = service.calls();
+            assert_eq!(names_of(&store, &folders), wanted, "{oddity:?}");
+            let case = format!("{oddity:?} {folders:?} of {}", names.len());
+            assert_eq!(service.calls() - before, calls, "{case}");
+        }
+    }
+}
+
+#[test]
+fn the_same_store_used_otherwise_shares_its_threads() {
+    let far = far(Oddity::Honest);
+    far.store.create("a", vec![1]).unwrap();
+    let other = far.store.clone().without_conditions().unproven();
+    assert!(Arc::ptr_eq(&far.store.inner.runtime, &other.inner.runtime));
+    assert_eq!(other.identity(), far.store.identity());
 }
 
 #[test]
@@ -404,6 +483,23 @@ mod http {
             assert!(!error.to_string().contains("hunter2"));
             assert_eq!(seen.lock().len(), 1, "{status} is not tried again");
         }
+    }
+
+    #[test]
+    fn a_server_sends_us_elsewhere_on_itself_and_to_no_other() {
+        let (other, seen_by_other) = server(vec![reply("200 OK", "", "another's")]);
+        let elsewhere = format!("Location: http://127.0.0.1:{other}/bucket/a/config\r\n");
+        let (port, _) = server(vec![reply("307 Temporary Redirect", &elsewhere, "")]);
+        let (sent_away, _) = store(port, &clock());
+        assert!(sent_away.get("config").is_err());
+        assert!(seen_by_other.lock().is_empty());
+
+        let here = reply("307 Temporary Redirect", "Location: /there\r\n", "");
+        let (port, seen) = server(vec![here, reply("200 OK", "", "hello")]);
+        let (sent_on, _) = store(port, &clock());
+        assert_eq!(sent_on.get("config"), Ok(b"hello".to_vec()));
+        let seen = seen.lock().clone();
+        assert!(seen[1].starts_with("GET /there "), "{seen:?}");
     }
 
     #[test]

@@ -104,15 +104,16 @@ impl fmt::Display for SftpAddress {
         if let Some(port) = self.port {
             write!(f, ":{port}")?;
         }
-        let slash = if self.path.starts_with('/') { "" } else { "/" };
-        write!(f, "{slash}{}", self.path)
+        // As scp and curl have it: /~/ is where a login lands.
+        let home = if self.path.starts_with('/') { "" } else { "/~/" };
+        write!(f, "{home}{}", self.path)
     }
 }
 
 /// How a directory of another machine is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SftpOptions {
-    /// How many connections may stand at once; made only when there is work for them.
+    /// How many connections may stand at once, from 1 to 16; made only when there is work for them.
     pub connections: usize,
     /// What to run in the place of `ssh`, read by a shell: `ssh -i key -J jumphost`.
     pub ssh_command: Option<String>,

@@ -14,6 +14,7 @@ use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use opendal::raw::{Operation, parse_content_encoding, parse_content_length};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport};
+use reqwest::redirect::{self, Policy};
 use rustls::crypto::CryptoProvider;
 use tokio::time::Sleep;
 
@@ -27,6 +28,11 @@ use crate::clock::Clock;
 const CONNECT: Duration = Duration::from_secs(30);
 /// Servers and the walls before them cut connections that idle for a minute: ours are given up before.
 const IDLE: Duration = Duration::from_secs(45);
+/// So many redirections in a row are followed.
+const REDIRECTIONS: usize = 5;
+/// How long AWS may take to say where a bucket is.
+#[cfg(feature = "s3")]
+const REGION: Duration = Duration::from_secs(30);
 
 /// A transport for OpenDAL, over one pool of connections.
 pub(super) struct Wire {
@@ -44,19 +50,43 @@ impl Wire {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .pool_idle_timeout(IDLE)
+            // An address may have a signature in it, and is nobody else's affair.
+            .referer(false)
+            .redirect(Policy::custom(follow))
             .user_agent(concat!("aumbry/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| format!("cannot prepare connections: {}", deepest(&error)))?;
         Ok(Wire { client, line })
     }
 
-    /// Where AWS has a bucket: its server tells anybody, whatever else it answers.
+    /// Where AWS has a bucket: its server tells anybody, whatever else it answers. `None`: it does not tell. An error
+    /// when there was no answer.
     #[cfg(feature = "s3")]
-    pub(super) async fn region_of(&self, bucket: &str) -> Option<String> {
+    pub(super) async fn region_of(&self, bucket: &str) -> Result<Option<String>, String> {
         let url = format!("https://s3.amazonaws.com/{bucket}");
-        let request = Request::head(url).body(Buffer::new()).ok()?;
-        let reply = self.fetch(request).await.ok()?;
-        Some(reply.headers().get("x-amz-bucket-region")?.to_str().ok()?.to_string())
+        let request = Request::head(url).body(Buffer::new()).map_err(|error| error.to_string())?;
+        let reply = tokio::time::timeout(REGION, self.fetch(request))
+            .await
+            .map_err(|_| format!("nothing came for {} s", REGION.as_secs()))?
+            .map_err(|error| deepest(&error))?;
+        let region = reply.headers().get("x-amz-bucket-region");
+        Ok(region.and_then(|region| region.to_str().ok()).map(str::to_string))
+    }
+}
+
+/// Follows no further than the server that was named: another would be told what is not its own, and be believed. What
+/// is not followed is the answer.
+fn follow(redirection: redirect::Attempt<'_>) -> redirect::Action {
+    let previous = redirection.previous();
+    let is_same = previous.first().is_some_and(|first| {
+        let next = redirection.url();
+        first.scheme() == next.scheme()
+            && first.host() == next.host()
+            && first.port_or_known_default() == next.port_or_known_default()
+    });
+    match is_same && previous.len() <= REDIRECTIONS {
+        true => redirection.follow(),
+        false => redirection.stop(),
     }
 }
 
@@ -197,10 +227,10 @@ impl Body for Upload {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.turn.is_none() {
-            let most = self.line.up.as_ref().map_or(PIECE, Limiter::piece);
+            let most = self.line.up_limit().map_or(PIECE, Limiter::piece);
             let Some(piece) = take_piece(&mut self.rest, most) else { return Poll::Ready(None) };
             let line = &self.line;
-            let turn = Turn::of(line.up.as_ref(), piece, line.clock.as_ref(), &self.attempt);
+            let turn = Turn::of(line.up_limit(), piece, line.clock.as_ref(), &self.attempt);
             self.turn = Some(turn);
         }
         if let Some(turn) = &mut self.turn {
@@ -248,7 +278,7 @@ impl Stream for Download {
                     self.line.counters.download(piece.len() as u64);
                     let line = &self.line;
                     let turn =
-                        Turn::of(line.down.as_ref(), piece, line.clock.as_ref(), &self.attempt);
+                        Turn::of(line.down_limit(), piece, line.clock.as_ref(), &self.attempt);
                     self.turn = Some(turn);
                 }
                 Some(Err(error)) => {

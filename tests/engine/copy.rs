@@ -15,6 +15,7 @@ use aumbry::ops::OpsError;
 use aumbry::ops::backup::BackupOptions;
 use aumbry::ops::check::{CheckOptions, DataSelection, check};
 use aumbry::ops::copy::{CopyOptions, CopySummary, copy};
+use aumbry::ops::repair::{RepairOptions, repair_packs, repair_snapshots};
 use aumbry::repository::{CreateOptions, Repository};
 use aumbry::store::{Effect, FaultControl, Store, layout};
 use parking_lot::Mutex;
@@ -25,7 +26,8 @@ use crate::model::{
 };
 use crate::prune::{pruned, tight, write_files};
 use crate::support::{
-    back_up, back_up_with, contents, environment, noise, options, small_settings, snapshots,
+    back_up, back_up_with, contents, environment, noise, options, repair_options, small_settings,
+    snapshots,
 };
 
 fn copy_options() -> CopyOptions {
@@ -247,6 +249,39 @@ fn a_damaged_snapshot_is_named_by_file_and_not_copied_and_others_are() {
     assert_versions(&target, &[folder_contents(other.path())], "the whole one");
     assert_proven(&target);
     assert_eq!(target.undecided_sessions().unwrap(), [], "nobody waits for what was not copied");
+}
+
+#[test]
+fn a_copy_of_a_repaired_snapshot_stands_for_no_other_copy() {
+    let source = create_quick(Store::memory(), None);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("inline"), b"a few bytes").unwrap();
+    fs::write(folder.path().join("lost"), noise(3000, 1)).unwrap();
+    let original = back_up(&source, folder.path()).snapshot.unwrap();
+    let target = create_quick(Store::memory(), None);
+    copied(&source, &target);
+    break_a_data_pack(&source);
+    let source = open_quick(source.store().clone(), None);
+    repair_packs(&source, &repair_options(), &SilentMonitor).unwrap();
+    let made = repair_snapshots(&source, &repair_options(), &SilentMonitor).unwrap().made;
+    assert_eq!((made.len(), made[0].original), (1, original));
+    let source = open_quick(source.store().clone(), None);
+    let summary = copied(&source, &target);
+    assert_eq!((summary.copied.len(), summary.known.len()), (1, 1));
+    let copies = snapshots(&target);
+    let of = |id: SnapshotId| {
+        let origin = Some(Origin { repository: source.id(), snapshot: id });
+        &copies.iter().find(|(_, copy)| copy.copied == origin).unwrap().1
+    };
+    let (whole, rest) = (of(original), of(made[0].id.unwrap()));
+    assert_eq!(rest.repaired, None);
+    assert!(rest.tags.contains(&"repaired".to_string()));
+    assert_same(&contents(&target, whole), &folder_contents(folder.path()), "the whole one");
+    // Nothing is damaged there, so nothing is forgotten for it.
+    let forget = RepairOptions { forget_originals: true, ..repair_options() };
+    let repaired = repair_snapshots(&target, &forget, &SilentMonitor).unwrap();
+    assert_eq!(repaired.forgotten, []);
+    assert_eq!(snapshots(&target).len(), 2);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use aumbry::format::config::Settings;
 use aumbry::format::header::HEADER_LENGTH;
 use aumbry::id::SnapshotId;
-use aumbry::monitor::{RecordingMonitor, SilentMonitor};
+use aumbry::monitor::{Monitor, Phase, RecordingMonitor, SilentMonitor};
+use aumbry::ops::OpsError;
 use aumbry::ops::check::{CheckOptions, DataSelection, check};
 use aumbry::ops::mirror::{MirrorOptions, MirrorSummary, mirror};
 use aumbry::repository::Repository;
@@ -274,6 +275,90 @@ fn nothing_is_deleted_but_what_collection_has_let_go_and_only_when_that_is_wante
     assert_eq!(lost.objects_deleted, 0);
     assert_eq!(lost.objects_extra, packs(&to) as u64);
     assert_eq!(assert_valid(&to, &live, "after the loss"), 1);
+}
+
+#[test]
+fn keys_are_never_taken_away_from_a_mirror() {
+    let store = Store::memory();
+    let (repository, versions) = lived_in(&store);
+    let to = Store::memory();
+    mirrored(&repository, &to);
+    let keys = to.list(layout::KEYS).unwrap();
+    assert_eq!(keys.len(), 2);
+    // Removed, lost, hidden, or of a state from before they were added: nobody can tell.
+    for key in &keys {
+        store.delete(&key.name).unwrap();
+    }
+    let delete = MirrorOptions { delete: true, ..mirror_options() };
+    let monitor = RecordingMonitor::default();
+    let replica = Replica::new(&repository, to.clone()).unwrap();
+    let summary = mirror(&repository, &replica, &delete, &monitor).unwrap();
+    assert_eq!((summary.objects_deleted, summary.objects_extra), (0, 2));
+    assert!(
+        monitor.notes().iter().any(|note| note.contains("key remove")),
+        "{:?}",
+        monitor.notes()
+    );
+    assert_eq!(to.list(layout::KEYS).unwrap(), keys);
+    assert_eq!(assert_valid(&to, &versions, "without keys in the source"), 2);
+}
+
+#[test]
+fn a_mirror_that_was_written_to_is_refused_and_loses_nothing() {
+    let store = Store::memory();
+    let (repository, _) = lived_in(&store);
+    let to = Store::memory();
+    mirrored(&repository, &to);
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 0..4, 77);
+    let written = back_up(&open_quick(to.clone(), None), folder.path()).snapshot.unwrap();
+    write_files(folder.path(), 0..4, 78);
+    back_up(&repository, folder.path());
+    pruned(&repository, &tight());
+    let before = objects(&to);
+    for delete in [false, true] {
+        let options = MirrorOptions { delete, ..mirror_options() };
+        let replica = Replica::new(&repository, to.clone()).unwrap();
+        let error = mirror(&repository, &replica, &options, &SilentMonitor).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("was written to") && told.contains(&written.short()), "{told}");
+        assert!(objects(&to) == before, "something was done");
+    }
+}
+
+/// Takes an object away when everything has been listed.
+struct Removing<'r> {
+    store: &'r Store,
+    name: &'r str,
+}
+
+impl Monitor for Removing<'_> {
+    fn phase(&self, phase: Phase) {
+        if phase == Phase::Mirror {
+            self.store.delete(self.name).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_was_taken_away_since_it_was_listed_is_not_damage() {
+    let store = Store::memory();
+    let (repository, _) = lived_in(&store);
+    let whole = Store::memory();
+    mirrored(&repository, &whole);
+    let mirrored_without = |folder: &str| {
+        let store = copy_of(&store);
+        let repository = open_quick(store.clone(), None);
+        let name = whole.list(folder).unwrap()[0].name.clone();
+        let replica = Replica::new(&repository, Store::memory()).unwrap();
+        let monitor = Removing { store: &store, name: &name };
+        mirror(&repository, &replica, &mirror_options(), &monitor)
+    };
+    let summary = mirrored_without(layout::TOMBS).unwrap();
+    assert!(summary.objects_gone == 1 && summary.is_whole(), "{summary:?}");
+    // What is in a merged index object is in another one by now.
+    let merged = mirrored_without(layout::INDEX);
+    assert!(matches!(merged, Err(OpsError::Busy(_))), "{merged:?}");
 }
 
 #[test]

@@ -37,6 +37,7 @@ use crate::output::printable;
 use crate::progress::ProgressMonitor;
 use crate::progress::hidden_bar;
 use crate::progress::stop_when_asked;
+use crate::store_settings::StoreSettings;
 use crate::store_settings::store_settings;
 
 /// Bytes that a verb may use for everything together.
@@ -146,10 +147,21 @@ impl Context {
         Ok(Location { store, is_default: false })
     }
 
-    /// The store at a place.
+    /// The store at a place, with what the environment says about the repository's.
     pub fn store(&self, location: &Location, mode: LocalMode) -> Result<Store, Failure> {
+        let settings = store_settings(&location.store.place, &self.surroundings)?;
+        self.store_with(location, mode, settings)
+    }
+
+    /// The store at a place, with these settings.
+    pub fn store_with(
+        &self,
+        location: &Location,
+        mode: LocalMode,
+        settings: StoreSettings,
+    ) -> Result<Store, Failure> {
         let access = Access {
-            settings: store_settings(&location.store.place, &self.surroundings)?,
+            settings,
             upload_limit: self.global.limit_upload,
             download_limit: self.global.limit_download,
             connections: self.global.connections.map(usize::from),

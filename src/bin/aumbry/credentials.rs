@@ -72,40 +72,75 @@ pub fn find_second(
     source: SecondSource<'_>,
     question: &str,
 ) -> Result<Given, Failure> {
+    if let Some(given) = find_second_unasked(context, source)? {
+        return Ok(given);
+    }
+    require_somebody_for_second(context)?;
+    passphrase(prompt(question)?, "the terminal".to_string())
+}
+
+/// The same for one that is about to be made: a person is asked twice.
+pub fn find_or_choose_second(
+    context: &Context,
+    source: SecondSource<'_>,
+    question: &str,
+) -> Result<Given, Failure> {
+    match find_second_unasked(context, source)? {
+        Some(Given { credential: Credential::Recovery(_), .. }) => Err(Failure::usage(
+            "a new repository is opened by a passphrase",
+        )
+        .hint("make it first, then its recovery key: `aumbry key recovery` with -r and its place")),
+        Some(given) => Ok(given),
+        None => {
+            require_somebody_for_second(context)?;
+            Ok(Given { credential: choose(context, question)?, origin: "the terminal".to_string() })
+        }
+    }
+}
+
+/// What flags and variables give for a second repository.
+fn find_second_unasked(
+    context: &Context,
+    source: SecondSource<'_>,
+) -> Result<Option<Given>, Failure> {
     let surroundings = &context.surroundings;
     if let Some(file) = source.recovery_key_file {
-        return recovery(&read_text(file)?, named_file(file));
+        return recovery(&read_text(file)?, named_file(file)).map(Some);
     }
     if let Some(file) = source.password_file {
-        return from_file(file, named_file(file));
+        return from_file(file, named_file(file)).map(Some);
     }
     if let Some(command) = source.password_command {
-        return from_command(command, "--to-password-command".to_string());
+        return from_command(command, "--to-password-command".to_string()).map(Some);
     }
     if let Some(words) = surroundings.text_variable("AUMBRY_TO_RECOVERY_KEY")? {
-        return recovery(&words, "AUMBRY_TO_RECOVERY_KEY".to_string());
+        return recovery(&words, "AUMBRY_TO_RECOVERY_KEY".to_string()).map(Some);
     }
     if let Some(file) = surroundings.variable("AUMBRY_TO_PASSWORD_FILE") {
         let file = Path::new(&file);
-        return from_file(file, format!("AUMBRY_TO_PASSWORD_FILE, {}", named_file(file)));
+        let origin = format!("AUMBRY_TO_PASSWORD_FILE, {}", named_file(file));
+        return from_file(file, origin).map(Some);
     }
     if let Some(command) = surroundings.variable("AUMBRY_TO_PASSWORD_COMMAND") {
-        return from_command(&command, "AUMBRY_TO_PASSWORD_COMMAND".to_string());
+        return from_command(&command, "AUMBRY_TO_PASSWORD_COMMAND".to_string()).map(Some);
     }
     if let Some(text) = surroundings.text_variable("AUMBRY_TO_PASSWORD")? {
-        return passphrase(Zeroizing::new(text), "AUMBRY_TO_PASSWORD".to_string());
+        return passphrase(Zeroizing::new(text), "AUMBRY_TO_PASSWORD".to_string()).map(Some);
     }
-    if !surroundings.can_ask() {
-        return Err(Failure::failed(
-            "there is no passphrase for the second repository, and no terminal to ask for it",
-        )
-        .hint(
-            "set AUMBRY_TO_PASSWORD_FILE, AUMBRY_TO_PASSWORD_COMMAND or AUMBRY_TO_PASSWORD, or use \
-                 --to-password-file FILE",
-        ));
+    Ok(None)
+}
+
+fn require_somebody_for_second(context: &Context) -> Result<(), Failure> {
+    if context.surroundings.can_ask() {
+        return Ok(());
     }
-    let typed = prompt(question)?;
-    passphrase(typed, "the terminal".to_string())
+    Err(Failure::failed(
+        "there is no passphrase for the second repository, and no terminal to ask for it",
+    )
+    .hint(
+        "set AUMBRY_TO_PASSWORD_FILE, AUMBRY_TO_PASSWORD_COMMAND or AUMBRY_TO_PASSWORD, or use \
+         --to-password-file FILE",
+    ))
 }
 
 /// The same for a repository that is about to be made: a person chooses a passphrase when nothing is given.
@@ -122,7 +157,8 @@ pub fn find_or_choose(context: &Context) -> Result<Given, Failure> {
                     "Choose a passphrase. Without it, or a recovery key, nobody can read what is saved.",
                 );
             }
-            Ok(Given { credential: choose(context)?, origin: "the terminal".to_string() })
+            let credential = choose(context, "New passphrase: ")?;
+            Ok(Given { credential, origin: "the terminal".to_string() })
         }
     }
 }
@@ -140,7 +176,7 @@ pub fn find_new(context: &Context, file: Option<&Path>) -> Result<Credential, Fa
         return Err(Failure::failed("there is no terminal to ask for the new passphrase")
             .hint("set AUMBRY_NEW_PASSWORD, or use --new-password-file FILE"));
     }
-    choose(context)
+    choose(context, "New passphrase: ")
 }
 
 /// Asks a person once.
@@ -156,8 +192,8 @@ pub fn ask(context: &Context, question: &str) -> Result<Credential, Failure> {
 }
 
 /// Asks a person twice, so that no slip of the finger locks anything up.
-fn choose(context: &Context) -> Result<Credential, Failure> {
-    let first = ask(context, "New passphrase: ")?;
+fn choose(context: &Context, question: &str) -> Result<Credential, Failure> {
+    let first = ask(context, question)?;
     let second = prompt("Once more: ")?;
     match &first {
         Credential::Passphrase(text) if *text != second => {

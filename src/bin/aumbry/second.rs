@@ -14,10 +14,10 @@ use clap::Args;
 use crate::context::Context;
 use crate::context::Location;
 use crate::credentials;
-use crate::credentials::Given;
 use crate::credentials::SecondSource;
 use crate::failure::Failure;
 use crate::output::printable;
+use crate::store_settings::second_store_settings;
 
 /// The repository that is written to.
 #[derive(Args)]
@@ -61,18 +61,20 @@ impl ToArgs {
         missing: Option<&CreateOptions>,
     ) -> Result<Repository, Failure> {
         let location = self.location(context)?;
-        let found = context.store(&location, LocalMode::Open).and_then(|store| {
+        let found = store_at(context, &location, LocalMode::Open).and_then(|store| {
             Repository::identify(&store).map(|_| store).map_err(Failure::opening)
         });
         match (found, missing) {
             (Ok(store), _) => {
-                let given = self.given(context, "Passphrase")?;
+                let question = format!("Passphrase for {}: ", self.place());
+                let given = credentials::find_second(context, self.source(), &question)?;
                 context.open_with(store, &given, Repository::open)
             }
             (Err(failure), Some(options)) if failure.is_no_repository() => {
                 // Without a passphrase nothing is made, not even the folder.
-                let given = self.given(context, "New passphrase")?;
-                let store = context.store(&location, LocalMode::Create)?;
+                let question = format!("New passphrase for {}: ", self.place());
+                let given = credentials::find_or_choose_second(context, self.source(), &question)?;
+                let store = store_at(context, &location, LocalMode::Create)?;
                 let environment = context.library_environment();
                 Ok(Repository::create(store, options, &given.credential, environment)?)
             }
@@ -83,14 +85,21 @@ impl ToArgs {
         }
     }
 
-    fn given(&self, context: &Context, what: &str) -> Result<Given, Failure> {
-        let source = SecondSource {
+    fn source(&self) -> SecondSource<'_> {
+        SecondSource {
             recovery_key_file: self.to_recovery_key_file.as_deref(),
             password_file: self.to_password_file.as_deref(),
             password_command: self.to_password_command.as_deref(),
-        };
-        credentials::find_second(context, source, &format!("{what} for {}: ", self.place()))
+        }
     }
+}
+
+/// The store at the second place, which is not handed what opens the first.
+fn store_at(context: &Context, location: &Location, mode: LocalMode) -> Result<Store, Failure> {
+    let first = context.location()?;
+    let settings =
+        second_store_settings(&location.store, &first.store.place, &context.surroundings)?;
+    context.store_with(location, mode, settings)
 }
 
 /// The store at a place, which may be empty. What is not there is made, or, in a dry run, taken for empty.
@@ -101,9 +110,11 @@ pub fn open_store(
     dry_run: bool,
 ) -> Result<Store, Failure> {
     let location = context.parse_place_with(place, options)?;
-    match context.store(&location, LocalMode::Open) {
+    match store_at(context, &location, LocalMode::Open) {
         Err(failure) if failure.is_no_repository() && dry_run => Ok(Store::memory()),
-        Err(failure) if failure.is_no_repository() => context.store(&location, LocalMode::Create),
+        Err(failure) if failure.is_no_repository() => {
+            store_at(context, &location, LocalMode::Create)
+        }
         opened => opened,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aumbry::store::location::Location;
 use aumbry::store::location::Place;
 use zeroize::Zeroizing;
 
@@ -10,6 +11,13 @@ use crate::failure::Failure;
 
 /// What begins so is handed to any service, by what follows: AUMBRY_STORE_PASSWORD is its `password`.
 const PREFIX: &str = "AUMBRY_STORE_";
+/// The same for a second store.
+const SECOND_PREFIX: &str = "AUMBRY_TO_STORE_";
+/// What an ecosystem's variable has in front when it is about a second store.
+const SECOND: &str = "AUMBRY_TO_";
+
+/// Settings of a store, under OpenDAL's names.
+pub type StoreSettings = BTreeMap<String, Zeroizing<String>>;
 
 /// Where each setting is looked for; the first that is set counts.
 fn variables(place: &Place) -> &'static [(&'static str, &'static [&'static str])] {
@@ -41,25 +49,202 @@ fn variables(place: &Place) -> &'static [(&'static str, &'static [&'static str])
     }
 }
 
+/// What OpenDAL reads by itself, and has to be told for a second store.
+fn read_by_opendal(place: &Place) -> &'static [(&'static str, &'static [&'static str])] {
+    match place {
+        Place::S3 { .. } => &[
+            ("access_key_id", &["AWS_ACCESS_KEY_ID"]),
+            ("secret_access_key", &["AWS_SECRET_ACCESS_KEY"]),
+            ("session_token", &["AWS_SESSION_TOKEN"]),
+        ],
+        Place::Gcs { .. } => &[("credential_path", &["GOOGLE_APPLICATION_CREDENTIALS"])],
+        _ => &[],
+    }
+}
+
+/// What OpenDAL would take for a second store, too.
+struct Inherited {
+    /// If one of these is set,
+    variables: &'static [&'static str],
+    /// unless all settings of one of these groups are there.
+    unless: &'static [&'static [&'static str]],
+    /// What to set.
+    instead: &'static str,
+}
+
+fn inherited(place: &Place) -> Option<Inherited> {
+    match place {
+        Place::S3 { .. } => Some(Inherited {
+            variables: &["AWS_ACCESS_KEY_ID"],
+            unless: &[&["access_key_id", "secret_access_key"]],
+            instead: "AUMBRY_TO_AWS_ACCESS_KEY_ID and AUMBRY_TO_AWS_SECRET_ACCESS_KEY",
+        }),
+        Place::Azblob { .. } => Some(Inherited {
+            variables: &[
+                "AZURE_STORAGE_ACCOUNT_KEY",
+                "AZURE_STORAGE_SAS_TOKEN",
+                "AZURE_STORAGE_BEARER_TOKEN",
+            ],
+            unless: &[&["account_key"], &["sas_token"]],
+            instead: "AUMBRY_TO_AZURE_STORAGE_ACCOUNT_KEY or AUMBRY_TO_AZURE_STORAGE_SAS_TOKEN",
+        }),
+        Place::Gcs { .. } => Some(Inherited {
+            variables: &["GOOGLE_APPLICATION_CREDENTIALS"],
+            unless: &[&["credential_path"], &["credential"], &["token"]],
+            instead: "AUMBRY_TO_GOOGLE_APPLICATION_CREDENTIALS",
+        }),
+        _ => None,
+    }
+}
+
+/// The variables of this process, or those of a test.
+struct Variables<'v> {
+    /// The value of one that is set.
+    value: &'v dyn Fn(&str) -> Result<Option<String>, Failure>,
+    /// The names of those that begin so.
+    beginning: &'v dyn Fn(&str) -> Vec<String>,
+}
+
+impl Variables<'_> {
+    /// The first of each setting's names that is set, with this in front of them.
+    fn named(&self, prefix: &str, table: &[(&str, &[&str])]) -> Result<StoreSettings, Failure> {
+        let mut settings = StoreSettings::new();
+        for (key, names) in table {
+            for name in *names {
+                if let Some(value) = (self.value)(&format!("{prefix}{name}"))? {
+                    settings.insert(key.to_string(), Zeroizing::new(value));
+                    break;
+                }
+            }
+        }
+        Ok(settings)
+    }
+
+    /// All that begin so, as settings of what follows.
+    fn following(&self, prefix: &str) -> Result<StoreSettings, Failure> {
+        let mut settings = StoreSettings::new();
+        for name in (self.beginning)(prefix) {
+            if let Some(value) = (self.value)(&name)? {
+                let key = name[prefix.len()..].to_ascii_lowercase();
+                settings.insert(key, Zeroizing::new(value));
+            }
+        }
+        Ok(settings)
+    }
+
+    fn of_first(&self, place: &Place) -> Result<StoreSettings, Failure> {
+        let mut settings = self.named("", variables(place))?;
+        settings.extend(self.following(PREFIX)?);
+        Ok(settings)
+    }
+
+    fn of_second(&self, location: &Location, first: &Place) -> Result<StoreSettings, Failure> {
+        let place = &location.place;
+        let is_alike = place.sort() == first.sort();
+        let mut settings = match is_alike {
+            true => StoreSettings::new(),
+            false => self.named("", variables(place))?,
+        };
+        settings.extend(self.named(SECOND, variables(place))?);
+        settings.extend(self.named(SECOND, read_by_opendal(place))?);
+        settings.extend(self.following(SECOND_PREFIX)?);
+        let Some(inherited) = inherited(place).filter(|_| is_alike) else { return Ok(settings) };
+        let is_said =
+            |key: &&str| settings.contains_key(*key) || location.options.contains_key(*key);
+        if inherited.unless.iter().any(|group| group.iter().all(is_said)) {
+            return Ok(settings);
+        }
+        for name in inherited.variables {
+            if (self.value)(name)?.is_some() {
+                let message =
+                    format!("{name} opens the first store, and is not handed to the second");
+                return Err(Failure::failed(message)
+                    .hint(format!("set {}; they may be the same", inherited.instead)));
+            }
+        }
+        Ok(settings)
+    }
+}
+
 /// What the environment says about the store at a place.
 pub fn store_settings(
     place: &Place,
     surroundings: &Surroundings,
-) -> Result<BTreeMap<String, Zeroizing<String>>, Failure> {
-    let mut settings = BTreeMap::new();
-    for (key, names) in variables(place) {
-        for name in *names {
-            if let Some(value) = surroundings.text_variable(name)? {
-                settings.insert(key.to_string(), Zeroizing::new(value));
-                break;
-            }
-        }
+) -> Result<StoreSettings, Failure> {
+    let value = |name: &str| surroundings.text_variable(name);
+    let beginning = |prefix: &str| surroundings.variables_with(prefix);
+    Variables { value: &value, beginning: &beginning }.of_first(place)
+}
+
+/// What it says about a second store beside a first one. What opens the first is not for whoever runs the second: what is
+/// meant for that has AUMBRY_TO_ in front of its name. Where both are of different sorts, so are their variables.
+pub fn second_store_settings(
+    location: &Location,
+    first: &Place,
+    surroundings: &Surroundings,
+) -> Result<StoreSettings, Failure> {
+    let value = |name: &str| surroundings.text_variable(name);
+    let beginning = |prefix: &str| surroundings.variables_with(prefix);
+    Variables { value: &value, beginning: &beginning }.of_second(location, first)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    fn at(place: &str) -> Location {
+        Location::parse(OsStr::new(place), &[]).unwrap()
     }
-    for name in surroundings.variables_with(PREFIX) {
-        if let Some(value) = surroundings.text_variable(&name)? {
-            let key = name[PREFIX.len()..].to_ascii_lowercase();
-            settings.insert(key, Zeroizing::new(value));
-        }
+
+    /// What a second store at a place beside a first one is told: `None`, it is refused.
+    fn told(first: &str, second: &str, set: &[(&str, &str)]) -> Option<Vec<(String, String)>> {
+        let value = |name: &str| -> Result<Option<String>, Failure> {
+            let found = set.iter().find(|(other, _)| *other == name);
+            Ok(found.map(|(_, value)| value.to_string()))
+        };
+        let beginning = |prefix: &str| -> Vec<String> {
+            let names = set.iter().map(|(name, _)| name.to_string());
+            names.filter(|name| name.starts_with(prefix)).collect()
+        };
+        let variables = Variables { value: &value, beginning: &beginning };
+        let settings = variables.of_second(&at(second), &at(first).place).ok()?;
+        Some(settings.into_iter().map(|(key, value)| (key, value.to_string())).collect())
     }
-    Ok(settings)
+
+    fn pair(key: &str, value: &str) -> (String, String) {
+        (key.to_string(), value.to_string())
+    }
+
+    #[test]
+    fn a_second_store_is_not_handed_what_opens_the_first() {
+        let (one, other) = ("webdav+https://one.example/a", "webdav+https://other.example/b");
+        let set = [
+            ("WEBDAV_USERNAME", "me"),
+            ("WEBDAV_PASSWORD", "first"),
+            ("AUMBRY_STORE_TOKEN", "first"),
+            ("AUMBRY_TO_WEBDAV_PASSWORD", "second"),
+            ("AUMBRY_TO_STORE_USERNAME", "you"),
+        ];
+        let second = [pair("password", "second"), pair("username", "you")];
+        assert_eq!(told(one, other, &set), Some(second.to_vec()));
+        // Beside another sort of store, they can only be meant for this one.
+        let only = [pair("password", "first"), pair("username", "me")];
+        assert_eq!(told("s3://bucket/a", other, &set[..3]), Some(only.to_vec()));
+    }
+
+    #[test]
+    fn what_opendal_would_take_by_itself_is_told_or_refused() {
+        let (one, other) = ("s3://one/a", "s3+https://other.example/two/b");
+        let mut set = vec![("AWS_ACCESS_KEY_ID", "first"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+        assert_eq!(told(one, other, &set), None);
+        assert_eq!(told("/folder", other, &set), Some(Vec::new()));
+        set.extend([
+            ("AUMBRY_TO_AWS_ACCESS_KEY_ID", "second"),
+            ("AUMBRY_TO_AWS_SECRET_ACCESS_KEY", "another"),
+        ]);
+        let second = [pair("access_key_id", "second"), pair("secret_access_key", "another")];
+        assert_eq!(told(one, other, &set), Some(second.to_vec()));
+    }
 }

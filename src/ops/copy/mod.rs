@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::format::header::ObjectKind;
-use crate::format::snapshot::{Origin, Repaired, Snapshot};
+use crate::format::snapshot::{Origin, Snapshot};
 use crate::id::SnapshotId;
 use crate::monitor::{Monitor, Phase, Problem, SilentMonitor};
 use crate::ops::OpsError;
@@ -330,10 +330,8 @@ impl Copier<'_> {
             height: root.height,
             parent: snapshot.parent.map(copy_of),
             predecessor: known.last().map(|(id, _)| target.slot_hash(*id)).transpose()?,
-            repaired: snapshot.repaired.as_ref().map(|from| Repaired {
-                original: copy_of(from.original),
-                left_out: from.left_out.clone(),
-            }),
+            // It stands for nothing here: the original's copy may be whole. Where it comes from tells the rest.
+            repaired: None,
             copied: Some(origin),
             signature: None,
             ..snapshot.clone()

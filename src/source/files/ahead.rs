@@ -269,7 +269,8 @@ fn parse_fetched_bytes(text: &[u8]) -> Option<u64> {
 impl Ahead {
     /// From now on looks ahead when the test says so, and only then.
     pub(super) fn for_test(is_cold: bool) -> Self {
-        let ahead = Ahead { account: None, ..Ahead::new() };
+        let mut ahead = Ahead::new();
+        ahead.account = None;
         ahead.tasks.is_cold.store(is_cold, Ordering::Relaxed);
         ahead
     }
@@ -326,7 +327,8 @@ mod tests {
         let path = directory.path().join("io");
         let account = |bytes: u64| std::fs::write(&path, format!("read_bytes: {bytes}\n")).unwrap();
         account(0);
-        let mut ahead = Ahead { account: Some(File::open(&path).unwrap()), ..Ahead::new() };
+        let mut ahead = Ahead::new();
+        ahead.account = Some(File::open(&path).unwrap());
         ahead.fetched_bytes = 0;
         account(COLD_BYTES - 1);
         assert!((0..FIRST_STEPS).all(|_| !ahead.is_cold()));

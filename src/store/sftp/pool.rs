@@ -14,6 +14,9 @@ use tokio::sync::Mutex;
 use super::connection::Connection;
 use super::ssh::{Circumstances, Dialer};
 
+/// More connections than this to one machine help nobody, and each is a process there.
+const MOST_CONNECTIONS: usize = 16;
+
 /// The connections to one server.
 pub(super) struct Pool {
     dialer: Dialer,
@@ -27,7 +30,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(dialer: Dialer, wanted: usize) -> Pool {
-        let wanted = wanted.max(1);
+        let wanted = wanted.clamp(1, MOST_CONNECTIONS);
         Pool {
             dialer,
             wanted,

@@ -32,7 +32,7 @@ pub struct MirrorArgs {
     /// Read what both have, and compare every byte
     #[arg(long)]
     verify: bool,
-    /// Delete in the mirror what collection and key management have deleted here
+    /// Delete in the mirror what collection has deleted here; keys stay
     #[arg(long)]
     delete: bool,
     /// Say what would be done, do nothing
@@ -66,6 +66,7 @@ pub fn run(args: &MirrorArgs, context: &Context) -> Result<Outcome, Failure> {
             "objects_verified": summary.objects_verified,
             "damaged": summary.damaged,
             "differing": summary.differing,
+            "objects_gone": summary.objects_gone,
             "objects_deleted": summary.objects_deleted,
             "bytes_deleted": summary.bytes_deleted,
             "objects_let_go": summary.objects_let_go,
@@ -112,6 +113,7 @@ fn tell(
         summary.objects_let_go,
         format!("no longer needed there, {left}; --delete takes them away"),
     )?;
+    also(summary.objects_gone, "taken away here since they were listed".to_string())?;
     also(summary.objects_extra, "there that this repository does not have".to_string())?;
     let bad = (summary.damaged.len() + summary.differing.len()) as u64;
     if bad > 0 {

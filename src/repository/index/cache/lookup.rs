@@ -254,8 +254,8 @@ impl IndexCache {
 
     /// Hands number, name and length in bytes of every pack that the index lists to `take`, by number.
     pub fn each_pack(&self, mut take: impl FnMut(u32, PackId, u64)) -> Result<()> {
-        let packs = self.view.read().packs.iter().map_err(cache_error)?;
-        for row in packs {
+        let view = self.view.read();
+        for row in view.packs.iter().map_err(cache_error)? {
             let (number, value) = row.map_err(cache_error)?;
             let (id, length) = decode_pack_length(value.value())
                 .ok_or_else(|| cache_error(format!("pack {} is garbled", number.value())))?;
