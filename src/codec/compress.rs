@@ -9,6 +9,16 @@ use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
 const WINDOW_LOG_MAX: u32 = 27;
 /// A match finder of this many bits: 2 % smaller than level 3's own on large segments, at no cost.
 const HASH_LOG: u32 = 18;
+/// The level that has a fast way beside it: level 1 with a table of [`FAST_HASH_LOG`] bits, for segments that it makes as small,
+/// as those of a database of random words. There it takes less than two thirds of the time (`docs/design/0001-sizes.md`).
+const CAREFUL_LEVEL: i32 = 3;
+const FAST_HASH_LOG: u32 = 16;
+/// The part of a segment, from its middle, that tells which of the two it is for.
+const CHOICE_SAMPLE: usize = 64 << 10;
+/// Shorter segments are not worth the choice, which costs twice the sample.
+const CHOICE_LEAST: usize = 16 * CHOICE_SAMPLE;
+/// What is compressed with care goes on to be, at most for so many segments, before it is looked at again.
+const CHOICE_PAUSE: u32 = 7;
 /// How much of a segment the probe compresses: 3 samples of this many bytes.
 const PROBE_SAMPLE: usize = 4 << 10;
 
@@ -27,28 +37,48 @@ fn zstd_error(code: usize) -> CompressError {
 /// Compresses segment after segment with one context.
 pub struct Compressor {
     context: CCtx<'static>,
+    /// For what it compresses as well; `None`: the level is not that of the choice.
+    fast: Option<CCtx<'static>>,
+    /// So many segments are compressed with care before there is a choice again, and so many were after the last one.
+    pause: u32,
+    last_pause: u32,
     probe: CCtx<'static>,
     sample: Vec<u8>,
+}
+
+/// A context for segments of up to `segment_length` bytes, whose window covers them whole.
+fn segment_context(
+    level: i32,
+    hash_log: u32,
+    segment_length: usize,
+) -> Result<CCtx<'static>, CompressError> {
+    let mut context = CCtx::create();
+    let window_log = segment_length.next_power_of_two().ilog2().clamp(17, WINDOW_LOG_MAX);
+    for parameter in [
+        CParameter::CompressionLevel(level),
+        CParameter::WindowLog(window_log),
+        CParameter::HashLog(hash_log),
+        CParameter::ContentSizeFlag(false),
+        CParameter::ChecksumFlag(false),
+    ] {
+        context.set_parameter(parameter).map_err(zstd_error)?;
+    }
+    Ok(context)
 }
 
 impl Compressor {
     /// A compressor of this zstd level for segments of up to `segment_length` bytes, whose window
     /// covers them whole.
     pub fn new(level: i32, segment_length: usize) -> Result<Self, CompressError> {
-        let mut context = CCtx::create();
-        let window_log = segment_length.next_power_of_two().ilog2().clamp(17, WINDOW_LOG_MAX);
-        for parameter in [
-            CParameter::CompressionLevel(level),
-            CParameter::WindowLog(window_log),
-            CParameter::HashLog(HASH_LOG),
-            CParameter::ContentSizeFlag(false),
-            CParameter::ChecksumFlag(false),
-        ] {
-            context.set_parameter(parameter).map_err(zstd_error)?;
-        }
+        let context = segment_context(level, HASH_LOG, segment_length)?;
+        let fast = match level == CAREFUL_LEVEL {
+            true => Some(segment_context(1, FAST_HASH_LOG, segment_length)?),
+            false => None,
+        };
         let mut probe = CCtx::create();
         probe.set_parameter(CParameter::CompressionLevel(1)).map_err(zstd_error)?;
-        Ok(Compressor { context, probe, sample: Vec::new() })
+        let sample = Vec::new();
+        Ok(Compressor { context, fast, pause: 0, last_pause: 0, probe, sample })
     }
 
     /// Whether `plain` is likely to shrink: three samples at level 1 shrink by 3 % or more. Costs 12 KiB of
@@ -92,6 +122,33 @@ impl Compressor {
         Ok((estimate as usize).min(plain.len()))
     }
 
+    /// Whether the fast way makes a sample at most 1 % larger than the careful one.
+    fn is_for_the_fast_way(&mut self, plain: &[u8]) -> Result<bool, CompressError> {
+        let Some(fast) = &mut self.fast else { return Ok(false) };
+        if plain.len() < CHOICE_LEAST {
+            return Ok(false);
+        }
+        if self.pause > 0 {
+            self.pause -= 1;
+            return Ok(false);
+        }
+        let start = (plain.len() - CHOICE_SAMPLE) / 2;
+        let sample = &plain[start..start + CHOICE_SAMPLE];
+        let mut lengths = [0; 2];
+        for (context, length) in [fast, &mut self.context].into_iter().zip(&mut lengths) {
+            self.sample.clear();
+            self.sample.reserve(zstd::zstd_safe::compress_bound(CHOICE_SAMPLE));
+            *length = context.compress2(&mut self.sample, sample).map_err(zstd_error)?;
+        }
+        let is_fast = lengths[0] * 100 <= lengths[1] * 101;
+        self.last_pause = match is_fast {
+            true => 0,
+            false => (2 * self.last_pause + 1).min(CHOICE_PAUSE),
+        };
+        self.pause = self.last_pause;
+        Ok(is_fast)
+    }
+
     /// Appends `plain` to `output`, compressed when that is at least 1 % smaller. Returns whether it is.
     pub fn compress(&mut self, plain: &[u8], output: &mut Vec<u8>) -> Result<bool, CompressError> {
         if self.seems_compressible(plain) {
@@ -100,7 +157,12 @@ impl Compressor {
             output.reserve(bound);
             let mut tail = Cursor::new(&mut *output);
             tail.set_position(start as u64);
-            let length = self.context.compress2(&mut tail, plain).map_err(zstd_error)?;
+            let is_fast = self.is_for_the_fast_way(plain)?;
+            let context = match &mut self.fast {
+                Some(fast) if is_fast => fast,
+                _ => &mut self.context,
+            };
+            let length = context.compress2(&mut tail, plain).map_err(zstd_error)?;
             if length + plain.len() / 100 < plain.len() {
                 return Ok(true);
             }
@@ -211,6 +273,39 @@ impl Decompressor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_fast_way_is_taken_for_what_it_makes_as_small_and_for_nothing_else() {
+        let mut compressor = Compressor::new(CAREFUL_LEVEL, 4 << 20).unwrap();
+        // Words that come in no order, as in a database: nothing longer than a word repeats.
+        let mut state = 7u64;
+        let mut word = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            format!("{:x} ", (state >> 33) % 5000 * 7_919_193)
+        };
+        let words: String = (0..300_000).map(|_| word()).collect();
+        assert!(compressor.is_for_the_fast_way(words.as_bytes()).unwrap());
+        // Text whose phrases come again far away: the larger search pays.
+        let phrases: Vec<String> = (0..400)
+            .map(|number| format!("{number} {}", "and so on, ".repeat(number % 7)))
+            .collect();
+        let text: String = (0..200_000u64).map(|at| &*phrases[(at * at % 397) as usize]).collect();
+        let is_fast = compressor.is_for_the_fast_way(text.as_bytes()).unwrap();
+        for plain in [words.as_bytes(), text.as_bytes()] {
+            let plain = &plain[..2 << 20];
+            let mut output = Vec::new();
+            assert!(compressor.compress(plain, &mut output).unwrap());
+            let read = Decompressor::new().unwrap().decompress(&output, &[], plain.len()).unwrap();
+            assert!(read == plain);
+        }
+        // After careful ones there is a pause, and then a choice again.
+        if !is_fast {
+            compressor.pause = 0;
+            assert!(!compressor.is_for_the_fast_way(text.as_bytes()).unwrap());
+            assert!(compressor.pause > 0);
+        }
+        assert!(!compressor.is_for_the_fast_way(&words.as_bytes()[..CHOICE_LEAST - 1]).unwrap());
+    }
 
     fn noise(length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];

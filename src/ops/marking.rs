@@ -19,9 +19,7 @@ use crate::ops::findings::{Finding, Findings};
 use crate::ops::walk::{Walk, data_tag, differs_as_data, differs_as_tree, directory_tag, list_tag};
 use crate::repository::Repository;
 use crate::repository::index::IdRange;
-use crate::repository::marks::{
-    Differs, Marks, Root, Roots, TREE, is_out_of_order, marks_error,
-};
+use crate::repository::marks::{Differs, Marks, Root, Roots, TREE, is_out_of_order, marks_error};
 use crate::repository::reader::BlobReader;
 use crate::tree::entry::{Content, Entry, Extent, Node};
 use crate::view::{DirectoryRoot, directory_node, list_node};

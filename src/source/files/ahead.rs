@@ -295,7 +295,9 @@ impl Ahead {
                 Task::File { directory, name, .. } => vec![path(directory, name, "")],
             };
             let mut result = task.run();
-            done.extend(paths.into_iter().map(|path| (path, std::mem::replace(&mut result, Ok(())))));
+            done.extend(
+                paths.into_iter().map(|path| (path, std::mem::replace(&mut result, Ok(())))),
+            );
         }
     }
 
@@ -315,7 +317,8 @@ mod tests {
 
     #[test]
     fn what_the_system_has_fetched_is_found_in_its_account() {
-        let text = b"rchar: 6976\nwchar: 0\nsyscr: 10\nsyscw: 0\nread_bytes: 4096\nwrite_bytes: 7\n";
+        let text =
+            b"rchar: 6976\nwchar: 0\nsyscr: 10\nsyscw: 0\nread_bytes: 4096\nwrite_bytes: 7\n";
         assert_eq!(parse_fetched_bytes(text), Some(4096));
         assert_eq!(parse_fetched_bytes(b"rchar: 6976\n"), None);
         assert_eq!(parse_fetched_bytes(b"read_bytes: many\n"), None);

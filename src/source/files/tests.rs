@@ -466,7 +466,13 @@ fn walk_with_eyes_ahead(root: &Path, options: FilesOptions) -> (Vec<String>, Vec
 #[test]
 fn looking_ahead_changes_nothing_that_is_told_and_goes_nowhere_else() {
     let (_keep, root) = tree(&[
-        "s/a", "s/b/c/x", "s/b/y", "s/out/z/x", "s/ignored/x", "s/kept/tagged/x", "elsewhere/x",
+        "s/a",
+        "s/b/c/x",
+        "s/b/y",
+        "s/out/z/x",
+        "s/ignored/x",
+        "s/kept/tagged/x",
+        "elsewhere/x",
         "s/kept/tagged/below/x",
     ]);
     write(root.join("s/.ignore"), "ignored\n");
@@ -487,7 +493,10 @@ fn looking_ahead_changes_nothing_that_is_told_and_goes_nowhere_else() {
     let expected: Vec<_> =
         expected.iter().map(|(_, entry, _)| String::from_utf8_lossy(&entry.name)).collect();
     assert_eq!(met, expected);
-    assert_eq!(looked_at, ["/s/b/", "/s/kept/", "/s/.ignore", "/s/a", "/s/link", "/s/b/c/", "/s/kept/tagged/"]);
+    assert_eq!(
+        looked_at,
+        ["/s/b/", "/s/kept/", "/s/.ignore", "/s/a", "/s/link", "/s/b/c/", "/s/kept/tagged/"]
+    );
 }
 
 #[test]
