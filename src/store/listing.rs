@@ -14,7 +14,7 @@ use crate::units::Timestamp;
 
 /// How many names more than expected a page of a listing of several folders has room for, and how many that nobody
 /// asked for it may have.
-const PAGE_MARGIN: usize = 100;
+pub(super) const PAGE_MARGIN: usize = 100;
 /// How many names a page has at most: no service gives more.
 const PAGE_MOST: usize = 1000;
 
