@@ -121,7 +121,7 @@ impl StoreError {
         while let Some(cause) = source {
             if cause.source().is_none() {
                 // The standard library appends " (os error 111)".
-                let cause = first_line(&cause.to_string()).to_lowercase();
+                let cause = begun_small(&first_line(&cause.to_string()));
                 let cause = cause.split(" (os error").next().unwrap_or_default();
                 message = match message.is_empty() {
                     true => cause.to_string(),
@@ -150,6 +150,13 @@ fn what_it_said(text: &str) -> String {
         (Some(code), None) => first_line(code),
         _ => first_line(text),
     }
+}
+
+/// The same as the middle of a sentence begins; names within it stay as they are.
+fn begun_small(text: &str) -> String {
+    let mut rest = text.chars();
+    let first = rest.next().map(|first| first.to_lowercase().collect::<String>());
+    first.unwrap_or_default() + rest.as_str()
 }
 
 /// The first line of a text, at most 200 characters of it.

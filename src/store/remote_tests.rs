@@ -274,7 +274,8 @@ fn names_of(store: &Store, folders: &[&str]) -> Vec<String> {
 fn several_folders_are_one_listing_only_where_names_come_in_order() {
     let names = ["config", "damaged/a", "keys/a", "sessions/a", "snapshots/a"];
     let without_config = &names[1..];
-    let many: Vec<String> = (0..=listing::PAGE_MARGIN).map(|number| format!("aborts/{number:04}")).collect();
+    let many: Vec<String> =
+        (0..=listing::PAGE_MARGIN).map(|number| format!("aborts/{number:04}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).chain(names).collect();
     for (oddity, names, calls_from_root, calls_from_letter) in [
         (Oddity::Honest, &names[..], 1, 1),

@@ -1,6 +1,6 @@
-//! A small stand-in for Google Cloud Storage, as its JSON API is documented: upload by `uploadType=media`, metadata, download
-//! with ranges, delete, lists in pages, and `ifGenerationMatch=0` under one lock. No emulator that can be had keeps
-//! conditions.
+//! A small stand-in for Google Cloud Storage, as its JSON API is documented: upload by `uploadType=media` and in resumable
+//! sessions, metadata, download with ranges, delete, lists in pages, and `ifGenerationMatch=0` under one lock. No emulator
+//! that can be had keeps conditions.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,9 +16,17 @@ use crate::servers::BUCKET;
 /// Objects of a page of a list.
 const PAGE: usize = 1000;
 
+/// An upload in parts.
+struct Upload {
+    name: String,
+    must_be_absent: bool,
+    bytes: Vec<u8>,
+}
+
 #[derive(Default)]
 struct Bucket {
     objects: BTreeMap<String, (u64, Vec<u8>)>,
+    uploads: BTreeMap<String, Upload>,
     generation: u64,
 }
 
@@ -70,19 +78,21 @@ struct Request {
     method: String,
     path: String,
     query: BTreeMap<String, String>,
+    host: String,
     range: Option<String>,
+    content_range: Option<String>,
     body: Vec<u8>,
 }
 
 struct Reply {
     status: &'static str,
     body: Vec<u8>,
-    range: Option<String>,
+    header: Option<String>,
 }
 
 impl Reply {
     fn json(value: &serde_json::Value) -> Reply {
-        Reply { status: "200 OK", body: value.to_string().into_bytes(), range: None }
+        Reply { status: "200 OK", body: value.to_string().into_bytes(), header: None }
     }
 
     fn error(status: &'static str, reason: &str) -> Reply {
@@ -98,12 +108,12 @@ fn serve(stream: &TcpStream, bucket: &Mutex<Bucket>) {
     let mut reader = BufReader::new(stream);
     while let Some(request) = read_request(&mut reader) {
         let reply = answer(&request, bucket);
-        let range = reply.range.map(|range| format!("Content-Range: {range}\r\n"));
+        let header = reply.header.map(|header| format!("{header}\r\n"));
         let head = format!(
             "HTTP/1.1 {}\r\nContent-Length: {}\r\nContent-Type: application/json\r\n{}\r\n",
             reply.status,
             reply.body.len(),
-            range.unwrap_or_default()
+            header.unwrap_or_default()
         );
         let mut writer = stream;
         if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(&reply.body)).is_err() {
@@ -120,20 +130,23 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let query = query.split('&').filter_map(|pair| pair.split_once('='));
     let query = query.map(|(name, value)| (name.to_string(), decode(value))).collect();
-    let (mut length, mut range) = (0, None);
+    let (mut length, mut host, mut range, mut content_range) = (0, String::new(), None, None);
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.trim().parse().ok()?,
+            "host" => host = value.trim().to_string(),
             "range" => range = Some(value.trim().to_string()),
+            "content-range" => content_range = Some(value.trim().to_string()),
             _ => {}
         }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Request { method, path: path.to_string(), query, range, body })
+    let path = path.to_string();
+    Some(Request { method, path, query, host, range, content_range, body })
 }
 
 fn decode(text: &str) -> String {
@@ -161,6 +174,9 @@ fn answer(request: &Request, bucket: &Mutex<Bucket>) -> Reply {
     if request.path == format!("/upload{objects}") && request.method == "POST" {
         return insert(&mut bucket, request);
     }
+    if let Some(id) = request.path.strip_prefix("/session/") {
+        return go_on(&mut bucket, id, request);
+    }
     if request.path == objects && request.method == "GET" {
         return list(&bucket, &request.query);
     }
@@ -173,7 +189,7 @@ fn answer(request: &Request, bucket: &Mutex<Bucket>) -> Reply {
     match request.method.as_str() {
         "DELETE" => {
             bucket.objects.remove(&name);
-            Reply { status: "204 No Content", body: Vec::new(), range: None }
+            Reply { status: "204 No Content", body: Vec::new(), header: None }
         }
         "GET" if request.query.get("alt").is_some_and(|alt| alt == "media") => {
             download(bytes, request.range.as_deref())
@@ -187,21 +203,62 @@ fn insert(bucket: &mut Bucket, request: &Request) -> Reply {
     let Some(name) = request.query.get("name") else {
         return Reply::error("400 Bad Request", "an object needs a name");
     };
-    if request.query.get("uploadType").is_none_or(|way| way != "media") {
-        return Reply::error("400 Bad Request", "only uploadType=media is offered here");
-    }
     let must_be_absent = request.query.get("ifGenerationMatch").is_some_and(|wanted| wanted == "0");
+    match request.query.get("uploadType").map(String::as_str) {
+        Some("media") => store(bucket, name, must_be_absent, request.body.clone()),
+        Some("resumable") => {
+            bucket.generation += 1;
+            let id = bucket.generation.to_string();
+            let header = format!("Location: http://{}/session/{id}", request.host);
+            let upload = Upload { name: name.clone(), must_be_absent, bytes: Vec::new() };
+            bucket.uploads.insert(id, upload);
+            Reply { status: "200 OK", body: Vec::new(), header: Some(header) }
+        }
+        _ => Reply::error("400 Bad Request", "this way of uploading is not offered here"),
+    }
+}
+
+/// A part of an upload: `bytes 0-99/*` until the last one, which tells the whole length, or a question how far it is:
+/// `bytes */100`.
+fn go_on(bucket: &mut Bucket, id: &str, request: &Request) -> Reply {
+    let Some(upload) = bucket.uploads.get_mut(id) else {
+        return Reply::error("404 Not Found", "no such upload");
+    };
+    if request.method == "DELETE" {
+        bucket.uploads.remove(id);
+        return Reply { status: "499 Client Closed Request", body: Vec::new(), header: None };
+    }
+    let said = request.content_range.as_deref().and_then(|range| range.strip_prefix("bytes "));
+    let Some((place, total)) = said.and_then(|range| range.split_once('/')) else {
+        return Reply::error("400 Bad Request", "no Content-Range");
+    };
+    if let Some(start) = place.split('-').next().and_then(|start| start.parse::<usize>().ok()) {
+        // What is there already is ignored when it comes again.
+        let known = upload.bytes.len().saturating_sub(start).min(request.body.len());
+        upload.bytes.extend_from_slice(&request.body[known..]);
+    }
+    if total.parse() == Ok(upload.bytes.len()) {
+        let Some(upload) = bucket.uploads.remove(id) else {
+            return Reply::error("404 Not Found", "no such upload");
+        };
+        return store(bucket, &upload.name, upload.must_be_absent, upload.bytes);
+    }
+    let last = upload.bytes.len().checked_sub(1).map(|last| format!("Range: bytes=0-{last}"));
+    Reply { status: "308 Resume Incomplete", body: Vec::new(), header: last }
+}
+
+fn store(bucket: &mut Bucket, name: &str, must_be_absent: bool, bytes: Vec<u8>) -> Reply {
     if must_be_absent && bucket.objects.contains_key(name) {
         return Reply::error("412 Precondition Failed", "conditionNotMet");
     }
     bucket.generation += 1;
-    let generation = bucket.generation;
-    bucket.objects.insert(name.clone(), (generation, request.body.clone()));
-    Reply::json(&resource(name, generation, &request.body))
+    let reply = Reply::json(&resource(name, bucket.generation, &bytes));
+    bucket.objects.insert(name.to_string(), (bucket.generation, bytes));
+    reply
 }
 
 fn download(bytes: &[u8], range: Option<&str>) -> Reply {
-    let whole = Reply { status: "200 OK", body: bytes.to_vec(), range: None };
+    let whole = Reply { status: "200 OK", body: bytes.to_vec(), header: None };
     let Some((first, last)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'))
     else {
         return whole;
@@ -214,7 +271,7 @@ fn download(bytes: &[u8], range: Option<&str>) -> Reply {
     Reply {
         status: "206 Partial Content",
         body: bytes[first..end].to_vec(),
-        range: Some(format!("bytes {first}-{}/{length}", end - 1)),
+        header: Some(format!("Content-Range: bytes {first}-{}/{length}", end - 1)),
     }
 }
 

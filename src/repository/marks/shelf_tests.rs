@@ -178,7 +178,7 @@ fn marks_are_what_a_map_would_be() {
             for _ in 0..if round == 0 { 40_000 } else { 500 * round } {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let number = (random >> 33) % 5000;
-                let is_tree = number % 7 == 0;
+                let is_tree = number.is_multiple_of(7);
                 let tag = number as u32 | if is_tree { TREE } else { 0 };
                 let known = model.entry((key(number), tag)).or_default();
                 let count = if *known > 0 && random >> 60 < 8 { -1 } else { 1 };

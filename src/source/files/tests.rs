@@ -538,7 +538,8 @@ fn files_are_fetched_ahead_only_when_they_were_announced() {
     }
     fs::remove_file(root.join("s/c")).unwrap();
     let done = files.ahead.do_all();
-    let [(first, fetched), (second, vanished)] = &done[..] else { panic!("{done:?}") };
+    assert_eq!(done.len(), 2, "{done:?}");
+    let ((first, fetched), (second, vanished)) = (&done[0], &done[1]);
     assert!(first.ends_with("/s/a") && fetched.is_ok());
     // What vanished is no problem here: who reads it hears so.
     assert!(second.ends_with("/s/c") && vanished.is_err());
