@@ -204,20 +204,20 @@ fn a_damaged_object_is_named_and_not_copied_and_a_good_one_is_not_replaced() {
     let monitor = RecordingMonitor::default();
     let replica = Replica::new(&repository, empty.clone()).unwrap();
     let summary = mirror(&repository, &replica, &mirror_options(), &monitor).unwrap();
-    assert_eq!(summary.damaged, [pack.clone()]);
+    assert_eq!(summary.damaged, std::slice::from_ref(&pack));
     assert_eq!(monitor.problems().len(), 1);
     assert_eq!(empty.size(&pack).unwrap(), None);
     assert_eq!(empty.list("").unwrap().len() + 1, to.list("").unwrap().len());
     // There: left as it is, and only a comparison of bytes can tell.
     assert!(mirrored(&repository, &to).is_whole());
     let verify = MirrorOptions { verify: true, ..mirror_options() };
-    assert_eq!(mirrored_with(&repository, &to, &verify).damaged, [pack.clone()]);
+    assert_eq!(mirrored_with(&repository, &to, &verify).damaged, std::slice::from_ref(&pack));
     assert!(to.get(&pack).unwrap() == good);
     // The other way round, and of another length.
     store.delete(&pack).unwrap();
     store.create(&pack, good.clone()).unwrap();
     break_object(&to, &pack, HEADER_LENGTH + 9);
-    assert_eq!(mirrored_with(&repository, &to, &verify).differing, [pack.clone()]);
+    assert_eq!(mirrored_with(&repository, &to, &verify).differing, std::slice::from_ref(&pack));
     to.delete(&pack).unwrap();
     to.create(&pack, good[..good.len() / 2].to_vec()).unwrap();
     let found = mirrored(&repository, &to);
@@ -238,7 +238,7 @@ fn what_parity_can_mend_is_mended_on_the_way() {
     break_object(&store, &pack, HEADER_LENGTH + 9);
     let to = Store::memory();
     let summary = mirrored(&repository, &to);
-    assert_eq!(summary.mended, [pack.clone()]);
+    assert_eq!(summary.mended, std::slice::from_ref(&pack));
     assert!(summary.is_whole() && to.get(&pack).unwrap() == good);
 }
 
