@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+#[cfg(feature = "http")]
 use std::sync::Arc;
 
+#[cfg(feature = "http")]
 use opendal::{Builder, Configurator, OperationContext, Operator};
 
+#[cfg(feature = "http")]
+use super::Inner;
 use super::access::Access;
 use super::error::{Kind, StoreError};
 use super::local::LocalService;
 use super::location::{Location, Place};
-use super::{Inner, LocalMode, Store};
+use super::{LocalMode, Store};
 
 type Settings = BTreeMap<String, String>;
 
