@@ -30,7 +30,7 @@ pub struct Access {
     pub upload_limit: Option<u64>,
     /// At most so many bytes a second down.
     pub download_limit: Option<u64>,
-    /// So many calls at once; `None`: [`CONNECTIONS`] over a network, no bound on a disk.
+    /// So many calls at once; `None`: eight over a network, no bound on a disk.
     pub connections: Option<usize>,
     /// How long to try.
     pub patience: Patience,
