@@ -221,7 +221,7 @@ mod tests {
                 "check the name",
             ),
             (
-                "/root/.ssh/config: line 1: Bad configuration option: x\r\n",
+                "/home/me/.ssh/config: line 1: Bad configuration option: x\r\n",
                 ErrorKind::ConfigInvalid,
                 "ssh -G nas",
             ),
