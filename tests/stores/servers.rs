@@ -112,12 +112,21 @@ fn python(script: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An S3 server that honours conditions, in memory, with the bucket.
+/// An S3 server that honours conditions, in memory, with the bucket. It answers one request after another: with threads, two
+/// that create one object at once have both been told that they did.
 pub fn moto() -> Option<Server> {
-    let program = find("moto_server")?;
+    find("moto_server")?;
+    let python = find("python")?;
     let server = start("moto", |port, _| {
-        let mut command = Command::new(&program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let mut command = Command::new(&python);
+        command.arg("-c").arg(
+            "import sys\n\
+             from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app\n\
+             from werkzeug.serving import run_simple\n\
+             app = DomainDispatcherApplication(create_backend_app)\n\
+             run_simple('127.0.0.1', int(sys.argv[1]), app, threaded=False)",
+        );
+        command.arg(port.to_string());
         command
     });
     make_bucket(&server);
