@@ -12,6 +12,7 @@ use crate::clock::Clock;
 const SLACK: Duration = Duration::from_millis(100);
 
 /// The largest piece that is let through at once, in bytes, where the rate allows it.
+#[cfg(any(test, feature = "http"))]
 pub(super) const PIECE: usize = 64 << 10;
 
 /// A bound on bytes a second in one direction; clones share it.
@@ -30,6 +31,7 @@ impl Limiter {
     }
 
     /// How many bytes to let through at once: what takes a twentieth of a second, at least one byte.
+    #[cfg(any(test, feature = "http"))]
     pub(super) fn piece(&self) -> usize {
         usize::try_from(self.rate / 20).unwrap_or(PIECE).clamp(1, PIECE)
     }
