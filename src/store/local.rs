@@ -57,9 +57,10 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, fdatasync, flock,
     fstat, fsync, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
 };
-use rustix::io::{Errno, pread, retry_on_intr, write};
+use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::LocalMode;
+use super::direct::{self, Output};
 use super::layout::is_part;
 
 /// Where unfinished objects stand, from the store's directory. Not in their own folder: one
@@ -125,9 +126,9 @@ impl LocalService {
         let folder = path.rsplit_once('/').map_or(".", |(folder, _)| folder);
         for _ in 0..MOST_ATTEMPTS {
             let mut temporary = self.temporary()?;
-            for part in bytes.clone() {
-                write_all(&temporary.file, &part).map_err(|errno| failed("cannot write", errno))?;
-            }
+            Output::new(&temporary.file, bytes.len() >= direct::LEAST)
+                .write(bytes)
+                .map_err(|errno| failed("cannot write", errno))?;
             fdatasync(&temporary.file).map_err(|errno| failed("cannot write", errno))?;
             let mut named = self.give_name(&mut temporary, path, if_not_exists);
             if named == Err(Errno::NOENT) {
@@ -407,14 +408,6 @@ fn sync_directory(base: impl AsFd, path: &Path) -> std::result::Result<(), Errno
         Err(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(()),
         synced => synced,
     }
-}
-
-fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
-    while !bytes.is_empty() {
-        let written = retry_on_intr(|| write(file, bytes))?;
-        bytes = &bytes[written..];
-    }
-    Ok(())
 }
 
 /// Whether this passes by itself: too many open files, or a server that is just coming back.

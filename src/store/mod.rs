@@ -6,6 +6,7 @@ mod attempt;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod conformance;
+mod direct;
 mod error;
 mod faulty;
 pub mod layout;
