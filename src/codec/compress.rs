@@ -7,12 +7,15 @@ use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
 /// Windows larger than 2^27 bytes (128 MiB) are refused when decompressing: the largest prefix and
 /// segment that a format 1 writer may make fit in 2^24.
 const WINDOW_LOG_MAX: u32 = 27;
-/// A match finder of this many bits: 2 % smaller than level 3's own on large segments, at no cost.
+/// The match finder's tables for large segments, in bits: 2 % smaller than a level's own at no cost.
 const HASH_LOG: u32 = 18;
+/// At [`CAREFUL_LEVEL`] these save a tenth of the time for less than 1 % of the size (`docs/design/0001-sizes.md`).
+const CAREFUL_HASH_LOG: u32 = 17;
+const CAREFUL_CHAIN_LOG: u32 = 15;
 /// The level that has a fast way beside it: level 1 with a table of [`FAST_HASH_LOG`] bits, for segments that it makes as small,
 /// as those of a database of random words. There it takes less than two thirds of the time (`docs/design/0001-sizes.md`).
 const CAREFUL_LEVEL: i32 = 3;
-const FAST_HASH_LOG: u32 = 16;
+const FAST_HASH_LOG: u32 = 17;
 /// The part of a segment, from its middle, that tells which of the two it is for.
 const CHOICE_SAMPLE: usize = 64 << 10;
 /// Shorter segments are not worth the choice, which costs twice the sample.
@@ -49,19 +52,19 @@ pub struct Compressor {
 /// A context for segments of up to `segment_length` bytes, whose window covers them whole.
 fn segment_context(
     level: i32,
-    hash_log: u32,
+    tables: &[CParameter],
     segment_length: usize,
 ) -> Result<CCtx<'static>, CompressError> {
     let mut context = CCtx::create();
     let window_log = segment_length.next_power_of_two().ilog2().clamp(17, WINDOW_LOG_MAX);
-    for parameter in [
+    let format = [
         CParameter::CompressionLevel(level),
         CParameter::WindowLog(window_log),
-        CParameter::HashLog(hash_log),
         CParameter::ContentSizeFlag(false),
         CParameter::ChecksumFlag(false),
-    ] {
-        context.set_parameter(parameter).map_err(zstd_error)?;
+    ];
+    for parameter in format.iter().chain(tables) {
+        context.set_parameter(*parameter).map_err(zstd_error)?;
     }
     Ok(context)
 }
@@ -70,11 +73,16 @@ impl Compressor {
     /// A compressor of this zstd level for segments of up to `segment_length` bytes, whose window
     /// covers them whole.
     pub fn new(level: i32, segment_length: usize) -> Result<Self, CompressError> {
-        let context = segment_context(level, HASH_LOG, segment_length)?;
-        let fast = match level == CAREFUL_LEVEL {
-            true => Some(segment_context(1, FAST_HASH_LOG, segment_length)?),
-            false => None,
+        let (tables, fast) = match level {
+            CAREFUL_LEVEL => {
+                let fast =
+                    segment_context(1, &[CParameter::HashLog(FAST_HASH_LOG)], segment_length)?;
+                let hash = CParameter::HashLog(CAREFUL_HASH_LOG);
+                (vec![hash, CParameter::ChainLog(CAREFUL_CHAIN_LOG)], Some(fast))
+            }
+            _ => (vec![CParameter::HashLog(HASH_LOG)], None),
         };
+        let context = segment_context(level, &tables, segment_length)?;
         let mut probe = CCtx::create();
         probe.set_parameter(CParameter::CompressionLevel(1)).map_err(zstd_error)?;
         let sample = Vec::new();
@@ -149,7 +157,8 @@ impl Compressor {
         Ok(is_fast)
     }
 
-    /// Appends `plain` to `output`, compressed when that is at least 1 % smaller. Returns whether it is.
+    /// Appends `plain` to `output`, compressed, when that is at least 1 % smaller, and nothing when it is not. Returns whether
+    /// it was.
     pub fn compress(&mut self, plain: &[u8], output: &mut Vec<u8>) -> Result<bool, CompressError> {
         if self.seems_compressible(plain) {
             let start = output.len();
@@ -168,7 +177,6 @@ impl Compressor {
             }
             output.truncate(start);
         }
-        output.extend_from_slice(plain);
         Ok(false)
     }
 }
@@ -326,7 +334,7 @@ mod tests {
         let noise = noise(200_000);
         let mut output = Vec::new();
         assert!(!compressor.compress(&noise, &mut output).unwrap());
-        assert_eq!(output, noise);
+        assert_eq!(output, b"");
         assert!(!compressor.seems_compressible(&noise));
     }
 
@@ -337,10 +345,11 @@ mod tests {
         let words: Vec<u8> = noise.iter().flat_map(|byte| [b'a' + byte % 7, byte % 3, 9]).collect();
         for plain in [&noise[..], &words, &words[..300_000], &words[..1_000], &words[..1], &[]] {
             let mut output = Vec::new();
-            compressor.compress(plain, &mut output).unwrap();
+            let is_smaller = compressor.compress(plain, &mut output).unwrap();
+            let length = if is_smaller { output.len() } else { plain.len() };
             let estimate = compressor.estimate(plain).unwrap();
-            let range = output.len() / 20 * 19..=output.len() / 4 * 5 + 20;
-            assert!(range.contains(&estimate), "{estimate} for {}", output.len());
+            let range = length / 20 * 19..=length / 4 * 5 + 20;
+            assert!(range.contains(&estimate), "{estimate} for {length}");
         }
     }
 
@@ -353,8 +362,10 @@ mod tests {
             let mut output = Vec::new();
             if compressor.compress(&plain, &mut output).unwrap() {
                 output = decompressor.decompress(&output, &[], plain.len()).unwrap();
+                assert_eq!(output, plain);
+            } else {
+                assert_eq!(output, b"");
             }
-            assert_eq!(output, plain);
         }
     }
 

@@ -32,9 +32,15 @@ impl PackBuilder {
     /// that the allocator asks the system for it, and gives it back when the pack has gone. What is not needed is not
     /// touched and costs no memory.
     pub fn new(capacity: usize) -> Self {
+        Self::reusing(Vec::new(), capacity)
+    }
+
+    /// The same in memory that is there, if it is large enough.
+    pub fn reusing(mut buffer: Vec<u8>, capacity: usize) -> Self {
         let sealed = sealed_length(capacity as u64 + 1) as usize;
         let more = if capacity >= LARGE { sealed + sealed / 8 } else { sealed / 16 };
-        let mut buffer = Vec::with_capacity(HEADER_LENGTH + sealed + more);
+        buffer.clear();
+        buffer.reserve_exact(HEADER_LENGTH + sealed + more);
         buffer.resize(HEADER_LENGTH, 0);
         PackBuilder {
             buffer,

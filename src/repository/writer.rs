@@ -88,6 +88,8 @@ struct Uploads {
     store: Store,
     unindexed: Mutex<Unindexed>,
     failure: Mutex<Option<RepositoryError>>,
+    /// Buffers of packs that are in the store.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
 
 /// One write session.
@@ -226,6 +228,7 @@ impl<'a> Writer<'a> {
             store: repository.store.clone(),
             unindexed: Mutex::new(Unindexed { packs, blobs }),
             failure: Mutex::default(),
+            spare: Mutex::default(),
         });
         let uploads_at_once = uploads_at_once(repository);
         let most_packs = rayon::current_num_threads().max(2) + uploads_at_once;
@@ -446,7 +449,10 @@ impl<'a> Writer<'a> {
         let open = &self.open_packs[usize::from(kind == ObjectKind::TreePack)];
         let parity = self.repository.settings.parity_percent;
         let mut pack = open.take(
-            || PackBuilder::new(target).with_parity(parity),
+            || {
+                let spare = self.uploads.spare.lock().pop().unwrap_or_default();
+                PackBuilder::reusing(spare, target).with_parity(parity)
+            },
             |_| {
                 let [random] = self.repository.environment.chance.bytes()?;
                 Ok(usize::from(random))
@@ -612,11 +618,19 @@ fn upload(uploads: &Uploads, queue: &Mutex<Receiver<Box<Finished>>>) {
 
 /// Brings a pack to the store, unless an earlier one could not be stored.
 fn upload_one(uploads: &Uploads, finished: Finished) {
-    let Finished { name, object, record, _leaving } = finished;
+    let Finished { name, mut object, record, _leaving } = finished;
     if uploads.failure.lock().is_some() {
         return;
     }
-    let failure = match uploads.store.create(&name, object) {
+    let created = uploads.store.create_from(&name, &mut object);
+    if object.capacity() > 0 {
+        // Memory that is there need not be cleared by the kernel. As many as there are uploads stay, no more.
+        let mut spare = uploads.spare.lock();
+        if spare.len() < UPLOADS {
+            spare.push(object);
+        }
+    }
+    let failure = match created {
         Ok(Created::New) => {
             let mut unindexed = uploads.unindexed.lock();
             unindexed.blobs += record.directory.blob_count() as u64;

@@ -423,12 +423,25 @@ impl Store {
     /// [`Kind::Full`], [`Kind::Denied`]; after [`Kind::Unavailable`] the object may or may not be
     /// there.
     pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
+        self.create_of(name, &Buffer::from(bytes))
+    }
+
+    /// Like [`Store::create`]; on a disk the memory of the bytes is left behind, to be used again, with anything in it.
+    pub fn create_from(&self, name: &str, bytes: &mut Vec<u8>) -> Result<Created, StoreError> {
+        let buffer = Buffer::from(std::mem::take(bytes));
+        let created = self.create_of(name, &buffer);
+        if self.is_disk() {
+            *bytes = into_vec(buffer);
+        }
+        created
+    }
+
+    fn create_of(&self, name: &str, buffer: &Buffer) -> Result<Created, StoreError> {
         check_name(name)?;
         self.pass_guard()?;
-        let buffer = Buffer::from(bytes);
         self.call(name, "create", Call::Create { bytes: buffer.len() as u64 }, || {
             let is_conditional = self.inner.is_conditional;
-            if self.put(name, &buffer, is_conditional)? || self.holds(name, &buffer)? {
+            if self.put(name, buffer, is_conditional)? || self.holds(name, buffer)? {
                 Ok(Created::New)
             } else {
                 Ok(Created::AlreadyThere)

@@ -123,9 +123,13 @@ impl<'w> SegmentWriter<'w> {
         }
         self.stored.clear();
         let compressed = self.compressor.compress(&self.plain, &mut self.stored).named("zstd")?;
-        let encoding = if compressed { Encoding::Zstd } else { Encoding::Stored };
+        let (stored, encoding) = match compressed {
+            true => (&self.stored, Encoding::Zstd),
+            false => (&self.plain, Encoding::Stored),
+        };
         let blobs = std::mem::take(&mut self.blobs);
+        let put = self.writer.put_segment(self.kind, stored, encoding, blobs);
         self.plain.clear();
-        self.writer.put_segment(self.kind, &self.stored, encoding, blobs)
+        put
     }
 }
