@@ -212,6 +212,10 @@ impl Run {
 
     /// Hands the places of `id` to `take` until it says that it has had enough. Returns whether it did.
     pub fn search(&self, id: &BlobId, take: &mut impl FnMut(Location) -> bool) -> io::Result<bool> {
+        // Before there is a block to be cleared, which takes several times as long as the filter does.
+        if !self.filter.may_contain(id) {
+            return Ok(false);
+        }
         self.search_at(id, &mut LastBlock::default(), take)
     }
 
