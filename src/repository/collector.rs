@@ -360,7 +360,9 @@ impl Repository {
         let chain = self.chain(last, 1)?;
         let swept: HashMap<PackId, u32> = chain
             .iter()
-            .flat_map(|published| published.sweep.packs.iter().map(|pack| (*pack, published.generation)))
+            .flat_map(|published| {
+                published.sweep.packs.iter().map(|pack| (*pack, published.generation))
+            })
             .collect();
         let mut oldest = None;
         for object in self.store.list(layout::PACKS)? {

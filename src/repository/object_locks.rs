@@ -114,8 +114,14 @@ impl Repository {
         passed_over.extend(still_locked.iter().filter_map(|name| layout::parse_pack(name)));
         drop(still_locked);
         let mut listed = self.store.list(layout::CONFIG)?;
-        let folders =
-            [layout::CONFIRMED, layout::GC, layout::INDEX, layout::KEYS, layout::PACKS, layout::SNAPSHOTS];
+        let folders = [
+            layout::CONFIRMED,
+            layout::GC,
+            layout::INDEX,
+            layout::KEYS,
+            layout::PACKS,
+            layout::SNAPSHOTS,
+        ];
         for folder in folders {
             listed.extend(self.store.list(folder)?);
         }
@@ -149,7 +155,8 @@ impl Repository {
             }
             Ok(u64::from(self.store.lock_until(name, plan.until)?))
         };
-        let prolonged = plan.due.par_iter().map(prolong).try_reduce(|| 0, |one, more| Ok(one + more))?;
+        let prolonged =
+            plan.due.par_iter().map(prolong).try_reduce(|| 0, |one, more| Ok(one + more))?;
         let next = plan.numbers.last().map_or(Some(1), |last| last.checked_add(1));
         let Some(number) = next else { return Ok(prolonged) };
         let name = layout::lock_record(number);
@@ -217,7 +224,9 @@ fn consider(
     let own_end = |written: Timestamp| written.seconds.saturating_add(period);
     let mut due = Vec::new();
     let mut passed_over = Vec::new();
-    for ObjectInfo { name, modified, .. } in listed.iter().filter(|object| layout::is_lasting(&object.name)) {
+    for ObjectInfo { name, modified, .. } in
+        listed.iter().filter(|object| layout::is_lasting(&object.name))
+    {
         let pack = layout::parse_pack(name);
         let recorded = match pack.is_some_and(|pack| passed_before.contains(&pack)) {
             true => None,
@@ -230,7 +239,9 @@ fn consider(
             Some(pack) => passed_over.push(pack),
             None if is_due(ends) => due.push(name.clone()),
             // Passed over once, and locked long enough by what it was written with: the steps may say more than that.
-            None if recorded.is_none() => passed_over.extend(pack.filter(|pack| passed_before.contains(pack))),
+            None if recorded.is_none() => {
+                passed_over.extend(pack.filter(|pack| passed_before.contains(pack)))
+            }
             None => {}
         }
     }
@@ -367,7 +378,9 @@ mod tests {
                     .map(pack)
                     .collect();
                 // Of what was passed over, less is known than was done.
-                going.iter().for_each(|pack| drop(prolonged.insert(layout::pack(*pack), i64::MIN / 2)));
+                for pack in &going {
+                    prolonged.insert(layout::pack(*pack), i64::MIN / 2);
+                }
                 let (due, record) = consider(&listed, &known, &going, lock, at(now));
                 known = LockRecord::decode(&record.encode()).unwrap();
                 for name in due {

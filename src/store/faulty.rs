@@ -43,7 +43,7 @@ struct State {
     bytes_free: Option<u64>,
     locks: Option<BTreeMap<String, Timestamp>>,
     keeps_locked: bool,
-    prolonged: u64,
+    prolonged: Vec<String>,
 }
 
 /// What a call is, as far as faults tell calls apart.
@@ -110,9 +110,9 @@ impl FaultControl {
         self.state().locks.clone().unwrap_or_default()
     }
 
-    /// How many locks were prolonged.
-    pub fn prolonged(&self) -> u64 {
-        self.state().prolonged
+    /// Whose locks were prolonged, one after another.
+    pub fn prolonged(&self) -> Vec<String> {
+        self.state().prolonged.clone()
     }
 
     pub(super) fn simulates_locks(&self) -> bool {
@@ -131,7 +131,7 @@ impl FaultControl {
 
     pub(super) fn prolong(&self, name: &str, until: Timestamp) {
         self.note_lock(name, until);
-        self.state().prolonged += 1;
+        self.state().prolonged.push(name.to_string());
     }
 
     /// How many of them were creates.

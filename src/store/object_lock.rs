@@ -9,8 +9,6 @@ use opendal::Operator;
 
 use super::error::{Kind, StoreError};
 use super::faulty::{Call, FaultControl};
-#[cfg(feature = "s3")]
-use super::s3_lock::LockKit;
 use super::traffic::Sort;
 use super::{Created, Store, layout};
 use crate::units::Timestamp;

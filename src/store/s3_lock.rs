@@ -16,7 +16,7 @@ use opendal::raw::{
 };
 use opendal::services::{S3, S3Config};
 use opendal::{
-    Buffer, Builder, Configurator, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter,
+    Buffer, Configurator, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter,
     OperationContext, Operator,
 };
 use reqsign_aws_v4::{
@@ -289,7 +289,8 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_the_server_says() {
-        let xml = "<?xml?><Error><Code>AccessDenied</Code><Message>Access \"Denied\"</Message></Error>";
+        let xml =
+            "<?xml?><Error><Code>AccessDenied</Code><Message>Access \"Denied\"</Message></Error>";
         let error = StoreError::from_opendal("packs/a", &refused(&answer(403, xml)));
         assert_eq!(error.kind, Kind::Denied);
         assert_eq!(error.to_string(), "packs/a: AccessDenied: Access 'Denied'");

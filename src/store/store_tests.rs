@@ -23,8 +23,7 @@ fn clones_share_their_content() {
 #[test]
 fn names_that_lead_elsewhere_are_refused() {
     let store = Store::memory();
-    for name in ["", "/config", "../config", "keys/../config", "keys//a", "keys/", ".a", "a b"]
-    {
+    for name in ["", "/config", "../config", "keys/../config", "keys//a", "keys/", ".a", "a b"] {
         assert_eq!(store.get(name).unwrap_err().kind, Kind::Invalid, "{name:?}");
         assert_eq!(store.create(name, vec![1]).unwrap_err().kind, Kind::Invalid, "{name:?}");
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -83,7 +82,8 @@ fn machine(server: &Server, bucket: &str, options: &[&str]) -> Machine {
 fn store(server: &Server, bucket: &str, clock: Arc<dyn Clock>) -> Store {
     let location = Location::parse(OsStr::new(&place(server, bucket)), &[]).unwrap();
     let settings = [("access_key_id", ACCESS_KEY), ("secret_access_key", SECRET_KEY)];
-    let settings = settings.map(|(key, value)| (key.to_string(), Zeroizing::new(value.to_string())));
+    let settings =
+        settings.map(|(key, value)| (key.to_string(), Zeroizing::new(value.to_string())));
     let access = Access { settings: settings.into(), clock, ..Access::default() };
     Store::open(&location, &access, LocalMode::Create).unwrap()
 }
@@ -116,8 +116,10 @@ fn what_lasts_is_locked_and_comes_back_when_somebody_deletes_it_all() {
     machine.ok(&["backup", "--quiet", documents.to_str().unwrap()]);
 
     let all = versions(&server);
-    let (lasting, passing): (Vec<_>, Vec<_>) =
-        all.iter().filter(|version| version.is_latest).partition(|version| layout::is_lasting(&version.name));
+    let (lasting, passing): (Vec<_>, Vec<_>) = all
+        .iter()
+        .filter(|version| version.is_latest)
+        .partition(|version| layout::is_lasting(&version.name));
     assert!(lasting.iter().filter(|version| version.name.starts_with("packs/")).count() >= 2);
     for version in &lasting {
         assert_eq!(version.mode.as_deref(), Some("GOVERNANCE"), "{version:?}");
@@ -127,7 +129,10 @@ fn what_lasts_is_locked_and_comes_back_when_somebody_deletes_it_all() {
         assert_eq!(version.mode, None, "{version:?}");
     }
     // What `init` tried is all that it left locked, for two hours.
-    let tried: Vec<_> = all.iter().filter(|version| version.name.starts_with("probe/") && version.mode.is_some()).collect();
+    let tried: Vec<_> = all
+        .iter()
+        .filter(|version| version.name.starts_with("probe/") && version.mode.is_some())
+        .collect();
     assert_eq!(tried.len(), 1, "{tried:?}");
     assert!((tried[0].until.unwrap() - now() - 7200).abs() < 600, "{tried:?}");
 
@@ -236,7 +241,7 @@ fn a_prune_prolongs_what_is_needed_and_hides_what_is_not() {
     machine.ok(&["backup", "--quiet", "--name", "one", path]);
     write_tree(&documents, 2);
     machine.ok(&["backup", "--quiet", "--name", "two", path]);
-    machine.ok(&["forget", "--keep-last", "1", "--name", "one", "--yes"]);
+    machine.ok(&["forget", "latest~1", "--quiet"]);
     let other = self::machine(&server, LOCKING_BUCKET, &["-o", "object-lock-mode=governance"]);
     let refused = other.run(&["snapshots"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("another mode"));
@@ -259,7 +264,8 @@ fn a_prune_prolongs_what_is_needed_and_hides_what_is_not() {
         assert_days(version, days);
         checked += u64::from(version.is_latest && before.contains_key(&version.name));
     }
-    assert_eq!(prolonged, checked);
+    // A prune takes what it has written itself for as old as the rest: this one's clock is not the server's.
+    assert!(checked > 5 && prolonged >= checked, "{prolonged} of {checked}");
     assert_eq!(prune_later(&server, 20, false).locks_prolonged, Some(0));
     assert_eq!(prune_later(&server, 34, false).locks_prolonged, Some(0));
     // The slot of the one that was forgotten, and what the others brought, may come beside.
@@ -275,7 +281,12 @@ fn without_object_lock_nothing_is_made() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success());
     assert!(said.contains("the bucket has no Object Lock") && said.contains("--retain"), "{said}");
-    assert!(store(&server, BUCKET, Arc::new(aumbry::clock::SystemClock::new())).list("").unwrap().is_empty());
+    assert!(
+        store(&server, BUCKET, Arc::new(aumbry::clock::SystemClock::new()))
+            .list("")
+            .unwrap()
+            .is_empty()
+    );
 
     let disk = without.path("disk");
     let disk = Machine::new(disk.to_str().unwrap(), &[], &[]);
@@ -300,7 +311,9 @@ fn a_name_is_free_when_its_object_is_hidden_and_taken_while_it_is_not() {
     let until = store.locked_until("keys/a").unwrap().unwrap();
     assert!((until.seconds - now() - 30 * DAY).abs() < 600);
     assert!(store.lock_until("keys/a", at(now() + 40 * DAY)).unwrap());
-    assert!((store.locked_until("keys/a").unwrap().unwrap().seconds - now() - 40 * DAY).abs() < 600);
+    assert!(
+        (store.locked_until("keys/a").unwrap().unwrap().seconds - now() - 40 * DAY).abs() < 600
+    );
     assert_eq!(store.get("keys/a").unwrap(), b"one");
 
     store.delete("keys/a").unwrap();

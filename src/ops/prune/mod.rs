@@ -183,6 +183,7 @@ pub fn prune(
     // Whatever became of the rest: what is there must not lose its lock because something else is wrong.
     let prolonged = match &outcome {
         Err(OpsError::Interrupted) => Ok(None),
+        Err(OpsError::Repository(error)) if error.kind == Kind::Unavailable => Ok(None),
         _ => locks::prolong(repository, options, summary.plan.as_ref(), monitor),
     };
     let outcome = outcome?;

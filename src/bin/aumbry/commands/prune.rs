@@ -221,7 +221,8 @@ fn tell(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> Re
         }
         if options.dry_run {
             if let Some(due) = summary.locks_prolonged {
-                output.say(&format!("{} to prolong the locks of objects", count(due, "request")))?;
+                output
+                    .say(&format!("{} to prolong the locks of objects", count(due, "request")))?;
             }
             output.say("this was a dry run: nothing was changed")?;
             return Ok(());
