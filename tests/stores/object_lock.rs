@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::servers::{
     ACCESS_KEY, BUCKET, LOCKING_BUCKET, SECRET_KEY, Server, ask_s3, make_locking_bucket, moto,
-    rclone_program,
+    rclone_program, strict_s3,
 };
 use crate::whole::{Machine, differ, restored, write_tree};
 
@@ -150,7 +150,7 @@ fn what_lasts_is_locked_and_comes_back_when_somebody_deletes_it_all() {
     );
     assert_eq!(refused.trim(), "AccessDenied");
 
-    // Somebody writes over the config and hides everything else. The server's times have milliseconds.
+    // Somebody writes over the config and hides everything else, in a later second: the server counts those.
     let before = ask_s3(
         &server,
         "import time, datetime\n\
@@ -332,4 +332,34 @@ fn a_name_is_free_when_its_object_is_hidden_and_taken_while_it_is_not() {
     // A bucket without it refuses what asks for a lock; nothing is made without.
     elsewhere.clone().locking(lock).create("keys/a", b"one".to_vec()).unwrap_err();
     assert!(elsewhere.list("").unwrap().is_empty());
+}
+
+#[test]
+fn requests_with_locks_and_about_them_are_signed_whole() {
+    let Some(server) = strict_s3() else { return };
+    let clock: Arc<dyn Clock> = Arc::new(aumbry::clock::SystemClock::new());
+    let store = store(&server, BUCKET, clock);
+    store.try_object_lock(LockMode::Compliance, "nonce").unwrap();
+    let lock = ObjectLock { period: Duration::from_secs(30 * 86_400), mode: LockMode::Governance };
+    let store = store.locking(lock);
+    assert_eq!(store.create("packs/00/a", vec![7; 3_000_000]).unwrap(), Created::New);
+    let until = store.locked_until("packs/00/a").unwrap().unwrap();
+    assert!((until.seconds - now() - 30 * DAY).abs() < 600);
+    assert!(store.lock_until("packs/00/a", at(2_000_000_000)).unwrap());
+    assert_eq!(store.locked_until("packs/00/a").unwrap(), Some(at(2_000_000_000)));
+    assert!(!store.lock_until("packs/00/b", at(2_000_000_000)).unwrap());
+    store.create("sessions/a", vec![7; 700]).unwrap();
+    assert_eq!(store.locked_until("sessions/a").unwrap(), None);
+
+    let location = Location::parse(OsStr::new(&place(&server, BUCKET)), &[]).unwrap();
+    let settings = [("access_key_id", ACCESS_KEY), ("secret_access_key", "another")];
+    let settings =
+        settings.map(|(key, value)| (key.to_string(), Zeroizing::new(value.to_string())));
+    let access = Access { settings: settings.into(), ..Access::default() };
+    let stranger = Store::open(&location, &access, LocalMode::Create).unwrap().locking(lock);
+    let error = stranger.create("packs/00/b", vec![7; 700]).unwrap_err();
+    assert_eq!(error.kind, Kind::Denied, "{error}");
+    assert!(error.to_string().contains("SignatureDoesNotMatch"), "{error}");
+    let error = stranger.lock_until("packs/00/a", at(2_100_000_000)).unwrap_err();
+    assert_eq!(error.kind, Kind::Denied, "{error}");
 }

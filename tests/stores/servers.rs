@@ -160,6 +160,18 @@ pub fn make_locking_bucket(server: &Server) {
     ask_s3(server, script, &[LOCKING_BUCKET]);
 }
 
+/// As much of S3 as object locks need, which believes no request that is not signed whole: moto believes them all.
+pub fn strict_s3() -> Option<Server> {
+    find("moto_server")?;
+    let python = find("python")?;
+    Some(start("strict S3", |port, _| {
+        let mut command = Command::new(&python);
+        command.arg("-c").arg(include_str!("strict_s3.py"));
+        command.args([&port.to_string(), ACCESS_KEY, SECRET_KEY]);
+        command
+    }))
+}
+
 /// The `rclone` that is installed; says that the test is skipped where there is none.
 pub fn rclone_program() -> Option<PathBuf> {
     find("rclone")

@@ -86,17 +86,7 @@ pub fn birth_lines(context: &Context, location: &Location, repository: &Reposito
     };
     let retained = match repository.settings().object_lock {
         None => String::new(),
-        Some(ObjectLock { seconds, mode }) => {
-            let time = match seconds % 86_400 {
-                0 => count(seconds / 86_400, "day"),
-                _ => count(seconds / 3600, "hour"),
-            };
-            let by_whom = match mode {
-                LockMode::Governance => "governance",
-                LockMode::Compliance => "compliance",
-            };
-            format!(", which retains what is written for {time} ({by_whom})")
-        }
+        Some(lock) => format!(", which retains what is written for {}", lock_in_words(lock)),
     };
     vec![
         format!(
@@ -107,4 +97,17 @@ pub fn birth_lines(context: &Context, location: &Location, repository: &Reposito
             .to_string(),
         format!("  aumbry {flag}key recovery"),
     ]
+}
+
+/// For how long objects are locked, and how strictly.
+pub fn lock_in_words(ObjectLock { seconds, mode }: ObjectLock) -> String {
+    let time = match seconds % 86_400 {
+        0 => count(seconds / 86_400, "day"),
+        _ => count(seconds / 3600, "hour"),
+    };
+    let mode = match mode {
+        LockMode::Governance => "governance",
+        LockMode::Compliance => "compliance",
+    };
+    format!("{time} ({mode})")
 }
