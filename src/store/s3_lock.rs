@@ -136,9 +136,13 @@ impl LockKit {
             .extension(Operation::Write);
         let body = Buffer::from(Bytes::from(body));
         let answer = self.send(request.body(body).map_err(new_request_build_error)?).await?;
-        match answer.status().is_success() {
-            true => Ok(()),
-            false => Err(refused(&answer)),
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            // What is hidden has a delete marker on top, and a marker cannot be locked.
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Err(Error::new(ErrorKind::NotFound, "there is a delete marker"))
+            }
+            _ => Err(refused(&answer)),
         }
     }
 

@@ -19,6 +19,7 @@ from botocore.credentials import Credentials
 
 ACCESS, SECRET = sys.argv[2:4]
 locks: dict[str, tuple[str, str] | None] = {}
+hidden: set[str] = set()
 
 
 def complaint(method: str, target: str, headers: dict[str, str], body: bytes) -> str | None:
@@ -70,6 +71,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, "<O><ObjectLockEnabled>Enabled</ObjectLockEnabled></O>")
         if self.command == "PUT" and about == "retention":
             mode, until = (re.search(f"<{tag}>(.*?)</{tag}>", body.decode())[1] for tag in ("Mode", "RetainUntilDate"))
+            if name in hidden:
+                return self.answer(405, "<Error><Code>MethodNotAllowed</Code></Error>")
             if name not in locks:
                 return self.answer(404, "<Error><Code>NoSuchKey</Code></Error>")
             locks[name] = (mode, until)
@@ -86,6 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, headers=lock or {})
         if self.command == "DELETE":
             locks.pop(name, None)
+            hidden.add(name)
             return self.answer(204)
         self.answer(404)
 

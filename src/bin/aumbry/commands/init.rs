@@ -101,8 +101,9 @@ pub fn birth_lines(context: &Context, location: &Location, repository: &Reposito
 
 /// For how long objects are locked, and how strictly.
 pub fn lock_in_words(ObjectLock { seconds, mode }: ObjectLock) -> String {
-    let time = match seconds % 86_400 {
-        0 => count(seconds / 86_400, "day"),
+    let time = match (seconds / 86_400, seconds % 86_400) {
+        (1, 0) => "a day".to_string(),
+        (days, 0) => format!("{days} days"),
         _ => count(seconds / 3600, "hour"),
     };
     let mode = match mode {
