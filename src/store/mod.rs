@@ -442,7 +442,7 @@ impl Store {
     /// there.
     pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
         check_name(name)?;
-        self.require_lock(name)?;
+        self.require_lock()?;
         self.pass_guard()?;
         let buffer = Buffer::from(bytes);
         self.call(name, "create", Call::Create { bytes: buffer.len() as u64 }, || {

@@ -116,7 +116,7 @@ const NO_LOCKS: &str = "cannot keep objects from being deleted: only S3 with Obj
 
 impl Store {
     /// The same store, in which what lasts ([`layout::is_lasting`]) is locked when it is made. Where the store cannot do
-    /// that, such objects are not made; all others, and reading, are as ever.
+    /// that, nothing is made; reading is as ever.
     pub fn locking(self, lock: ObjectLock) -> Store {
         let operators = self.locking_operators(lock);
         Store { locking: Some(Arc::new(Locking { lock, operators })), ..self }
@@ -238,11 +238,11 @@ impl Store {
         })
     }
 
-    /// Nothing that is to be locked is made where it would not be.
-    pub(super) fn require_lock(&self, name: &str) -> Result<(), StoreError> {
+    /// Nothing is made where what lasts would not be locked: also nothing that passes, so that a writer is told before it
+    /// has sent anything.
+    pub(super) fn require_lock(&self) -> Result<(), StoreError> {
         let Some(locking) = &self.locking else { return Ok(()) };
-        let can_lock = locking.operators.is_some() || self.simulated_locks().is_some();
-        if can_lock || !layout::is_lasting(name) {
+        if locking.operators.is_some() || self.simulated_locks().is_some() {
             return Ok(());
         }
         let message = format!(
