@@ -29,6 +29,8 @@ pub enum Phase {
     Repack,
     /// Deleting what nobody needs.
     Delete,
+    /// Prolonging the locks of objects.
+    Lock,
     /// Finding what can be mended, and mending it.
     Repair,
     /// Copying snapshots into another repository.

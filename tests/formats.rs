@@ -28,7 +28,7 @@ use aumbry::codec::kdf::{Argon2Cost, stretch_passphrase};
 use aumbry::codec::parity::ParityCode;
 use aumbry::format::VERSION;
 use aumbry::format::bytes::{put_signed, put_time, put_varint};
-use aumbry::format::config::{Form, Settings};
+use aumbry::format::config::{Form, LockMode, ObjectLock, Settings};
 use aumbry::format::directory::DirectoryNode;
 use aumbry::format::generation::{Condemned, Maintainer, Publisher, Sweep};
 use aumbry::format::header::ObjectKind;
@@ -54,7 +54,7 @@ use aumbry::repository::session::Committed;
 use aumbry::repository::writer::Writer;
 use aumbry::repository::{CreateOptions, Environment, Repository};
 use aumbry::source::files::{Files, FilesOptions};
-use aumbry::store::{LocalMode, Store, layout};
+use aumbry::store::{FaultControl, LocalMode, Store, layout};
 use aumbry::tree::entry::{
     Content, Entry, ExtendedAttribute, Extent, FileContent, Metadata, Node, Owner,
 };
@@ -63,8 +63,9 @@ use aumbry::view::{DirectoryRoot, Entries, Extents, read_file};
 
 const PASSPHRASE: &str = "correct horse battery staple";
 /// What every released version must have: all kinds of entries and objects; a delta segment; packs with parity;
-/// generations of collection; key updates.
-const NAMES: [&str; 6] = ["everything", "delta", "parity", "collected", "rekeyed", "confirmed"];
+/// generations of collection; key updates; the second form; settings and a record of object locks.
+const NAMES: [&str; 7] =
+    ["everything", "delta", "parity", "collected", "rekeyed", "confirmed", "locked"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -488,6 +489,35 @@ fn write_confirmed(folder: &Path, tree: &Path) {
     fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
 }
 
+/// A repository whose objects are locked, as far as a disk can pretend that; half of the time is over, and a prune has
+/// prolonged it.
+fn write_locked(folder: &Path, tree: &Path) {
+    let place = folder.join("repository");
+    fs::create_dir_all(tree).unwrap();
+    fs::write(tree.join("first"), noise(30_000, 96)).unwrap();
+    let object_lock = Some(ObjectLock { seconds: 30 * 86_400, mode: LockMode::Compliance });
+    let options = CreateOptions {
+        settings: Settings { object_lock, ..settings() },
+        cost: Some(Argon2Cost::FLOOR),
+        label: "first".into(),
+        cuts_like: None,
+    };
+    let control = FaultControl::new();
+    control.simulate_locks();
+    let store = Store::local(&place, LocalMode::Create).unwrap().with_faults(control);
+    let repository = Repository::create(store, &options, &passphrase(), environment()).unwrap();
+    back_up(&repository, tree);
+    for object in repository.store().list("").unwrap() {
+        let file = fs::File::options().write(true).open(place.join(object.name)).unwrap();
+        let twenty_days = std::time::Duration::from_secs(20 * 86_400);
+        file.set_modified(std::time::SystemTime::now() - twenty_days).unwrap();
+    }
+    let pruned = prune(&repository, &PruneOptions::default(), &SilentMonitor).unwrap();
+    assert!(pruned.locks_prolonged.unwrap() > 0);
+    assert!(repository.store().size(&layout::lock_record(1)).unwrap().is_some());
+    fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
+}
+
 /// A file whose chunks are stored as deltas against those of another, as a later writer will.
 fn write_delta(folder: &Path, tree: &Path) {
     fs::create_dir_all(tree).unwrap();
@@ -897,6 +927,7 @@ fn write_fixtures() {
             "collected" => write_collected(&folder, &tree),
             "rekeyed" => write_rekeyed(&folder, &tree),
             "confirmed" => write_confirmed(&folder, &tree),
+            "locked" => write_locked(&folder, &tree),
             _ => write_parity(&folder, &tree),
         }
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aumbry::codec::compress::{Compressor, compress_delta};
-use aumbry::format::config::Settings;
+use aumbry::format::config::{LockMode, ObjectLock, Settings};
 use aumbry::format::damage::DamageRecord;
 use aumbry::format::directory::{DirectoryChild, DirectoryNode};
 use aumbry::format::generation::{Condemned, Maintainer, Publisher, Sweep};
@@ -18,6 +18,7 @@ use aumbry::format::key_update::{KeyUpdate, Recipient, UpdateHeader};
 use aumbry::format::keyring::{EpochKeys, Keyring};
 use aumbry::format::ledger::Ledger;
 use aumbry::format::list::{ListChild, ListNode};
+use aumbry::format::lock_record::{LockRecord, LockStep};
 use aumbry::format::pack::{BlobRecord, Encoding, PackDirectory};
 use aumbry::format::session::{Purpose, Session};
 use aumbry::format::slot::{SlotHeader, SlotLabel, Way};
@@ -152,6 +153,8 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     seeds.push(("health", damage.encode()));
     let ledger = Ledger { superseded: vec![SESSION], proven: vec![(id, TIME)] };
     seeds.push(("health", ledger.encode()));
+    let steps = vec![LockStep { written_before: TIME, until: TIME }];
+    seeds.push(("health", LockRecord { steps, passed_over: vec![id] }.encode()));
 
     for way in [Way::Recovery, Way::Passphrase { memory_kib: 65_536, passes: 3, lanes: 4 }] {
         let slot = SlotHeader {
@@ -193,6 +196,8 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     seeds.push(("key_update", update.encode()));
 
     seeds.push(("settings", Settings::DEFAULT.encode()));
+    let object_lock = Some(ObjectLock { seconds: 86_400, mode: LockMode::Compliance });
+    seeds.push(("settings", Settings { object_lock, ..Settings::DEFAULT }.encode()));
     let keyring = Keyring {
         id_key: [1; 32],
         chunker_secret: [2; 32],

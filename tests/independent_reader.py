@@ -107,7 +107,7 @@ def fields(payload: bytes, *critical: int, optional: tuple[int, ...] = ()) -> di
 def check_kind(header: bytes, length: int, *kinds: int) -> None:
     damage_if(len(header) < length or header[:8] != MAGIC or header[8:10] == b"\0\0", "not an object of Aumbry")
     version, kind = struct.unpack_from("<HB", header, 8)
-    newer_if(version > 1 or kind > 15, f"format version {version}, kind {kind}")
+    newer_if(version > 1 or kind > 16, f"format version {version}, kind {kind}")
     damage_if(kind not in kinds, f"an object of kind {kind} under this name")
 def check_header(header: bytes, kinds: tuple[int, ...], repository: bytes | None) -> None:
     check_kind(header, HEADER, *kinds)
@@ -201,7 +201,7 @@ class Repository:
             check_header(header, (CONFIG,), None)
             self.id = header[16:32]
             self.id_key, self.epochs, _ = self.unlock(passphrase, recovery)
-            form = fields(self.open("config", CONFIG).payload(), 1001, optional=(1002,)).get(1002, [b"\2"])[-1]
+            form = fields(self.open("config", CONFIG).payload(), 1001, optional=(1002, 1003)).get(1002, [b"\2"])[-1]
             if Cursor(form).varint() != 2:
                 raise Newer("an unknown form of the protocol")
         except (Damaged, Newer, OSError) as error:

@@ -26,6 +26,42 @@ pub enum Form {
 /// How the second form is written; the first is not written at all.
 const FORM_CONFIRMATIONS: u64 = 2;
 
+/// Who may take an object lock away before it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// Whoever has a right of its own for that.
+    Governance,
+    /// Nobody.
+    Compliance,
+}
+
+impl LockMode {
+    const ALL: [LockMode; 2] = [LockMode::Governance, LockMode::Compliance];
+
+    fn number(self) -> u64 {
+        match self {
+            LockMode::Governance => 1,
+            LockMode::Compliance => 2,
+        }
+    }
+}
+
+/// That what lasts is written under an object lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectLock {
+    /// For so many seconds, within [`ObjectLock::SECONDS_MIN`] and [`ObjectLock::SECONDS_MAX`].
+    pub seconds: u64,
+    /// Who may end it sooner.
+    pub mode: LockMode,
+}
+
+impl ObjectLock {
+    /// A day: locks are prolonged when half of them is over, and nobody prunes every hour for that.
+    pub const SECONDS_MIN: u64 = 86_400;
+    /// A hundred years: S3 takes no longer ones.
+    pub const SECONDS_MAX: u64 = 36_500 * 86_400;
+}
+
 /// The settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -45,6 +81,8 @@ pub struct Settings {
     pub parity_percent: u8,
     /// The form of the protocol.
     pub form: Form,
+    /// The object lock that all writers give to what lasts; `None`: none.
+    pub object_lock: Option<ObjectLock>,
     /// When the repository was made.
     pub created: Timestamp,
 }
@@ -60,6 +98,7 @@ impl Settings {
         compression_level: 3,
         parity_percent: 0,
         form: Form::Conditions,
+        object_lock: None,
         created: Timestamp { seconds: 0, nanoseconds: 0 },
     };
 
@@ -78,6 +117,12 @@ impl Settings {
         put_field(&mut output, 1001, &value);
         if self.form == Form::Confirmations {
             put_count_field(&mut output, 1002, FORM_CONFIRMATIONS);
+        }
+        if let Some(lock) = self.object_lock {
+            value.clear();
+            put_varint(&mut value, lock.seconds);
+            put_varint(&mut value, lock.mode.number());
+            put_field(&mut output, 1003, &value);
         }
         put_count_field(&mut output, 1, u64::from(self.segment_length));
         put_count_field(&mut output, 2, u64::from(self.pack_length));
@@ -114,6 +159,15 @@ impl Settings {
                         return Err(FormatError::newer(format!("unknown form {form}")));
                     }
                 },
+                1003 => {
+                    let seconds = value.varint()?;
+                    let mode = value.varint()?;
+                    let known = LockMode::ALL.into_iter().find(|known| known.number() == mode);
+                    let mode = known.ok_or_else(|| {
+                        FormatError::newer(format!("unknown mode {mode} of object locks"))
+                    })?;
+                    settings.object_lock = Some(ObjectLock { seconds, mode });
+                }
                 1 => settings.segment_length = value.varint_u32()?,
                 2 => settings.pack_length = value.varint_u32()?,
                 3 => {
@@ -134,7 +188,10 @@ impl Settings {
             && u64::from(settings.segment_length) <= SEGMENT_LENGTH_MAX / 2
             && (4096..=1 << 30).contains(&settings.segment_length)
             && (1 << 16..=1 << 30).contains(&settings.pack_length)
-            && settings.parity_percent <= PARITY_PERCENT_MAX;
+            && settings.parity_percent <= PARITY_PERCENT_MAX
+            && settings.object_lock.is_none_or(|lock| {
+                (ObjectLock::SECONDS_MIN..=ObjectLock::SECONDS_MAX).contains(&lock.seconds)
+            });
         if !seen_chunker || !ordered || !bounded {
             return Err(FormatError::corrupt(format!("settings that cannot be: {settings:?}")));
         }
@@ -152,6 +209,7 @@ mod tests {
             compression_level: -3,
             parity_percent: 7,
             form: Form::Confirmations,
+            object_lock: Some(ObjectLock { seconds: 30 * 86_400, mode: LockMode::Compliance }),
             created: Timestamp { seconds: 99, nanoseconds: 1 },
             ..Settings::DEFAULT
         };
@@ -174,5 +232,25 @@ mod tests {
         let mut third = second.clone();
         third[at + 3] = 3;
         assert_eq!(Settings::decode(&third).unwrap_err().kind, crate::format::Kind::Newer);
+    }
+
+    #[test]
+    fn an_object_lock_is_a_field_that_old_versions_refuse() {
+        let with = |seconds, mode| {
+            let object_lock = Some(ObjectLock { seconds, mode });
+            Settings { object_lock, ..Settings::DEFAULT }.encode()
+        };
+        let thirty = with(30 * 86_400, LockMode::Governance);
+        // A number (1003), a length, 2 592 000 seconds and the mode.
+        let field = [0xeb, 0x07, 5, 0x80, 0x9a, 0x9e, 0x01, 1];
+        assert_eq!(thirty.len(), Settings::DEFAULT.encode().len() + field.len());
+        let at = thirty.windows(field.len()).position(|bytes| bytes == field).unwrap();
+        let mut unknown = thirty.clone();
+        unknown[at + field.len() - 1] = 3;
+        assert_eq!(Settings::decode(&unknown).unwrap_err().kind, crate::format::Kind::Newer);
+        for seconds in [0, ObjectLock::SECONDS_MIN - 1, ObjectLock::SECONDS_MAX + 1] {
+            let decoded = Settings::decode(&with(seconds, LockMode::Governance));
+            assert_eq!(decoded.unwrap_err().kind, crate::format::Kind::Corrupt, "{seconds}");
+        }
     }
 }

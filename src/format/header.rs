@@ -72,6 +72,8 @@ pub enum ObjectKind {
     Maintainer = 14,
     /// A newer keyring for the key slots that it names (its layout is its own, `key_update`).
     KeyUpdate = 15,
+    /// Until when objects are locked.
+    LockRecord = 16,
 }
 
 impl ObjectKind {
@@ -92,6 +94,7 @@ impl ObjectKind {
             ObjectKind::Mark,
             ObjectKind::Maintainer,
             ObjectKind::KeyUpdate,
+            ObjectKind::LockRecord,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == number)
@@ -115,6 +118,7 @@ impl ObjectKind {
             ObjectKind::Mark => "mark of a decision",
             ObjectKind::Maintainer => "maintainer",
             ObjectKind::KeyUpdate => "key update",
+            ObjectKind::LockRecord => "lock record",
         }
     }
 

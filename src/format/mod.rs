@@ -12,6 +12,7 @@ pub mod key_update;
 pub mod keyring;
 pub mod ledger;
 pub mod list;
+pub mod lock_record;
 pub mod pack;
 pub mod session;
 pub mod slot;

@@ -18,7 +18,7 @@ use crate::format::generation::{Condemned, Publisher, Sweep};
 use crate::format::header::ObjectKind;
 use crate::format::snapshot::Decision;
 use crate::id::{PackId, SessionId, SnapshotId};
-use crate::store::{Created, layout};
+use crate::store::{Created, ObjectInfo, layout};
 use crate::units::Timestamp;
 
 /// Sweeps that are kept, the newest among them, so that clients that were away can follow them one by one.
@@ -292,8 +292,12 @@ impl Repository {
                 layout::parse_pack(&object.name).is_some_and(|pack| swept.contains(&pack))
             })
             .collect();
-        present.par_iter().try_for_each(|object| self.store.delete(&object.name))?;
-        Ok((present.len() as u64, present.iter().map(|object| object.size).sum()))
+        let delete = |object: &ObjectInfo| -> Result<(u64, u64)> {
+            let is_gone = self.delete_unless_locked(&object.name)?;
+            Ok((u64::from(is_gone), if is_gone { object.size } else { 0 }))
+        };
+        let add = |one: (u64, u64), more: (u64, u64)| Ok((one.0 + more.0, one.1 + more.1));
+        present.par_iter().map(delete).try_reduce(|| (0, 0), add)
     }
 
     /// Removes damage records of packs that are gone, and ledgers that a later one takes the place of.
@@ -349,16 +353,26 @@ impl Repository {
     /// Deletes packs that are there although they were swept: from a request that took effect late. Nobody counts on
     /// them, and who has followed the sweeps does not even see them. Only as far back as the sweeps are kept: a client
     /// that has begun since knows of no older ones, and may count on such a pack.
-    fn clear_late_packs(&self, last: &PublishedSweep) -> Result<()> {
+    ///
+    /// Returns the oldest sweep of which a pack is still there, because its lock has not ended: as long as it is, it must
+    /// be known that it was swept.
+    fn clear_late_packs(&self, last: &PublishedSweep) -> Result<Option<u32>> {
         let chain = self.chain(last, 1)?;
-        let swept: HashSet<PackId> =
-            chain.iter().flat_map(|published| &published.sweep.packs).copied().collect();
+        let swept: HashMap<PackId, u32> = chain
+            .iter()
+            .flat_map(|published| {
+                published.sweep.packs.iter().map(|pack| (*pack, published.generation))
+            })
+            .collect();
+        let mut oldest = None;
         for object in self.store.list(layout::PACKS)? {
-            if layout::parse_pack(&object.name).is_some_and(|pack| swept.contains(&pack)) {
-                self.store.delete(&object.name)?;
+            let pack = layout::parse_pack(&object.name);
+            let Some(generation) = pack.and_then(|pack| swept.get(&pack)) else { continue };
+            if !self.delete_unless_locked(&object.name)? {
+                oldest = Some(oldest.map_or(*generation, |oldest: u32| oldest.min(*generation)));
             }
         }
-        Ok(())
+        Ok(oldest)
     }
 
     /// Removes what has become meaningless: registrations of sessions that have decided, tombs that were undone,
@@ -395,21 +409,25 @@ impl Repository {
         let Some(last) = &generations.last else { return Ok(cleared) };
         for session in &snapshots.aborted {
             if session.generation < last.generation {
-                self.store.delete(&self.abort_name(*session))?;
-                cleared.aborts += 1;
+                let is_gone = self.delete_unless_locked(&self.abort_name(*session))?;
+                cleared.aborts += u64::from(is_gone);
             }
         }
+        let mut removed: HashSet<SnapshotId> = HashSet::new();
         for id in &snapshots.swept {
-            self.store.delete(&layout::snapshot(id.0))?;
+            // While it is there, the sweep hides it.
+            if !self.delete_unless_locked(&layout::snapshot(id.0))? {
+                continue;
+            }
+            removed.insert(*id);
             if !self.store.is_conditional() {
-                self.store.delete(&layout::confirmed(id.0))?;
+                self.delete_unless_locked(&layout::confirmed(id.0))?;
                 self.store.delete(&layout::abort(id.0))?;
             }
             cleared.snapshots += 1;
         }
         // Tombs, and marks of those that were undone, after the snapshot; also where the snapshot went in an attempt
         // that was interrupted, or a tomb came late.
-        let removed: HashSet<SnapshotId> = snapshots.swept.iter().copied().collect();
         let over = snapshots.tomb_objects.iter().filter(|(id, _)| !generations.lets_live(id.0));
         for (id, name) in over {
             // Not while the snapshot is there: should the sweep be lost, nothing else says that it was forgotten.
@@ -419,11 +437,14 @@ impl Repository {
         }
         self.clear_health()?;
         self.clear_probes()?;
-        self.clear_late_packs(last)?;
-        // The packs of older sweeps are gone: no generation begins before those of the last one are.
-        let kept = last.generation.saturating_sub(KEPT_SWEEPS as u32 - 1);
+        let oldest_needed = self.clear_late_packs(last)?.unwrap_or(u32::MAX);
+        // The packs of older sweeps are gone: no generation begins before those of the last one are, or are locked.
+        let kept = last.generation.saturating_sub(KEPT_SWEEPS as u32 - 1).min(oldest_needed);
         for generation in generations.sweeps.range(..kept) {
-            self.store.delete(&layout::sweep(*generation))?;
+            // Upwards: a chain has no gap.
+            if !self.delete_unless_locked(&layout::sweep(*generation))? {
+                return Ok(cleared);
+            }
         }
         // No sooner than its sweep: it is asked for by name.
         for generation in generations.condemned.range(..kept) {

@@ -390,8 +390,8 @@ impl Repository {
     /// Removes the updates before this revision. Only for when nobody needs them: every slot has this one.
     pub fn remove_updates_before(&self, revision: u32) -> Result<()> {
         for older in revisions(&self.store.list(layout::KEYS)?).range(..revision) {
-            self.store.delete(&layout::key_update(*older))?;
-            self.store.delete(&layout::key_update_copy(*older))?;
+            self.delete_unless_locked(&layout::key_update(*older))?;
+            self.delete_unless_locked(&layout::key_update_copy(*older))?;
         }
         Ok(())
     }

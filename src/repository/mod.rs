@@ -17,6 +17,7 @@ mod look;
 mod maintainer;
 pub mod marks;
 pub mod mend;
+pub mod object_locks;
 mod open_packs;
 pub mod packer;
 pub mod planted;
@@ -32,7 +33,7 @@ pub mod tombs;
 pub mod verify;
 pub mod writer;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -125,6 +126,7 @@ pub struct Repository {
     adopted: Mutex<Option<bool>>,
     mended: Mutex<MendedPacks>,
     damaged: Mutex<Option<Arc<HashSet<PackId>>>>,
+    still_locked: Mutex<BTreeSet<String>>,
 }
 
 impl Repository {
@@ -162,9 +164,11 @@ impl Repository {
                 format!("parity of {percent} %: it must be from 0 to {PARITY_PERCENT_MAX}");
             return Err(RepositoryError::new(Kind::Invalid, store.location(), message));
         }
+        let settings = object_locks::decide_lock(&store, options.settings, &environment)?;
         let (store, form) = proving::decide_form(store, &environment)?;
         let id = RepositoryId(environment.chance.bytes()?);
-        let mut settings = Settings { created: environment.clock.now(), form, ..options.settings };
+        let mut settings = Settings { created: environment.clock.now(), form, ..settings };
+        let store = object_locks::in_lock(store, &settings)?;
         let mut chunker_secret = environment.chance.bytes()?;
         if let Some(Cutting { params, secret }) = &options.cuts_like {
             settings.chunk_minimum = params.minimum;
@@ -342,6 +346,7 @@ impl Repository {
         };
         let marks = Shelf::new(id, cache_folder.as_deref());
         let store = proving::in_form(store, settings.form, &cache, &environment)?;
+        let store = object_locks::in_lock(store, &settings)?;
         Ok(Repository {
             store,
             id,
@@ -359,6 +364,7 @@ impl Repository {
             adopted: Mutex::new(None),
             mended: Mutex::default(),
             damaged: Mutex::new(None),
+            still_locked: Mutex::default(),
         })
     }
 

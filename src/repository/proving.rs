@@ -54,7 +54,7 @@ pub(super) fn in_form(
     }
 }
 
-fn nonce(environment: &Environment) -> Result<String> {
+pub(super) fn nonce(environment: &Environment) -> Result<String> {
     let random: [u8; 16] = environment.chance.bytes()?;
     Ok(format!("{:032x}", u128::from_le_bytes(random)))
 }

@@ -55,7 +55,7 @@ pub struct Inventory {
     /// Sessions that have shared when packs were proven.
     pub ledgers: Vec<SessionId>,
     /// Marks of tombs that were undone, by name; where the store cannot create if absent also marks of other decisions,
-    /// and who collects.
+    /// and who collects. Records of object locks, too.
     pub marks: Vec<(ObjectKind, String)>,
     /// What repairs took out of the way, with lengths in bytes.
     pub quarantined: Vec<(String, u64)>,
@@ -125,6 +125,8 @@ impl Repository {
                 inventory.marks.push((ObjectKind::Mark, name));
             } else if name == layout::MAINTAINER {
                 inventory.marks.push((ObjectKind::Maintainer, name));
+            } else if layout::parse_lock_record(&name).is_some() {
+                inventory.marks.push((ObjectKind::LockRecord, name));
             } else if name.starts_with(layout::QUARANTINE) {
                 inventory.quarantined.push((name, object.size));
             } else if name != layout::CONFIG

@@ -1,10 +1,11 @@
 //! A store that fails when it is told to, for tests: the same calls, the same faults.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::{Kind, StoreError};
+use crate::units::Timestamp;
 
 /// On which side of its effect a call is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,9 @@ struct State {
     lose_reply_of_create: Option<u64>,
     bytes_left: Option<u64>,
     bytes_free: Option<u64>,
+    locks: Option<BTreeMap<String, Timestamp>>,
+    keeps_locked: bool,
+    prolonged: Vec<String>,
 }
 
 /// What a call is, as far as faults tell calls apart.
@@ -88,6 +92,46 @@ impl FaultControl {
     /// there.
     pub fn allow_only_creating(&self) {
         self.state().denies = true;
+    }
+
+    /// From now on the store has object locks, which only remember until when. Deleting what is locked hides it, as S3
+    /// does.
+    pub fn simulate_locks(&self) {
+        self.state().locks.get_or_insert_default();
+    }
+
+    /// Whether it refuses to delete what is locked, whatever the time: as stores do that keep no versions.
+    pub fn keep_locked(&self, keeps: bool) {
+        self.state().keeps_locked = keeps;
+    }
+
+    /// What is locked, and until when.
+    pub fn locks(&self) -> BTreeMap<String, Timestamp> {
+        self.state().locks.clone().unwrap_or_default()
+    }
+
+    /// Whose locks were prolonged, one after another.
+    pub fn prolonged(&self) -> Vec<String> {
+        self.state().prolonged.clone()
+    }
+
+    pub(super) fn simulates_locks(&self) -> bool {
+        self.state().locks.is_some()
+    }
+
+    pub(super) fn locked_until(&self, name: &str) -> Option<Timestamp> {
+        self.state().locks.as_ref()?.get(name).copied()
+    }
+
+    pub(super) fn note_lock(&self, name: &str, until: Timestamp) {
+        if let Some(locks) = &mut self.state().locks {
+            locks.insert(name.to_string(), until);
+        }
+    }
+
+    pub(super) fn prolong(&self, name: &str, until: Timestamp) {
+        self.note_lock(name, until);
+        self.state().prolonged.push(name.to_string());
     }
 
     /// How many of them were creates.
@@ -186,6 +230,11 @@ impl FaultControl {
         state.calls += 1;
         if state.denies && matches!(call, Call::Delete { .. }) {
             let message = "these credentials may not delete";
+            return Verdict::Refuse(StoreError::new(Kind::Denied, name, message));
+        }
+        let is_locked = state.locks.as_ref().is_some_and(|locks| locks.contains_key(name));
+        if is_locked && state.keeps_locked && matches!(call, Call::Delete { .. }) {
+            let message = "AccessDenied: the object is locked";
             return Verdict::Refuse(StoreError::new(Kind::Denied, name, message));
         }
         let stopped = || StoreError::new(Kind::Unavailable, name, "the process has been stopped");

@@ -43,6 +43,7 @@ const COPY: &str = ".copy";
 const CONDEMNED: &str = ".condemned";
 const SWEEP: &str = ".sweep";
 const UNDONE: &str = ".undone";
+const LOCKS: &str = ".locks";
 const RESERVE: &str = "gc/reserve-";
 
 /// A key slot's name.
@@ -120,6 +121,11 @@ pub fn sweep(generation: u32) -> String {
     format!("{GC}{generation:08x}{SWEEP}")
 }
 
+/// The name of a record of until when objects are locked.
+pub fn lock_record(number: u32) -> String {
+    format!("{GC}{number:08x}{LOCKS}")
+}
+
 /// The name of a part of the room that is kept for collecting on a full disk.
 pub fn reserve(part: u32) -> String {
     format!("{RESERVE}{part:08x}")
@@ -194,6 +200,21 @@ pub fn parse_condemned(name: &str) -> Option<u32> {
 /// The generation whose sweep stands under this name.
 pub fn parse_sweep(name: &str) -> Option<u32> {
     parse_number(name, GC, SWEEP, sweep)
+}
+
+/// The number of the record of locks with this name.
+pub fn parse_lock_record(name: &str) -> Option<u32> {
+    parse_number(name, GC, LOCKS, lock_record)
+}
+
+/// Whether an object of this name is one that a restore needs, or that says which snapshots there are, and stays until
+/// nobody needs it: settings and keys, packs, index objects, slots with what confirms them, sweeps. All others are gone
+/// after a while, or tell only how things stand; without them, no snapshot is lost.
+pub fn is_lasting(name: &str) -> bool {
+    let folders = [KEYS, PACKS, INDEX, SNAPSHOTS, CONFIRMED];
+    name == CONFIG
+        || folders.iter().any(|folder| name.starts_with(folder))
+        || parse_sweep(name).is_some()
 }
 
 /// The part of the reserve with this name.
@@ -288,6 +309,7 @@ mod tests {
         assert_eq!(parse_condemned(&condemned(u32::MAX)), Some(u32::MAX));
         assert_eq!(parse_sweep(&sweep(0)), Some(0));
         assert_eq!(parse_reserve(&reserve(3)), Some(3));
+        assert_eq!(parse_lock_record(&lock_record(0x1f)), Some(0x1f));
         assert_eq!(parse_damaged(&damaged(pack_id)), Some(pack_id));
         assert_eq!(parse_ledger(&ledger(example())), Some(example()));
         assert_eq!(parse_key_update(&key_update(7)), Some(7));
@@ -297,6 +319,41 @@ mod tests {
         }
         for folder in [KEYS, SESSIONS, PACKS, INDEX, SNAPSHOTS, TOMBS, GC, DAMAGED, LEDGER] {
             assert!(is_prefix(folder) && !is_name(folder));
+        }
+    }
+
+    #[test]
+    fn what_a_restore_needs_lasts_and_what_passes_does_not() {
+        let pack_id = PackId { session: example(), number: 1 };
+        let tomb_id = TombId { session: example(), number: 1 };
+        for name in [
+            CONFIG.to_string(),
+            key(KeySlotId([9; 16])),
+            key_update(1),
+            key_update_copy(1),
+            pack(pack_id),
+            index(IndexId { session: example(), number: 0 }),
+            snapshot(example()),
+            confirmed(example()),
+            sweep(1),
+        ] {
+            assert!(is_lasting(&name), "{name}");
+        }
+        for name in [
+            session(example()),
+            tomb(tomb_id),
+            undone(tomb_id),
+            abort(example()),
+            condemned(1),
+            lock_record(1),
+            reserve(1),
+            MAINTAINER.to_string(),
+            damaged(pack_id),
+            ledger(example()),
+            format!("{PROBE}x"),
+            format!("{QUARANTINE}config"),
+        ] {
+            assert!(!is_lasting(&name), "{name}");
         }
     }
 

@@ -123,6 +123,9 @@ const SCHEMES: &str =
 /// An option of ours: that a server lists names in their order, which we believe of AWS alone.
 pub(super) const LISTS_IN_ORDER: &str = "lists_in_order";
 
+/// An option of ours: who may take object locks away before they end.
+pub(super) const OBJECT_LOCK_MODE: &str = "object_lock_mode";
+
 /// Options whose values nobody else may see, by a part of their names. Command lines can be seen by all users.
 const SECRETS: [&str; 7] =
     ["secret", "password", "token", "_key", "credential", "passphrase", "delegation"];
@@ -303,8 +306,9 @@ impl Place {
                 ("server_side_encryption", "server_side_encryption"),
                 ("server_side_encryption_aws_kms_key_id", "server_side_encryption_aws_kms_key_id"),
                 ("list_v1", "disable_list_objects_v2"),
-                // Ours: OpenDAL never sees it.
+                // Ours: OpenDAL never sees them.
                 ("lists_in_order", LISTS_IN_ORDER),
+                ("object_lock_mode", OBJECT_LOCK_MODE),
             ],
             Place::Azblob { .. } => &[("account", "account_name")],
             Place::Gcs { .. } => &[

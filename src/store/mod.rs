@@ -14,6 +14,7 @@ mod line;
 mod listing;
 mod local;
 pub mod location;
+mod object_lock;
 #[cfg(test)]
 mod odd;
 mod open;
@@ -21,9 +22,13 @@ pub mod probe;
 mod rate;
 #[cfg(test)]
 mod remote_tests;
+#[cfg(feature = "s3")]
+mod s3_lock;
 #[cfg(feature = "sftp")]
 mod sftp;
 mod spare;
+#[cfg(test)]
+mod store_tests;
 mod traffic;
 #[cfg(feature = "http")]
 mod wire;
@@ -49,8 +54,14 @@ pub use self::faulty::{Effect, FaultControl};
 pub use self::line::Patience;
 use self::line::{Line, Watched};
 use self::local::LocalService;
+#[cfg(not(feature = "s3"))]
+use self::object_lock::LockKit;
+use self::object_lock::Locking;
+pub use self::object_lock::{LockMode, ObjectLock};
 pub use self::probe::Capabilities;
 use self::probe::Guard;
+#[cfg(feature = "s3")]
+use self::s3_lock::LockKit;
 #[cfg(feature = "sftp")]
 use self::sftp::SftpService;
 #[cfg(feature = "sftp")]
@@ -105,6 +116,7 @@ pub struct Store {
     inner: Arc<Inner>,
     faults: Option<FaultControl>,
     guard: Option<Arc<Guard>>,
+    locking: Option<Arc<Locking>>,
 }
 
 struct Inner {
@@ -121,6 +133,9 @@ struct Inner {
     moves: bool,
     // Somebody else's server, of which a probe has to find out what it does.
     is_unproven: bool,
+    // What object locks go by, where there are any, and which mode somebody wants them to have.
+    lock_kit: Option<Arc<LockKit>>,
+    lock_mode: Option<LockMode>,
     // Started by the first call, so that a store which is only opened costs no threads. Connections live in it.
     runtime: Arc<OnceLock<Runtime>>,
 }
@@ -142,6 +157,8 @@ impl Inner {
             is_conditional: true,
             moves: false,
             is_unproven: false,
+            lock_kit: None,
+            lock_mode: None,
             runtime: Arc::default(),
         }
     }
@@ -158,6 +175,8 @@ impl Inner {
             is_conditional: self.is_conditional,
             moves: self.moves,
             is_unproven: self.is_unproven,
+            lock_kit: self.lock_kit.clone(),
+            lock_mode: self.lock_mode,
             runtime: self.runtime.clone(),
         }
     }
@@ -261,7 +280,7 @@ impl Store {
     }
 
     fn of(inner: Inner) -> Store {
-        Store { inner: Arc::new(inner), faults: None, guard: None }
+        Store { inner: Arc::new(inner), faults: None, guard: None, locking: None }
     }
 
     /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
@@ -440,10 +459,12 @@ impl Store {
 
     fn create_of(&self, name: &str, buffer: &Buffer) -> Result<Created, StoreError> {
         check_name(name)?;
+        self.require_lock()?;
         self.pass_guard()?;
         self.call(name, "create", Call::Create { bytes: buffer.len() as u64 }, || {
             let is_conditional = self.inner.is_conditional;
             if self.put(name, buffer, is_conditional)? || self.holds(name, buffer)? {
+                self.note_lock(name);
                 Ok(Created::New)
             } else {
                 Ok(Created::AlreadyThere)
@@ -475,7 +496,8 @@ impl Store {
     /// `true` when the object was made, `false` when the name was taken, perhaps by an attempt of our own whose
     /// reply was lost.
     fn put(&self, name: &str, buffer: &Buffer, if_not_exists: bool) -> Result<bool, StoreError> {
-        let operator = &self.inner.operator;
+        let locking = self.locking.as_ref().and_then(|locking| locking.operator(name));
+        let operator = locking.unwrap_or(&self.inner.operator);
         let refusal = self.faults.as_ref().and_then(|faults| faults.refuses_overwriting(name));
         if let Some(refusal) = refusal
             && !if_not_exists
@@ -695,48 +717,4 @@ fn into_vec(buffer: Buffer) -> Vec<u8> {
     // The last other owner has to go first, or the conversion would have to copy.
     drop(buffer);
     bytes.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_store_conforms() {
-        conformance::check(&Store::memory());
-    }
-
-    #[test]
-    fn remote_store_conforms() {
-        let operator = Operator::new(opendal::services::Memory::default()).unwrap();
-        conformance::check(&Store::remote(operator, "memory, as if far away"));
-    }
-
-    #[test]
-    fn clones_share_their_content() {
-        let store = Store::memory();
-        store.clone().create("config", b"one".to_vec()).unwrap();
-        assert_eq!(store.get("config").unwrap(), b"one");
-    }
-
-    #[test]
-    fn names_that_lead_elsewhere_are_refused() {
-        let store = Store::memory();
-        for name in ["", "/config", "../config", "keys/../config", "keys//a", "keys/", ".a", "a b"]
-        {
-            assert_eq!(store.get(name).unwrap_err().kind, Kind::Invalid, "{name:?}");
-            assert_eq!(store.create(name, vec![1]).unwrap_err().kind, Kind::Invalid, "{name:?}");
-        }
-        for prefix in ["/", "..", "../", "packs/../", "packs//"] {
-            assert_eq!(store.list(prefix).unwrap_err().kind, Kind::Invalid, "{prefix:?}");
-        }
-    }
-
-    #[test]
-    fn reading_takes_the_bytes_over_without_a_copy() {
-        let bytes = vec![7; 1 << 20];
-        let address = bytes.as_ptr();
-        let bytes = into_vec(Buffer::from(bytes));
-        assert_eq!(bytes.as_ptr(), address);
-    }
 }

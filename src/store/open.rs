@@ -10,6 +10,8 @@ use opendal::{Builder, Configurator, OperationContext, Operator};
 
 #[cfg(feature = "http")]
 use super::Inner;
+#[cfg(feature = "s3")]
+use super::LockKit;
 use super::access::Access;
 use super::error::{Kind, StoreError};
 use super::local::LocalService;
@@ -113,6 +115,7 @@ fn open_remote(
 
     let is_said_to_list_in_order =
         settings.remove(LISTS_IN_ORDER).is_some_and(|value| value == "true");
+    let lock_mode = take_lock_mode(&mut settings, shown)?;
     let mut line = access.line(shown.to_string(), true);
     line.is_wired = true;
     let line = Arc::new(line);
@@ -163,6 +166,8 @@ fn open_remote(
     let identity = identity(shown, &settings);
     let lists_in_order = is_said_to_list_in_order || is_known_to_list_in_order(place, &settings);
     let runtime = super::start_runtime(shown)?;
+    #[cfg_attr(not(feature = "s3"), allow(unused_mut, reason = "only S3 has locks"))]
+    let mut lock_kit = None;
     let operator = {
         // Some services look for a runtime when they are built.
         let _entered = runtime.enter();
@@ -188,7 +193,10 @@ fn open_remote(
                 settings
                     .entry("endpoint".to_string())
                     .or_insert_with(|| "https://s3.amazonaws.com".to_string());
-                build::<opendal::services::S3>(settings)
+                LockKit::new(settings.clone(), wire.clone()).and_then(|kit| {
+                    lock_kit = kit.map(Arc::new);
+                    build::<opendal::services::S3>(settings)
+                })
             }
             #[cfg(feature = "azblob")]
             Place::Azblob { endpoint, .. } => {
@@ -245,10 +253,25 @@ fn open_remote(
         is_conditional: capability.write_with_if_not_exists && !moves,
         moves,
         is_unproven: true,
+        lock_kit,
+        lock_mode,
         runtime: Arc::new(std::sync::OnceLock::from(runtime)),
         ..Inner::sharing(operator.with_context(context), line)
     };
     Ok(Store::of(inner))
+}
+
+/// The mode that object locks shall have, if anybody says so.
+#[cfg(feature = "http")]
+fn take_lock_mode(
+    settings: &mut Settings,
+    shown: &str,
+) -> Result<Option<super::LockMode>, StoreError> {
+    let Some(mode) = settings.remove(super::location::OBJECT_LOCK_MODE) else { return Ok(None) };
+    mode.parse().map(Some).map_err(|()| {
+        let reason = "-o object-lock-mode is governance or compliance";
+        StoreError::new(Kind::Invalid, shown, reason)
+    })
 }
 
 /// Settings that say which store it is, whoever gave them. None of them is a secret.

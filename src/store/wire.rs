@@ -23,6 +23,8 @@ use super::line::Line;
 use super::rate::{Limiter, PIECE};
 use super::traffic::Sort;
 use crate::clock::Clock;
+#[cfg(feature = "s3")]
+use crate::units::Timestamp;
 
 /// How long a connection may take to come about. Below the time in which an attempt must show life.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -34,7 +36,8 @@ const REDIRECTIONS: usize = 5;
 #[cfg(feature = "s3")]
 const REGION: Duration = Duration::from_secs(30);
 
-/// A transport for OpenDAL, over one pool of connections.
+/// A transport for OpenDAL, over one pool of connections, which clones share.
+#[derive(Clone)]
 pub(super) struct Wire {
     client: reqwest::Client,
     line: Arc<Line>,
@@ -57,6 +60,12 @@ impl Wire {
             .build()
             .map_err(|error| format!("cannot prepare connections: {}", deepest(&error)))?;
         Ok(Wire { client, line })
+    }
+
+    /// What time it is on this machine.
+    #[cfg(feature = "s3")]
+    pub(super) fn now(&self) -> Timestamp {
+        self.line.clock.now()
     }
 
     /// Where AWS has a bucket: its server tells anybody, whatever else it answers. `None`: it does not tell. An error

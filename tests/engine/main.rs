@@ -21,6 +21,7 @@ mod forgetting;
 mod healing;
 mod mirror;
 mod model;
+mod object_locks;
 mod packs;
 mod parity;
 mod passing;

@@ -7,6 +7,7 @@
 #[path = "../../src/store/conformance.rs"]
 mod conformance;
 mod fake_gcs;
+mod object_lock;
 mod proxy;
 mod remote;
 mod servers;

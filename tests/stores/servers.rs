@@ -19,6 +19,8 @@ pub const ACCESS_KEY: &str = "aumbrytestaccess";
 pub const SECRET_KEY: &str = "aumbrytestsecretaumbrytestsecret";
 /// The bucket, container or folder that is there when a server has started.
 pub const BUCKET: &str = "backups";
+/// A bucket with Object Lock, where a test has made one.
+pub const LOCKING_BUCKET: &str = "locking";
 /// The account that azurite knows without being told, and its key: both are published in its documentation.
 pub const AZURE_ACCOUNT: &str = "devstoreaccount1";
 /// The key of that account.
@@ -105,11 +107,25 @@ fn find(program: &str) -> Option<PathBuf> {
     found
 }
 
-/// Runs a Python script that uses what the servers' folder has.
-fn python(script: &str, arguments: &[&str]) {
+/// Runs a Python script that uses what the servers' folder has. Returns what it prints.
+fn python(script: &str, arguments: &[&str]) -> String {
     let python = find("python").expect("the servers' folder has a Python");
     let output = Command::new(python).arg("-c").arg(script).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a Python script in which `s3` is a client of this server, with these arguments in `arguments`. Returns what it
+/// prints.
+pub fn ask_s3(server: &Server, script: &str, arguments: &[&str]) -> String {
+    let client = "import boto3, json, sys\n\
+                  url, access, secret = sys.argv[1:4]\n\
+                  arguments = sys.argv[4:]\n\
+                  s3 = boto3.client('s3', endpoint_url=url, region_name='us-east-1',\n\
+                                    aws_access_key_id=access, aws_secret_access_key=secret)\n";
+    let url = format!("http://{}", server.address());
+    let arguments = [&[url.as_str(), ACCESS_KEY, SECRET_KEY], arguments].concat();
+    python(&format!("{client}{script}"), &arguments)
 }
 
 /// An S3 server that honours conditions, in memory, with the bucket. It answers one request after another: with threads, two
@@ -135,13 +151,30 @@ pub fn moto() -> Option<Server> {
 
 /// Makes the bucket by a signed request.
 fn make_bucket(server: &Server) {
-    python(
-        "import boto3, sys\n\
-         url, access, secret, bucket = sys.argv[1:]\n\
-         boto3.client('s3', endpoint_url=url, region_name='us-east-1', aws_access_key_id=access,\n\
-                      aws_secret_access_key=secret).create_bucket(Bucket=bucket)",
-        &[&format!("http://{}", server.address()), ACCESS_KEY, SECRET_KEY, BUCKET],
-    );
+    ask_s3(server, "s3.create_bucket(Bucket=arguments[0])", &[BUCKET]);
+}
+
+/// Makes a bucket with Object Lock beside it.
+pub fn make_locking_bucket(server: &Server) {
+    let script = "s3.create_bucket(Bucket=arguments[0], ObjectLockEnabledForBucket=True)";
+    ask_s3(server, script, &[LOCKING_BUCKET]);
+}
+
+/// As much of S3 as object locks need, which believes no request that is not signed whole: moto believes them all.
+pub fn strict_s3() -> Option<Server> {
+    find("moto_server")?;
+    let python = find("python")?;
+    Some(start("strict S3", |port, _| {
+        let mut command = Command::new(&python);
+        command.arg("-c").arg(include_str!("strict_s3.py"));
+        command.args([&port.to_string(), ACCESS_KEY, SECRET_KEY]);
+        command
+    }))
+}
+
+/// The `rclone` that is installed; says that the test is skipped where there is none.
+pub fn rclone_program() -> Option<PathBuf> {
+    find("rclone")
 }
 
 /// An S3 server over a folder that ignores conditions and says nothing of it.

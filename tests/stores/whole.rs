@@ -16,7 +16,7 @@ use crate::servers::{
 use crate::sshd::Sshd;
 
 /// A machine with a home of its own, whose repository is at a place.
-struct Machine {
+pub struct Machine {
     home: tempfile::TempDir,
     place: String,
     variables: Vec<(&'static str, String)>,
@@ -24,17 +24,20 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(place: &str, variables: &[(&'static str, String)], options: &[String]) -> Machine {
+    /// One that was never used, with these variables set and these options in front of every command.
+    pub fn new(place: &str, variables: &[(&'static str, String)], options: &[String]) -> Machine {
         let home = tempfile::tempdir().unwrap();
         let (variables, options) = (variables.to_vec(), options.to_vec());
         Machine { home, place: place.to_string(), variables, options }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// Something below its home.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    /// Runs the program.
+    pub fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_aumbry"));
         command
             .env_clear()
@@ -45,8 +48,9 @@ impl Machine {
         command.args(&self.options).args(arguments).output().unwrap()
     }
 
+    /// Runs it, and expects no trouble. Returns what it prints.
     #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
         let printed = String::from_utf8_lossy(&output.stdout);
@@ -62,7 +66,8 @@ fn text(number: usize, lines: usize) -> String {
         .collect()
 }
 
-fn write_tree(folder: &Path, version: usize) {
+/// Writes the files that a test backs up.
+pub fn write_tree(folder: &Path, version: usize) {
     fs::create_dir_all(folder.join("letters")).unwrap();
     for number in 0..60 {
         let changes = usize::from(number % 5 == 0) * version;
@@ -75,12 +80,14 @@ fn write_tree(folder: &Path, version: usize) {
     fs::write(folder.join(format!("only-{version}")), text(version, 500)).unwrap();
 }
 
-fn differ(one: &Path, other: &Path) -> String {
+/// What tells two folders apart.
+pub fn differ(one: &Path, other: &Path) -> String {
     let output = Command::new("diff").arg("-r").arg(one).arg(other).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn restored(machine: &Machine) -> PathBuf {
+/// Restores the latest snapshot. Returns where its Documents are.
+pub fn restored(machine: &Machine) -> PathBuf {
     let target = machine.path("restored");
     machine.ok(&["restore", "latest", "--target", target.to_str().unwrap()]);
     let mut folders = vec![target];

@@ -8,6 +8,7 @@
 //!
 //! Memory: what finding out what is needed takes (`ops::marking`), a row a pack, and a writer's packs while copying.
 
+mod locks;
 mod lost;
 mod needs;
 pub mod plan;
@@ -139,6 +140,11 @@ pub struct PruneSummary {
     pub cleared: Cleared,
     /// Index objects that became fewer.
     pub merged: Merged,
+    /// Objects whose locks were prolonged, or, in a dry run, would be: a request each. `None`: the repository locks
+    /// nothing.
+    pub locks_prolonged: Option<u64>,
+    /// Objects that were to go and that the store keeps, because their locks have not ended.
+    pub still_locked: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -174,7 +180,16 @@ pub fn prune(
             break;
         }
     }
-    match outcome? {
+    // Whatever became of the rest: what is there must not lose its lock because something else is wrong.
+    let prolonged = match &outcome {
+        Err(OpsError::Interrupted) => Ok(None),
+        Err(OpsError::Repository(error)) if error.kind == Kind::Unavailable => Ok(None),
+        _ => locks::prolong(repository, options, summary.plan.as_ref(), monitor),
+    };
+    let outcome = outcome?;
+    summary.locks_prolonged = prolonged?;
+    summary.still_locked = repository.still_locked();
+    match outcome {
         Attempt::Done => {}
         Attempt::Overtaken => {
             return Err(OpsError::Busy(format!(

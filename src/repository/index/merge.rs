@@ -103,6 +103,10 @@ impl Repository {
     }
 
     fn merge_as(&self, session: SessionId, monitor: &dyn Monitor) -> Result<Merged> {
+        // What is merged would stay beside what takes its place, and be merged again by every run.
+        if self.still_locked() > 0 {
+            return Ok(Merged::default());
+        }
         let report = self.refresh_index(monitor)?;
         report.generations.require_readable()?;
         let wanted = self.worth_merging()?;
@@ -145,11 +149,14 @@ impl Repository {
         writing.write(packs, superseded)?;
         let Some(written) = writing.finish()? else { return Ok(writing.merged) };
         // Until here nothing was taken away; from here on the new ones are listed.
+        let mut removed = Vec::with_capacity(wanted.len());
         for id in &wanted {
-            self.store.delete(&layout::index(*id))?;
+            if self.delete_unless_locked(&layout::index(*id))? {
+                removed.push(*id);
+            }
         }
-        self.cache.forget_superseded(&wanted)?;
-        Ok(Merged { removed: wanted.len() as u64, ..written })
+        self.cache.forget_superseded(&removed)?;
+        Ok(Merged { removed: removed.len() as u64, ..written })
     }
 
     /// The index objects to be merged.

@@ -1,10 +1,13 @@
 //! `aumbry init`: makes a repository.
 
 use aumbry::format::config::Form;
+use aumbry::format::config::LockMode;
+use aumbry::format::config::ObjectLock;
 use aumbry::format::config::Settings;
 use aumbry::repository::CreateOptions;
 use aumbry::repository::Repository;
 use aumbry::units::bytes::parse_percent;
+use aumbry::units::duration::parse_duration;
 use clap::Args;
 use serde_json::json;
 
@@ -12,6 +15,7 @@ use crate::context::Context;
 use crate::context::Location;
 use crate::failure::Failure;
 use crate::failure::Outcome;
+use crate::output::count;
 
 /// How it is made.
 #[derive(Args)]
@@ -22,6 +26,10 @@ pub struct InitArgs {
     /// Keep so much more of every pack, from 1% to 100%, that damage up to that much of it can be mended
     #[arg(long, value_name = "N%", value_parser = parse_parity, default_value = "0%")]
     parity: u8,
+    /// Let nobody delete what is written before so much time is over, where the store can: S3 with Object Lock.
+    /// `prune` prolongs it for what is still needed, and has to run at least twice in that time
+    #[arg(long, value_name = "TIME")]
+    retain: Option<String>,
 }
 
 /// A whole number of percent.
@@ -36,7 +44,11 @@ fn parse_parity(text: &str) -> Result<u8, String> {
 /// Makes it.
 pub fn run(args: &InitArgs, context: &Context) -> Result<Outcome, Failure> {
     let location = context.location()?;
-    let settings = Settings { parity_percent: args.parity, ..Settings::DEFAULT };
+    let retained = args.retain.as_deref().map(parse_duration).transpose()?;
+    // Unless the place says otherwise (-o object-lock-mode): a slip must not cost years of storage.
+    let mode = LockMode::Governance;
+    let object_lock = retained.map(|time| ObjectLock { seconds: time.as_secs(), mode });
+    let settings = Settings { parity_percent: args.parity, object_lock, ..Settings::DEFAULT };
     let options = CreateOptions { settings, label: args.label.clone(), ..CreateOptions::default() };
     let repository = context.create(&location, &options)?;
     let output = &context.output;
@@ -46,6 +58,7 @@ pub fn run(args: &InitArgs, context: &Context) -> Result<Outcome, Failure> {
             "id": repository.id().to_string(),
             "repository": location.shown(),
             "parity_percent": args.parity,
+            "retain_seconds": repository.settings().object_lock.map(|lock| lock.seconds),
         }))?;
         return Ok(Outcome::Done);
     }
@@ -71,13 +84,31 @@ pub fn birth_lines(context: &Context, location: &Location, repository: &Reposito
             ", which cannot create objects only once: one machine at a time prunes it"
         }
     };
+    let retained = match repository.settings().object_lock {
+        None => String::new(),
+        Some(lock) => format!(", which retains what is written for {}", lock_in_words(lock)),
+    };
     vec![
         format!(
-            "made repository {} in {place}{parity}{form}",
+            "made repository {} in {place}{parity}{form}{retained}",
             style.bold(&repository.id().short())
         ),
         "Without the passphrase nobody can read it, not even you. Keep a second way in, on paper:"
             .to_string(),
         format!("  aumbry {flag}key recovery"),
     ]
+}
+
+/// For how long objects are locked, and how strictly.
+pub fn lock_in_words(ObjectLock { seconds, mode }: ObjectLock) -> String {
+    let time = match (seconds / 86_400, seconds % 86_400) {
+        (1, 0) => "a day".to_string(),
+        (days, 0) => format!("{days} days"),
+        _ => count(seconds / 3600, "hour"),
+    };
+    let mode = match mode {
+        LockMode::Governance => "governance",
+        LockMode::Compliance => "compliance",
+    };
+    format!("{time} ({mode})")
 }

@@ -168,6 +168,8 @@ fn to_json(
         "index_objects_removed": summary.merged.removed,
         "index_objects_written": summary.merged.written,
         "snapshots_removed": summary.cleared.snapshots,
+        "locks_prolonged": summary.locks_prolonged,
+        "objects_still_locked": summary.still_locked,
         "stopped": summary.stopped,
         "error_count": problems,
         "total_duration": summary.elapsed.as_secs_f64(),
@@ -218,6 +220,10 @@ fn tell(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> Re
             ))?;
         }
         if options.dry_run {
+            if let Some(due) = summary.locks_prolonged {
+                output
+                    .say(&format!("{} to prolong the locks of objects", count(due, "request")))?;
+            }
             output.say("this was a dry run: nothing was changed")?;
             return Ok(());
         }
@@ -237,6 +243,15 @@ fn tell(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> Re
     if summary.packs_rescued > 0 {
         let packs = count(summary.packs_rescued, "pack");
         output.say(&format!("{packs} spared: a backup came to need them meanwhile"))?;
+    }
+    if let Some(prolonged) = summary.locks_prolonged.filter(|prolonged| *prolonged > 0) {
+        output.say(&format!("prolonged the locks of {}", count(prolonged, "object")))?;
+    }
+    if summary.still_locked > 0 {
+        output.line(&format!(
+            "{} are still locked, or this key may not delete them; a later prune tries again",
+            count(summary.still_locked, "object"),
+        ))?;
     }
     for held in &summary.held_by {
         let host = match held.host.is_empty() {

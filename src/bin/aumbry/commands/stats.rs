@@ -9,6 +9,7 @@ use aumbry::units::bytes::format_bytes;
 use clap::Args;
 use serde_json::json;
 
+use crate::commands::init::lock_in_words;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::failure::Outcome;
@@ -112,6 +113,7 @@ fn tell_store(context: &Context, repository: &Repository) -> Result<Outcome, Fai
             "lists_written": found.map(|found| found.lists_written),
             "may_delete": found.map(|found| found.forgets_deleted.is_some()),
             "forgets_deleted": found.and_then(|found| found.forgets_deleted),
+            "retain_seconds": repository.settings().object_lock.map(|lock| lock.seconds),
             "lacks": lack,
             "requests": traffic.requests(),
             "uploaded_bytes": traffic.uploaded_bytes,
@@ -131,6 +133,9 @@ fn tell_store(context: &Context, repository: &Repository) -> Result<Outcome, Fai
             }
         },
     ));
+    if let Some(lock) = repository.settings().object_lock {
+        lines.push(("locks", format!("what is written: for {}", lock_in_words(lock))));
+    }
     match found {
         None => lines.push(("probe", "none needed: it is a disk of this machine".to_string())),
         Some(found) => lines.extend([
