@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use futures_core::Stream;
 use opendal::options::ListOptions;
-use opendal::{Entry, Metadata};
+use opendal::{Entry, ErrorKind, Metadata, Operator};
 
 use super::faulty::Call;
 use super::traffic::Sort;
@@ -15,8 +15,8 @@ use crate::units::Timestamp;
 /// How many names more than expected a page of a listing of several folders has room for, and how many that nobody
 /// asked for it may have.
 pub(super) const PAGE_MARGIN: usize = 100;
-/// How many names a page has at most: no service gives more.
-const PAGE_MOST: usize = 1000;
+/// How many names a page has at most: few services give more, and B2 charges for each thousand.
+pub(super) const PAGE_MOST: usize = 1000;
 
 impl Store {
     /// All objects whose names begin with `prefix`, at any depth, sorted by name. A prefix is a
@@ -30,8 +30,10 @@ impl Store {
         }
         self.call(prefix, "list", Call::Other, || {
             let entries = self.operate(prefix, Sort::List, 0, || {
-                let options = ListOptions { recursive: true, ..ListOptions::default() };
-                self.inner.operator.list_options(prefix, options)
+                let limit = self.inner.page;
+                let options = ListOptions { recursive: true, limit, ..ListOptions::default() };
+                let operator = self.inner.handle.operator();
+                async move { operator.list_options(prefix, options).await }
             })??;
             Ok(self.listed(entries.iter().filter(|entry| entry.path().starts_with(prefix))))
         })
@@ -74,11 +76,11 @@ impl Store {
         self.call(&folders.join(" "), "list", Call::Other, || {
             // What lies before and between them, and the first few that lie behind.
             let page = (expected + PAGE_MARGIN).min(PAGE_MOST);
-            let operator = &self.inner.operator;
             let is_wanted = &is_wanted;
             let listed = self.operate(prefix, Sort::List, 0, || async move {
                 let options =
                     ListOptions { recursive: true, limit: Some(page), ..ListOptions::default() };
+                let operator = self.inner.handle.operator();
                 let mut lister = operator.lister_options(prefix, options).await?;
                 let mut wanted: Vec<Entry> = Vec::new();
                 let mut unwanted = 0;
@@ -124,6 +126,23 @@ impl Store {
                 Err(failed) => Err(failed.into()),
             }
         })
+    }
+
+    /// The object that has this very name, if there is one: the first of what begins so, for services whose own look takes
+    /// the first of what begins so for it.
+    pub(super) async fn look_closely(operator: Operator, name: &str) -> opendal::Result<Metadata> {
+        let options = ListOptions { recursive: true, limit: Some(1), ..ListOptions::default() };
+        let mut lister = operator.lister_options(name, options).await?;
+        match poll_fn(|context| Pin::new(&mut lister).poll_next(context)).await {
+            Some(entry) => {
+                let (path, metadata) = entry?.into_parts();
+                match path == name {
+                    true => Ok(metadata),
+                    false => Err(opendal::Error::new(ErrorKind::NotFound, "not found")),
+                }
+            }
+            None => Err(opendal::Error::new(ErrorKind::NotFound, "not found")),
+        }
     }
 
     fn listed<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Vec<ObjectInfo> {

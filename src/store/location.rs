@@ -54,6 +54,8 @@ pub enum Place {
     },
     /// A bucket of Backblaze B2, by its own interface.
     B2 {
+        /// Scheme, host and port of something that speaks its language.
+        endpoint: Option<String>,
         /// The bucket.
         bucket: String,
         /// What every name begins with.
@@ -256,7 +258,11 @@ impl Place {
             }
             ("b2", None) => {
                 let (bucket, prefix) = url.bucket_in_host(scheme)?;
-                Ok(Place::B2 { bucket, prefix })
+                Ok(Place::B2 { endpoint: None, bucket, prefix })
+            }
+            ("b2", endpoint) => {
+                let (bucket, prefix) = url.bucket_in_path(scheme)?;
+                Ok(Place::B2 { endpoint, bucket, prefix })
             }
             ("webdav", Some(endpoint)) => {
                 url.require_no_user(scheme)?;
@@ -583,7 +589,12 @@ impl fmt::Display for Location {
             Place::Gcs { endpoint: Some(endpoint), bucket, prefix } => {
                 write!(f, "gcs+{endpoint}/{bucket}{}", then(prefix))
             }
-            Place::B2 { bucket, prefix } => write!(f, "b2://{bucket}{}", then(prefix)),
+            Place::B2 { endpoint: None, bucket, prefix } => {
+                write!(f, "b2://{bucket}{}", then(prefix))
+            }
+            Place::B2 { endpoint: Some(endpoint), bucket, prefix } => {
+                write!(f, "b2+{endpoint}/{bucket}{}", then(prefix))
+            }
             Place::Webdav { endpoint, prefix } => write!(f, "webdav+{endpoint}{}", then(prefix)),
             Place::Sftp { user, host, port, path } => {
                 let user = user.as_ref().map_or(String::new(), |user| format!("{user}@"));

@@ -9,6 +9,7 @@ pub mod conformance;
 mod direct;
 mod error;
 mod faulty;
+mod handle;
 pub mod layout;
 mod line;
 mod listing;
@@ -27,8 +28,6 @@ mod s3_lock;
 #[cfg(feature = "sftp")]
 mod sftp;
 mod spare;
-#[cfg(test)]
-mod store_tests;
 mod traffic;
 #[cfg(feature = "http")]
 mod wire;
@@ -51,6 +50,7 @@ use self::attempt::{ATTEMPT, Attempt};
 pub use self::error::{Kind, StoreError};
 use self::faulty::{Call, Verdict};
 pub use self::faulty::{Effect, FaultControl};
+use self::handle::Handle;
 pub use self::line::Patience;
 use self::line::{Line, Watched};
 use self::local::LocalService;
@@ -120,7 +120,7 @@ pub struct Store {
 }
 
 struct Inner {
-    operator: Operator,
+    handle: Arc<Handle>,
     line: Arc<Line>,
     // The place and whatever else says which store it is: the account, the server. No secret.
     identity: String,
@@ -129,6 +129,10 @@ struct Inner {
     lists_in_order: bool,
     is_disk: bool,
     is_conditional: bool,
+    // Its look takes whatever begins with the name for the object.
+    looks_loosely: bool,
+    // So many names are asked for at once; `None`: as many as it gives.
+    page: Option<usize>,
     // A whole object cannot be written in one step: it is written beside and moved.
     moves: bool,
     // Somebody else's server, of which a probe has to find out what it does.
@@ -142,19 +146,21 @@ struct Inner {
 
 impl Inner {
     fn new(operator: Operator, line: Line) -> Self {
-        Inner::sharing(operator, Arc::new(line))
+        Inner::sharing(Handle::new(operator, None), Arc::new(line))
     }
 
-    fn sharing(operator: Operator, line: Arc<Line>) -> Self {
+    fn sharing(handle: Handle, line: Arc<Line>) -> Self {
         Inner {
             // Of services over a network, `open` knows which do.
-            lists_in_order: operator.info().scheme() == "memory",
+            lists_in_order: handle.operator().info().scheme() == "memory",
             identity: line.location.clone(),
-            operator,
+            handle: Arc::new(handle),
             line,
             lists_cheaply: false,
             is_disk: false,
             is_conditional: true,
+            looks_loosely: false,
+            page: None,
             moves: false,
             is_unproven: false,
             lock_kit: None,
@@ -166,13 +172,15 @@ impl Inner {
     /// One over the same service and the same line, with the same connections.
     fn like(&self) -> Self {
         Inner {
-            operator: self.operator.clone(),
+            handle: self.handle.clone(),
             line: self.line.clone(),
             identity: self.identity.clone(),
             lists_cheaply: self.lists_cheaply,
             lists_in_order: self.lists_in_order,
             is_disk: self.is_disk,
             is_conditional: self.is_conditional,
+            looks_loosely: self.looks_loosely,
+            page: self.page,
             moves: self.moves,
             is_unproven: self.is_unproven,
             lock_kit: self.lock_kit.clone(),
@@ -488,7 +496,10 @@ impl Store {
         };
         let call = Call::Delete { bytes };
         self.call(name, "delete", call, || {
-            self.operate(name, Sort::Delete, 0, || self.inner.operator.delete(name))??;
+            self.operate(name, Sort::Delete, 0, || {
+                let operator = self.inner.handle.operator();
+                async move { operator.delete(name).await }
+            })??;
             Ok(())
         })
     }
@@ -497,7 +508,6 @@ impl Store {
     /// reply was lost.
     fn put(&self, name: &str, buffer: &Buffer, if_not_exists: bool) -> Result<bool, StoreError> {
         let locking = self.locking.as_ref().and_then(|locking| locking.operator(name));
-        let operator = locking.unwrap_or(&self.inner.operator);
         let refusal = self.faults.as_ref().and_then(|faults| faults.refuses_overwriting(name));
         if let Some(refusal) = refusal
             && !if_not_exists
@@ -507,6 +517,7 @@ impl Store {
         }
         let written = self.operate(name, Sort::Write, buffer.len() as u64, || {
             let moves = self.inner.moves;
+            let operator = locking.cloned().unwrap_or_else(|| self.inner.handle.operator());
             let buffer = buffer.clone();
             async move {
                 if moves {
@@ -544,7 +555,16 @@ impl Store {
     }
 
     fn look(&self, name: &str) -> Result<Option<Metadata>, StoreError> {
-        match self.operate(name, Sort::Look, 0, || self.inner.operator.stat(name))? {
+        let looked = self.operate(name, Sort::Look, 0, || {
+            let operator = self.inner.handle.operator();
+            async move {
+                match self.inner.looks_loosely {
+                    true => Store::look_closely(operator, name).await,
+                    false => operator.stat(name).await,
+                }
+            }
+        })?;
+        match looked {
             Ok(metadata) => Ok(Some(metadata)),
             Err(failed) if failed.error.kind == Kind::NotFound => Ok(None),
             Err(failed) => Err(failed.into()),
@@ -554,7 +574,8 @@ impl Store {
     fn read(&self, name: &str, options: ReadOptions) -> Result<Result<Buffer, Failed>, StoreError> {
         let line = &self.inner.line;
         let read = self.operate(name, Sort::Read, 0, || {
-            self.inner.operator.read_options(name, options.clone())
+            let (operator, options) = (self.inner.handle.operator(), options.clone());
+            async move { operator.read_options(name, options).await }
         })?;
         if let (Ok(buffer), false) = (&read, line.is_wired) {
             line.counters.download(buffer.len() as u64);
@@ -596,6 +617,7 @@ impl Store {
         let mut tries = 0;
         loop {
             line.may_begin(name)?;
+            let generation = self.inner.handle.generation();
             let attempt = Arc::new(Attempt::default());
             let turn = Cell::new(None);
             let watched = line.watch(&attempt, sent_bytes, &turn, make());
@@ -613,6 +635,9 @@ impl Store {
             };
             if attempt.status().is_some() {
                 line.has_answered.store(true, Ordering::Relaxed);
+            }
+            if attempt.status() == Some(401) {
+                self.inner.handle.renew(generation);
             }
             tries += 1;
             let since = line.failing_since(failing_since, &attempt, turn.get());
@@ -718,3 +743,7 @@ fn into_vec(buffer: Buffer) -> Vec<u8> {
     drop(buffer);
     bytes.into()
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -14,11 +14,17 @@ use super::Inner;
 use super::LockKit;
 use super::access::Access;
 use super::error::{Kind, StoreError};
+#[cfg(feature = "http")]
+use super::handle::{Handle, Make};
 use super::local::LocalService;
 use super::location::{Location, Place};
 use super::{LocalMode, Store};
 
 type Settings = BTreeMap<String, String>;
+
+/// Where OpenDAL's service for B2 asks first.
+#[cfg(feature = "http")]
+const B2: &str = "https://api.backblazeb2.com";
 
 impl Store {
     /// Opens the store at a location. Nothing is asked of a server yet, but for the region of a bucket of AWS's that
@@ -110,6 +116,7 @@ fn open_remote(
     access: &Access,
     shown: &str,
 ) -> Result<Store, StoreError> {
+    use super::listing::PAGE_MOST;
     use super::location::LISTS_IN_ORDER;
     use super::wire::Wire;
 
@@ -120,7 +127,7 @@ fn open_remote(
     line.is_wired = true;
     let line = Arc::new(line);
     let unavailable = |reason: String| StoreError::new(Kind::Unavailable, shown, reason);
-    let wire = Wire::new(line.clone()).map_err(unavailable)?;
+    let mut wire = Wire::new(line.clone()).map_err(unavailable)?;
     let mut moves = false;
     let mut set = |key: &str, value: &str| settings.insert(key.to_string(), value.to_string());
     match place {
@@ -146,9 +153,14 @@ fn open_remote(
                 set("endpoint", endpoint);
             }
         }
-        Place::B2 { bucket, prefix } => {
+        Place::B2 { endpoint, bucket, prefix } => {
             set("root", prefix);
             set("bucket", bucket);
+            if let Some(endpoint) = endpoint {
+                // OpenDAL's service does not ask where it is; the rest of its addresses it is told there.
+                wire.ask_instead(B2, endpoint);
+                set("endpoint", endpoint);
+            }
         }
         Place::Webdav { endpoint, prefix } => {
             set("root", prefix);
@@ -168,6 +180,8 @@ fn open_remote(
     let runtime = super::start_runtime(shown)?;
     #[cfg_attr(not(feature = "s3"), allow(unused_mut, reason = "only S3 has locks"))]
     let mut lock_kit = None;
+    #[cfg_attr(not(feature = "b2"), allow(unused_mut, reason = "only B2's is made anew"))]
+    let mut make: Option<Make> = None;
     let operator = {
         // Some services look for a runtime when they are built.
         let _entered = runtime.enter();
@@ -223,6 +237,10 @@ fn open_remote(
                         "B2 wants the bucket's id, too: set B2_BUCKET_ID, or -o bucket-id=ID";
                     return Err(StoreError::new(Kind::Invalid, shown, reason));
                 }
+                settings.remove("endpoint");
+                let again = settings.clone();
+                // It keeps a token for 20 hours, and never asks for another one before.
+                make = Some(Box::new(move || build::<opendal::services::B2>(again.clone())));
                 build::<opendal::services::B2>(settings)
             }
             #[cfg(feature = "webdav")]
@@ -247,16 +265,25 @@ fn open_remote(
         // What renames is a tree of files, and those may be seen half written.
         moves = !capability.write_with_if_not_exists && capability.rename;
     }
+    let is_b2 = matches!(place, Place::B2 { .. });
+    let make = make.map(|make| -> Make {
+        let context = context.clone();
+        Box::new(move || Ok(make()?.with_context(context.clone())))
+    });
+    let handle = Handle::new(operator.with_context(context), make);
     let inner = Inner {
         identity,
         lists_in_order,
+        looks_loosely: is_b2,
+        // Where nobody says how many, B2 gives a hundred.
+        page: is_b2.then_some(PAGE_MOST),
         is_conditional: capability.write_with_if_not_exists && !moves,
         moves,
         is_unproven: true,
         lock_kit,
         lock_mode,
         runtime: Arc::new(std::sync::OnceLock::from(runtime)),
-        ..Inner::sharing(operator.with_context(context), line)
+        ..Inner::sharing(handle, line)
     };
     Ok(Store::of(inner))
 }
@@ -318,7 +345,7 @@ fn is_known_to_list_in_order(place: &Place, settings: &Settings) -> bool {
         }
         Place::Azblob { .. } => is_in(&[".blob.core.windows.net"]),
         Place::Gcs { .. } => is_in(&[".googleapis.com"]),
-        Place::B2 { .. } => true,
+        Place::B2 { .. } => is_in(&[".backblazeb2.com"]),
         _ => false,
     }
 }
@@ -386,6 +413,7 @@ mod tests {
             ("gcs://bucket", None, true),
             ("gcs://bucket", Some("http://127.0.0.1:4443"), false),
             ("b2://bucket", None, true),
+            ("b2+http://127.0.0.1:1/bucket", Some("http://127.0.0.1:1"), false),
             ("webdav+https://host/a", Some("https://host"), false),
         ] {
             let location = Location::parse(std::ffi::OsStr::new(place), &[]).unwrap();

@@ -125,7 +125,7 @@ struct Probe<'store> {
 impl Probe<'_> {
     fn ask(&self) -> Result<Capabilities, StoreError> {
         let knows_conditions = self.store.inner.is_conditional
-            && self.store.inner.operator.info().capability().write_with_if_not_exists;
+            && self.store.inner.handle.operator().info().capability().write_with_if_not_exists;
         let name = self.name("first");
         let first = Buffer::from(self.bytes(0));
         let knows_conditions = self.create_first(&name, &first, knows_conditions)?;

@@ -1,16 +1,17 @@
-//! Tests of the store itself, over memory.
+//! The store itself, over memory.
 
+use super::conformance::Extent;
 use super::*;
 
 #[test]
 fn memory_store_conforms() {
-    conformance::check(&Store::memory());
+    conformance::check(&Store::memory(), &Extent::FULL);
 }
 
 #[test]
 fn remote_store_conforms() {
     let operator = Operator::new(opendal::services::Memory::default()).unwrap();
-    conformance::check(&Store::remote(operator, "memory, as if far away"));
+    conformance::check(&Store::remote(operator, "memory, as if far away"), &Extent::FULL);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::Stream;
 use http::header::{DATE, HeaderMap, RETRY_AFTER};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use opendal::raw::{Operation, parse_content_encoding, parse_content_length};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport};
@@ -41,6 +41,8 @@ const REGION: Duration = Duration::from_secs(30);
 pub(super) struct Wire {
     client: reqwest::Client,
     line: Arc<Line>,
+    // Requests to the first of them go to the second; scheme, host and port each.
+    instead: Option<(&'static str, String)>,
 }
 
 impl Wire {
@@ -59,7 +61,21 @@ impl Wire {
             .user_agent(concat!("aumbry/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| format!("cannot prepare connections: {}", deepest(&error)))?;
-        Ok(Wire { client, line })
+        Ok(Wire { client, line, instead: None })
+    }
+
+    /// What would go to one server goes to another: for services that do not ask where theirs is.
+    pub(super) fn ask_instead(&mut self, server: &'static str, other: &str) {
+        self.instead = Some((server, other.to_string()));
+    }
+
+    fn address(&self, uri: &Uri) -> String {
+        let address = uri.to_string();
+        let instead = self.instead.as_ref().and_then(|(server, other)| {
+            let path = address.strip_prefix(server).filter(|path| path.starts_with('/'))?;
+            Some(format!("{other}{path}"))
+        });
+        instead.unwrap_or(address)
     }
 
     /// What time it is on this machine.
@@ -118,7 +134,7 @@ impl HttpTransport for Wire {
             Error::new(ErrorKind::Unexpected, doing).set_source(error.without_url()).set_temporary()
         };
         let (parts, body) = request.into_parts();
-        let url = reqwest::Url::parse(&uri.to_string()).map_err(|error| {
+        let url = reqwest::Url::parse(&self.address(&uri)).map_err(|error| {
             Error::new(ErrorKind::ConfigInvalid, "the store's address makes no sense")
                 .set_source(error)
         })?;
@@ -325,6 +341,21 @@ mod tests {
             assert_eq!(retry_after(&headers(value), now), wait.map(Duration::from_secs), "{value}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+
+    #[test]
+    fn only_what_goes_to_that_very_server_goes_elsewhere() {
+        let line = Arc::new(crate::store::Access::default().line("far away".to_string(), true));
+        let mut wire = Wire::new(line).unwrap();
+        wire.ask_instead("https://api.example", "http://127.0.0.1:1");
+        for (asked, goes) in [
+            ("https://api.example/a/b?c=d", "http://127.0.0.1:1/a/b?c=d"),
+            ("https://api.example.org/a", "https://api.example.org/a"),
+            ("http://api.example/a", "http://api.example/a"),
+            ("https://other.example/a", "https://other.example/a"),
+        ] {
+            assert_eq!(wire.address(&Uri::from_static(asked)), goes);
+        }
     }
 
     #[test]

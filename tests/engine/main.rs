@@ -17,6 +17,7 @@ mod diff;
 mod disk;
 mod fidelity;
 mod following;
+mod foretold;
 mod forgetting;
 mod healing;
 mod mirror;

@@ -3,14 +3,12 @@
 //! that can be had keeps conditions.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::net::SocketAddr;
+use std::sync::Mutex;
 
 use serde_json::json;
 
+use crate::http::{HttpServer, Reply, Request, decode};
 use crate::servers::BUCKET;
 
 /// Objects of a page of a list.
@@ -31,141 +29,29 @@ struct Bucket {
 }
 
 /// The server, until it is dropped.
-pub struct FakeGcs {
-    address: SocketAddr,
-    ends: Arc<AtomicBool>,
-    acceptor: Option<JoinHandle<()>>,
-}
+pub struct FakeGcs(HttpServer);
 
 impl FakeGcs {
     /// Starts with an empty bucket.
     pub fn start() -> FakeGcs {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        let address = listener.local_addr().expect("it is bound");
-        let ends = Arc::new(AtomicBool::new(false));
-        let acceptor = {
-            let (ends, bucket) = (ends.clone(), Arc::new(Mutex::new(Bucket::default())));
-            thread::spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    if ends.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    let bucket = bucket.clone();
-                    thread::spawn(move || serve(&stream, &bucket));
-                }
-            })
-        };
-        FakeGcs { address, ends, acceptor: Some(acceptor) }
+        let bucket = Mutex::new(Bucket::default());
+        FakeGcs(HttpServer::start(move |request| answer(request, &bucket)))
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 }
 
-impl Drop for FakeGcs {
-    fn drop(&mut self) {
-        self.ends.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
-    }
+fn in_json(value: &serde_json::Value) -> Reply {
+    Reply::new("200 OK", value.to_string()).with("Content-Type", "application/json")
 }
 
-struct Request {
-    method: String,
-    path: String,
-    query: BTreeMap<String, String>,
-    host: String,
-    range: Option<String>,
-    content_range: Option<String>,
-    body: Vec<u8>,
-}
-
-struct Reply {
-    status: &'static str,
-    body: Vec<u8>,
-    header: Option<String>,
-}
-
-impl Reply {
-    fn json(value: &serde_json::Value) -> Reply {
-        Reply { status: "200 OK", body: value.to_string().into_bytes(), header: None }
-    }
-
-    fn error(status: &'static str, reason: &str) -> Reply {
-        let code: u32 = status[..3].parse().unwrap_or(500);
-        let error = json!({ "error": { "code": code, "message": reason, "errors": [] } });
-        Reply { status, ..Reply::json(&error) }
-    }
-}
-
-/// Answers one request after another until the client goes away.
-fn serve(stream: &TcpStream, bucket: &Mutex<Bucket>) {
-    let _ = stream.set_nodelay(true);
-    let mut reader = BufReader::new(stream);
-    while let Some(request) = read_request(&mut reader) {
-        let reply = answer(&request, bucket);
-        let header = reply.header.map(|header| format!("{header}\r\n"));
-        let head = format!(
-            "HTTP/1.1 {}\r\nContent-Length: {}\r\nContent-Type: application/json\r\n{}\r\n",
-            reply.status,
-            reply.body.len(),
-            header.unwrap_or_default()
-        );
-        let mut writer = stream;
-        if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(&reply.body)).is_err() {
-            return;
-        }
-    }
-}
-
-fn read_request(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
-    let mut words = line.split_whitespace();
-    let (method, target) = (words.next()?.to_string(), words.next()?.to_string());
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let query = query.split('&').filter_map(|pair| pair.split_once('='));
-    let query = query.map(|(name, value)| (name.to_string(), decode(value))).collect();
-    let (mut length, mut host, mut range, mut content_range) = (0, String::new(), None, None);
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = value.trim().parse().ok()?,
-            "host" => host = value.trim().to_string(),
-            "range" => range = Some(value.trim().to_string()),
-            "content-range" => content_range = Some(value.trim().to_string()),
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let path = path.to_string();
-    Some(Request { method, path, query, host, range, content_range, body })
-}
-
-fn decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let (mut decoded, mut at) = (Vec::new(), 0);
-    while at < bytes.len() {
-        let escaped = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
+fn error(status: &'static str, reason: &str) -> Reply {
+    let code: u32 = status[..3].parse().unwrap_or(500);
+    let error = json!({ "error": { "code": code, "message": reason, "errors": [] } });
+    Reply { status, ..in_json(&error) }
 }
 
 fn answer(request: &Request, bucket: &Mutex<Bucket>) -> Reply {
@@ -181,27 +67,28 @@ fn answer(request: &Request, bucket: &Mutex<Bucket>) -> Reply {
         return list(&bucket, &request.query);
     }
     let Some(name) = request.path.strip_prefix(&format!("{objects}/")).map(decode) else {
-        return Reply::error("404 Not Found", "no such bucket");
+        return error("404 Not Found", "no such bucket");
     };
     let Some((generation, bytes)) = bucket.objects.get(&name) else {
-        return Reply::error("404 Not Found", "no such object");
+        return error("404 Not Found", "no such object");
     };
     match request.method.as_str() {
         "DELETE" => {
             bucket.objects.remove(&name);
-            Reply { status: "204 No Content", body: Vec::new(), header: None }
+            Reply::new("204 No Content", "")
         }
         "GET" if request.query.get("alt").is_some_and(|alt| alt == "media") => {
-            download(bytes, request.range.as_deref())
+            Reply::bytes(bytes, request.header("range"))
+                .unwrap_or_else(|_| error("416 Range Not Satisfiable", "beyond the end"))
         }
-        "GET" => Reply::json(&resource(&name, *generation, bytes)),
-        _ => Reply::error("405 Method Not Allowed", "not offered here"),
+        "GET" => in_json(&resource(&name, *generation, bytes)),
+        _ => error("405 Method Not Allowed", "not offered here"),
     }
 }
 
 fn insert(bucket: &mut Bucket, request: &Request) -> Reply {
     let Some(name) = request.query.get("name") else {
-        return Reply::error("400 Bad Request", "an object needs a name");
+        return error("400 Bad Request", "an object needs a name");
     };
     let must_be_absent = request.query.get("ifGenerationMatch").is_some_and(|wanted| wanted == "0");
     match request.query.get("uploadType").map(String::as_str) {
@@ -209,12 +96,12 @@ fn insert(bucket: &mut Bucket, request: &Request) -> Reply {
         Some("resumable") => {
             bucket.generation += 1;
             let id = bucket.generation.to_string();
-            let header = format!("Location: http://{}/session/{id}", request.host);
+            let session = format!("http://{}/session/{id}", request.header("host"));
             let upload = Upload { name: name.clone(), must_be_absent, bytes: Vec::new() };
             bucket.uploads.insert(id, upload);
-            Reply { status: "200 OK", body: Vec::new(), header: Some(header) }
+            Reply::new("200 OK", "").with("Location", session)
         }
-        _ => Reply::error("400 Bad Request", "this way of uploading is not offered here"),
+        _ => error("400 Bad Request", "this way of uploading is not offered here"),
     }
 }
 
@@ -222,15 +109,15 @@ fn insert(bucket: &mut Bucket, request: &Request) -> Reply {
 /// `bytes */100`.
 fn go_on(bucket: &mut Bucket, id: &str, request: &Request) -> Reply {
     let Some(upload) = bucket.uploads.get_mut(id) else {
-        return Reply::error("404 Not Found", "no such upload");
+        return error("404 Not Found", "no such upload");
     };
     if request.method == "DELETE" {
         bucket.uploads.remove(id);
-        return Reply { status: "499 Client Closed Request", body: Vec::new(), header: None };
+        return Reply::new("499 Client Closed Request", "");
     }
-    let said = request.content_range.as_deref().and_then(|range| range.strip_prefix("bytes "));
+    let said = request.header("content-range").strip_prefix("bytes ");
     let Some((place, total)) = said.and_then(|range| range.split_once('/')) else {
-        return Reply::error("400 Bad Request", "no Content-Range");
+        return error("400 Bad Request", "no Content-Range");
     };
     if let Some(start) = place.split('-').next().and_then(|start| start.parse::<usize>().ok()) {
         // What is there already is ignored when it comes again.
@@ -239,40 +126,25 @@ fn go_on(bucket: &mut Bucket, id: &str, request: &Request) -> Reply {
     }
     if total.parse() == Ok(upload.bytes.len()) {
         let Some(upload) = bucket.uploads.remove(id) else {
-            return Reply::error("404 Not Found", "no such upload");
+            return error("404 Not Found", "no such upload");
         };
         return store(bucket, &upload.name, upload.must_be_absent, upload.bytes);
     }
-    let last = upload.bytes.len().checked_sub(1).map(|last| format!("Range: bytes=0-{last}"));
-    Reply { status: "308 Resume Incomplete", body: Vec::new(), header: last }
+    let reply = Reply::new("308 Resume Incomplete", "");
+    match upload.bytes.len().checked_sub(1) {
+        Some(last) => reply.with("Range", format!("bytes=0-{last}")),
+        None => reply,
+    }
 }
 
 fn store(bucket: &mut Bucket, name: &str, must_be_absent: bool, bytes: Vec<u8>) -> Reply {
     if must_be_absent && bucket.objects.contains_key(name) {
-        return Reply::error("412 Precondition Failed", "conditionNotMet");
+        return error("412 Precondition Failed", "conditionNotMet");
     }
     bucket.generation += 1;
-    let reply = Reply::json(&resource(name, bucket.generation, &bytes));
+    let reply = in_json(&resource(name, bucket.generation, &bytes));
     bucket.objects.insert(name.to_string(), (bucket.generation, bytes));
     reply
-}
-
-fn download(bytes: &[u8], range: Option<&str>) -> Reply {
-    let whole = Reply { status: "200 OK", body: bytes.to_vec(), header: None };
-    let Some((first, last)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'))
-    else {
-        return whole;
-    };
-    let (Ok(first), length) = (first.parse::<usize>(), bytes.len()) else { return whole };
-    if first >= length {
-        return Reply::error("416 Range Not Satisfiable", "beyond the end");
-    }
-    let end = last.parse::<usize>().map_or(length, |last| last.saturating_add(1).min(length));
-    Reply {
-        status: "206 Partial Content",
-        body: bytes[first..end].to_vec(),
-        header: Some(format!("Content-Range: bytes {first}-{}/{length}", end - 1)),
-    }
 }
 
 fn list(bucket: &Bucket, query: &BTreeMap<String, String>) -> Reply {
@@ -287,7 +159,7 @@ fn list(bucket: &Bucket, query: &BTreeMap<String, String>) -> Reply {
     if let Some(next) = next {
         reply["nextPageToken"] = json!(next);
     }
-    Reply::json(&reply)
+    in_json(&reply)
 }
 
 fn resource(name: &str, generation: u64, bytes: &[u8]) -> serde_json::Value {

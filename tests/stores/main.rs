@@ -6,14 +6,20 @@
 // The questions that every store must answer right; the library has them only for its own tests.
 #[path = "../../src/store/conformance.rs"]
 mod conformance;
+mod disks;
+mod fake_b2;
 mod fake_gcs;
+mod fake_s3;
+mod http;
 mod object_lock;
 mod proxy;
 mod remote;
+mod rights;
 mod servers;
 mod sftp;
 #[allow(dead_code, reason = "the benchmark uses the rest")]
 mod sshd;
+mod storms;
 mod whole;
 
 // What `conformance` finds above itself.

@@ -26,8 +26,11 @@ pub struct Weather {
     pub refuse: u32,
     /// Added to each piece that passes, in either direction.
     pub latency: Duration,
-    /// Bytes a second in each direction of one connection; 0: as many as there are.
+    /// Bytes a second in each direction of one connection, or half of it, or a quarter; 0: as many as there are.
     pub bandwidth: u64,
+    /// Cuts fall behind so many bytes, and answers are swallowed behind so many: for what begins with a long
+    /// handshake, which would hardly ever come about.
+    pub spared: (u64, u64),
 }
 
 impl Weather {
@@ -40,6 +43,7 @@ impl Weather {
         refuse: 0,
         latency: Duration::ZERO,
         bandwidth: 0,
+        spared: (0, 0),
     };
 
     /// One connection in three meets something.
@@ -51,6 +55,7 @@ impl Weather {
         refuse: 1,
         latency: Duration::from_millis(1),
         bandwidth: 40_000_000,
+        spared: (0, 0),
     };
 }
 
@@ -188,7 +193,8 @@ impl Shared {
             0 => self.draw(1_000),
             _ => self.draw(4_000_000),
         };
-        let reply = self.draw(6);
+        let place = weather.spared.0 + place;
+        let reply = weather.spared.1 + self.draw(6);
         let fates = [
             (weather.fine, Fate::Fine),
             (weather.cut_request, Fate::CutRequest(place)),
@@ -208,8 +214,9 @@ impl Shared {
 
     fn serve(self: &Arc<Self>, client: TcpStream) {
         self.counts.connections.fetch_add(1, Ordering::Relaxed);
-        let weather = *self.weather.lock().unwrap();
+        let mut weather = *self.weather.lock().unwrap();
         let fate = self.fate(&weather);
+        weather.bandwidth >>= self.draw(3);
         if fate == Fate::Refuse {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
             return;

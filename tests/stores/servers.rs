@@ -108,7 +108,7 @@ fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// Runs a Python script that uses what the servers' folder has. Returns what it prints.
-fn python(script: &str, arguments: &[&str]) -> String {
+pub fn python(script: &str, arguments: &[&str]) -> String {
     let python = find("python").expect("the servers' folder has a Python");
     let output = Command::new(python).arg("-c").arg(script).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -131,10 +131,47 @@ pub fn ask_s3(server: &Server, script: &str, arguments: &[&str]) -> String {
 /// An S3 server that honours conditions, in memory, with the bucket. It answers one request after another: with threads, two
 /// that create one object at once have both been told that they did.
 pub fn moto() -> Option<Server> {
+    let server = start_moto(None)?;
+    make_bucket(&server);
+    Some(server)
+}
+
+/// The same that looks who may do what, with a user for each policy: their keys' ids and secrets.
+pub fn moto_with_users(policies: &[serde_json::Value]) -> Option<(Server, Vec<(String, String)>)> {
+    // Nothing is looked at before all of them are there: the bucket, and a user, a policy and a key each.
+    let server = start_moto(Some(1 + 3 * policies.len()))?;
+    let printed = python(
+        "import boto3, json, sys\n\
+         url, bucket, policies = sys.argv[1:]\n\
+         names = {'endpoint_url': url, 'region_name': 'us-east-1', 'aws_access_key_id': 'x',\n\
+                  'aws_secret_access_key': 'x'}\n\
+         boto3.client('s3', **names).create_bucket(Bucket=bucket)\n\
+         iam, keys = boto3.client('iam', **names), []\n\
+         for number, policy in enumerate(json.loads(policies)):\n\
+         \x20   user = f'user{number}'\n\
+         \x20   iam.create_user(UserName=user)\n\
+         \x20   iam.put_user_policy(UserName=user, PolicyName='p', PolicyDocument=json.dumps(policy))\n\
+         \x20   key = iam.create_access_key(UserName=user)['AccessKey']\n\
+         \x20   keys.append((key['AccessKeyId'], key['SecretAccessKey']))\n\
+         print(json.dumps(keys))",
+        &[
+            &format!("http://{}", server.address()),
+            BUCKET,
+            &serde_json::Value::from(policies).to_string(),
+        ],
+    );
+    Some((server, serde_json::from_str(&printed).unwrap()))
+}
+
+/// Who may do what is looked at after so many requests; `None`: never.
+fn start_moto(unchecked: Option<usize>) -> Option<Server> {
     find("moto_server")?;
     let python = find("python")?;
-    let server = start("moto", |port, _| {
+    Some(start("moto", |port, _| {
         let mut command = Command::new(&python);
+        if let Some(unchecked) = unchecked {
+            command.env("INITIAL_NO_AUTH_ACTION_COUNT", unchecked.to_string());
+        }
         command.arg("-c").arg(
             "import sys\n\
              from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app\n\
@@ -144,9 +181,7 @@ pub fn moto() -> Option<Server> {
         );
         command.arg(port.to_string());
         command
-    });
-    make_bucket(&server);
-    Some(server)
+    }))
 }
 
 /// Makes the bucket by a signed request.

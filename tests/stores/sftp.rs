@@ -1,14 +1,19 @@
 //! SFTP through `ssh` and a real `sshd`.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Duration;
 
-use aumbry::store::{Created, Kind};
+use aumbry::store::location::Location;
+use aumbry::store::{Access, Created, Kind, LocalMode, Patience, Store};
 use rustix::process::{Signal, kill_process};
+use zeroize::Zeroizing;
 
-use crate::conformance;
+use crate::conformance::{self, Extent};
+use crate::proxy::{Proxy, Weather};
 use crate::sshd::Sshd;
 
 /// Bytes that differ from place to place.
@@ -21,41 +26,7 @@ fn pattern(length: usize) -> Vec<u8> {
 #[test]
 fn sftp_store_conforms() {
     let Some(server) = Sshd::start() else { return };
-    conformance::check(&server.store(4));
-    assert_eq!(server.temporaries(), 0);
-}
-
-#[test]
-fn of_64_creators_of_50_names_exactly_one_wins_each() {
-    const THREADS: usize = 64;
-    const NAMES: usize = 50;
-    let Some(server) = Sshd::start() else { return };
-    let stores = [server.store(4), server.store(2), server.store(1)];
-    let wins: Vec<AtomicUsize> = (0..NAMES).map(|_| AtomicUsize::new(0)).collect();
-    let winners: Vec<AtomicUsize> = (0..NAMES).map(|_| AtomicUsize::new(THREADS)).collect();
-    let start = Barrier::new(THREADS);
-    let bytes = |thread: usize| vec![thread as u8; 100 + thread];
-    thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (store, wins, winners, start) =
-                (&stores[thread % stores.len()], &wins, &winners, &start);
-            scope.spawn(move || {
-                start.wait();
-                for name in 0..NAMES {
-                    let created = store.create(&format!("race/{name}"), bytes(thread)).unwrap();
-                    if created == Created::New {
-                        wins[name].fetch_add(1, Ordering::SeqCst);
-                        winners[name].store(thread, Ordering::SeqCst);
-                    }
-                }
-            });
-        }
-    });
-    for name in 0..NAMES {
-        assert_eq!(wins[name].load(Ordering::SeqCst), 1, "race/{name}");
-        let winner = winners[name].load(Ordering::SeqCst);
-        assert_eq!(stores[0].get(&format!("race/{name}")).unwrap(), bytes(winner));
-    }
+    conformance::check(&server.store(4), &Extent::FULL);
     assert_eq!(server.temporaries(), 0);
 }
 
@@ -90,6 +61,24 @@ fn an_upload_whose_connections_are_cut_shows_nothing_until_it_is_whole() {
     }
     assert!(cuts >= ROUNDS, "{cuts}");
     assert_eq!(store.list("").unwrap().len(), ROUNDS);
+}
+
+#[test]
+fn an_upload_that_is_cut_and_not_tried_again_shows_nothing() {
+    let Some(server) = Sshd::start() else { return };
+    // Behind ssh's handshake.
+    let weather = Weather { fine: 0, cut_request: 1, spared: (8_000, 0), ..Weather::CLEAR };
+    let address = SocketAddr::from(([127, 0, 0, 1], server.port()));
+    let proxy = Proxy::start(address, weather, 5);
+    let place = server.place_through(proxy.address().port(), "");
+    let location = Location::parse(OsStr::new(&place), &[]).unwrap();
+    let settings = [("ssh_command".to_string(), Zeroizing::new(server.command_through()))];
+    let patience = Patience { total: Duration::ZERO, first: Duration::ZERO, ..Patience::default() };
+    let access =
+        Access { settings: settings.into(), patience, connections: Some(1), ..Access::default() };
+    let cut = Store::open(&location, &access, LocalMode::Create).unwrap();
+    conformance::check_cut_off(&server.store(1), &cut);
+    assert!(proxy.counts().cut_requests.load(Ordering::Relaxed) > 4, "{:?}", proxy.counts());
 }
 
 #[test]

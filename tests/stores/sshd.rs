@@ -117,9 +117,19 @@ impl Sshd {
         format!("ssh -F {}", self.client_config().display())
     }
 
+    /// The same for one that stands at another port in front of it.
+    pub fn command_through(&self) -> String {
+        format!("{} -o 'HostKeyAlias=[127.0.0.1]:{}'", self.command(), self.port)
+    }
+
     /// A folder below the store's, as a place.
     pub fn place(&self, folder: &str) -> String {
-        format!("sftp://127.0.0.1:{}{}/{folder}", self.port, self.root().display())
+        self.place_through(self.port, folder)
+    }
+
+    /// The same by way of another port.
+    pub fn place_through(&self, port: u16, folder: &str) -> String {
+        format!("sftp://127.0.0.1:{port}{}/{folder}", self.root().display())
     }
 
     /// A store on this server, with so many connections at most.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 
+use crate::fake_b2::{self, FakeB2, Mood};
 use crate::fake_gcs::FakeGcs;
-use crate::proxy::{Proxy, Weather};
+use crate::fake_s3::FakeS3;
 use crate::servers::{
     ACCESS_KEY, AZURE_ACCOUNT, AZURE_KEY, BUCKET, SECRET_KEY, apache, azurite, moto, nginx,
     rclone_s3, rclone_webdav,
@@ -24,19 +25,19 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// One that was never used, with these variables set and these options in front of every command.
+    /// With these variables in its environment, and options of every command.
     pub fn new(place: &str, variables: &[(&'static str, String)], options: &[String]) -> Machine {
         let home = tempfile::tempdir().unwrap();
         let (variables, options) = (variables.to_vec(), options.to_vec());
         Machine { home, place: place.to_string(), variables, options }
     }
 
-    /// Something below its home.
+    /// Something in its home.
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    /// Runs the program.
+    /// Runs a command.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_aumbry"));
         command
@@ -48,7 +49,7 @@ impl Machine {
         command.args(&self.options).args(arguments).output().unwrap()
     }
 
-    /// Runs it, and expects no trouble. Returns what it prints.
+    /// Runs one that must succeed, and returns what it printed.
     #[track_caller]
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
@@ -66,7 +67,7 @@ fn text(number: usize, lines: usize) -> String {
         .collect()
 }
 
-/// Writes the files that a test backs up.
+/// Documents as they are at a version.
 pub fn write_tree(folder: &Path, version: usize) {
     fs::create_dir_all(folder.join("letters")).unwrap();
     for number in 0..60 {
@@ -80,13 +81,13 @@ pub fn write_tree(folder: &Path, version: usize) {
     fs::write(folder.join(format!("only-{version}")), text(version, 500)).unwrap();
 }
 
-/// What tells two folders apart.
+/// In what two folders differ; empty: in nothing.
 pub fn differ(one: &Path, other: &Path) -> String {
     let output = Command::new("diff").arg("-r").arg(one).arg(other).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Restores the latest snapshot. Returns where its Documents are.
+/// Where the documents of the latest snapshot stand, restored.
 pub fn restored(machine: &Machine) -> PathBuf {
     let target = machine.path("restored");
     machine.ok(&["restore", "latest", "--target", target.to_str().unwrap()]);
@@ -146,7 +147,8 @@ fn tell_the_whole_story(place: &str, variables: &[(&'static str, String)], optio
     assert!(snapshots.contains(theirs_text) && snapshots.contains(mine_text), "{snapshots}");
 }
 
-fn s3(address: SocketAddr) -> (String, Vec<(&'static str, String)>) {
+/// A place of S3's, and what opens it.
+pub fn s3(address: SocketAddr) -> (String, Vec<(&'static str, String)>) {
     let variables = vec![
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
         ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
@@ -162,13 +164,10 @@ fn on_s3() {
 }
 
 #[test]
-fn through_a_bad_network() {
-    // One whose races are decided under a lock: a server that loses one would be found out, and not be written to.
-    let server = FakeGcs::start();
-    let proxy = Proxy::start(server.address(), Weather::STORMY, 11);
-    let place = format!("gcs+http://{}/{BUCKET}/some/where", proxy.address());
-    tell_the_whole_story(&place, &[], &["-o".to_string(), "anonymous=true".to_string()]);
-    assert!(proxy.counts().faults() > 10, "{:?}", proxy.counts());
+fn on_s3_as_it_is_documented() {
+    let server = FakeS3::start();
+    let (place, variables) = s3(server.address());
+    tell_the_whole_story(&place, &variables, &[]);
 }
 
 #[test]
@@ -191,6 +190,25 @@ fn on_google_cloud_storage_as_it_is_documented() {
     let place = format!("gcs+http://{}/{BUCKET}/some/where", server.address());
     let anonymous = ["-o".to_string(), "anonymous=true".to_string()];
     tell_the_whole_story(&place, &[], &anonymous);
+}
+
+/// The same of B2's.
+pub fn b2(address: SocketAddr) -> (String, Vec<(&'static str, String)>) {
+    let variables = vec![
+        ("B2_APPLICATION_KEY_ID", fake_b2::KEY_ID.into()),
+        ("B2_APPLICATION_KEY", fake_b2::KEY.into()),
+        ("B2_BUCKET_ID", fake_b2::BUCKET_ID.into()),
+    ];
+    (format!("b2+http://{address}/{BUCKET}/some/where"), variables)
+}
+
+#[test]
+fn on_b2_as_it_is_documented() {
+    // A token for a few dozen requests, as if each command took days.
+    let server = FakeB2::start(Mood { token_uses: 40, busy_after: 10 });
+    let (place, variables) = b2(server.address());
+    tell_the_whole_story(&place, &variables, &[]);
+    assert!(server.seen().expired > 0 && server.seen().busy > 0, "{:?}", server.seen());
 }
 
 #[test]

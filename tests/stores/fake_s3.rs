@@ -1,0 +1,155 @@
+//! A small stand-in for S3, as its interface is documented: `PUT` with `If-None-Match: *`, `GET` with ranges, `HEAD`,
+//! `DELETE`, and `ListObjectsV2` in pages. Conditions are decided under one lock, nothing that broke off is stored, and
+//! threads answer at once: moto loses races with threads and stores what broke off. Signatures are not looked at.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use crate::http::{HttpServer, Reply, Request, decode};
+use crate::servers::BUCKET;
+
+/// Objects of a page of a list.
+const PAGE: usize = 1000;
+/// S3 says of some creates that another one is under way, and wants to be asked again. Here: of each so many'th
+/// whose name is taken.
+const CONFLICTS: u64 = 5;
+
+#[derive(Default)]
+struct Bucket {
+    objects: BTreeMap<String, Arc<[u8]>>,
+    taken: u64,
+    only_adds: bool,
+}
+
+/// The server, until it is dropped.
+pub struct FakeS3(HttpServer);
+
+impl FakeS3 {
+    /// Starts with an empty bucket.
+    pub fn start() -> FakeS3 {
+        FakeS3::start_with(Bucket::default())
+    }
+
+    /// One whose policy allows nobody to delete, or to write without a condition.
+    pub fn start_that_only_adds() -> FakeS3 {
+        FakeS3::start_with(Bucket { only_adds: true, ..Bucket::default() })
+    }
+
+    fn start_with(bucket: Bucket) -> FakeS3 {
+        let bucket = Mutex::new(bucket);
+        FakeS3(HttpServer::start(move |request| {
+            answer(request, &mut bucket.lock().unwrap()).unwrap_or_else(|refusal| refusal)
+        }))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+}
+
+fn in_xml(status: &'static str, body: &str) -> Reply {
+    let head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+    Reply::new(status, format!("{head}{body}")).with("Content-Type", "application/xml")
+}
+
+fn error(status: &'static str, code: &str, message: &str) -> Reply {
+    let body = format!(
+        "<Error><Code>{code}</Code><Message>{message}</Message><Resource>x</Resource>\
+         <RequestId>1</RequestId></Error>"
+    );
+    in_xml(status, &body)
+}
+
+fn answer(request: &Request, bucket: &mut Bucket) -> Result<Reply, Reply> {
+    let adds = request.method != "DELETE"
+        && (request.method != "PUT" || request.header("if-none-match") == "*");
+    if request.header("authorization").is_empty() || bucket.only_adds && !adds {
+        return Err(error("403 Forbidden", "AccessDenied", "Access Denied"));
+    }
+    let no_bucket = || error("404 Not Found", "NoSuchBucket", "The bucket does not exist");
+    let rest = request.path.strip_prefix(&format!("/{BUCKET}")).ok_or_else(no_bucket)?;
+    let name = decode(rest.strip_prefix('/').unwrap_or(rest));
+    match (request.method.as_str(), name.as_str()) {
+        ("GET", "") => Ok(list(request, bucket)),
+        (_, "") => Err(error("405 Method Not Allowed", "MethodNotAllowed", "not offered here")),
+        ("PUT", name) => put(request, bucket, name),
+        ("GET" | "HEAD", name) => get(request, bucket, name),
+        ("DELETE", name) => {
+            bucket.objects.remove(name);
+            Ok(Reply::new("204 No Content", ""))
+        }
+        _ => Err(error("405 Method Not Allowed", "MethodNotAllowed", "not offered here")),
+    }
+}
+
+fn put(request: &Request, bucket: &mut Bucket, name: &str) -> Result<Reply, Reply> {
+    if request.query.contains_key("partNumber") {
+        return Err(error("501 Not Implemented", "NotImplemented", "parts are not offered here"));
+    }
+    if request.header("if-none-match") == "*" && bucket.objects.contains_key(name) {
+        bucket.taken += 1;
+        if bucket.taken.is_multiple_of(CONFLICTS) {
+            let message = "A conflicting conditional operation is in progress";
+            return Err(error("409 Conflict", "ConditionalRequestConflict", message));
+        }
+        let message = "At least one of the pre-conditions you specified did not hold";
+        return Err(error("412 Precondition Failed", "PreconditionFailed", message));
+    }
+    bucket.objects.insert(name.to_string(), request.body.clone().into());
+    Ok(Reply::new("200 OK", "").with("ETag", "\"0123456789abcdef0123456789abcdef\""))
+}
+
+fn get(request: &Request, bucket: &Bucket, name: &str) -> Result<Reply, Reply> {
+    let Some(bytes) = bucket.objects.get(name) else {
+        return Err(error("404 Not Found", "NoSuchKey", "The specified key does not exist."));
+    };
+    let reply = Reply::bytes(bytes, request.header("range")).map_err(|_| {
+        let message = "The requested range is not satisfiable";
+        error("416 Requested Range Not Satisfiable", "InvalidRange", message)
+    })?;
+    Ok(reply
+        .with("ETag", "\"0123456789abcdef0123456789abcdef\"")
+        .with("Last-Modified", "Sun, 01 Nov 2026 00:00:00 GMT"))
+}
+
+fn list(request: &Request, bucket: &Bucket) -> Reply {
+    let most = request.asked("max-keys").parse().unwrap_or(PAGE).min(PAGE);
+    let prefix = request.asked("prefix");
+    let after = request.asked("continuation-token").max(request.asked("start-after"));
+    let found = bucket.objects.iter();
+    let found = found.filter(|(name, _)| name.starts_with(prefix) && name.as_str() > after);
+    let mut found: Vec<_> = found.take(most + 1).collect();
+    let is_cut = found.len() > most;
+    found.truncate(most);
+    let next = found.last().filter(|_| is_cut).map(|(name, _)| escaped(name));
+    let next = next.map(|name| format!("<NextContinuationToken>{name}</NextContinuationToken>"));
+    let contents: String = found
+        .iter()
+        .map(|(name, bytes)| {
+            format!(
+                "<Contents><Key>{}</Key><LastModified>2026-11-01T00:00:00.000Z</LastModified>\
+                 <ETag>&quot;0&quot;</ETag><Size>{}</Size><StorageClass>STANDARD</StorageClass>\
+                 </Contents>",
+                escaped(name),
+                bytes.len()
+            )
+        })
+        .collect();
+    in_xml(
+        "200 OK",
+        &format!(
+            "<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>{BUCKET}</Name>\
+             <Prefix>{}</Prefix><KeyCount>{}</KeyCount><MaxKeys>{most}</MaxKeys>\
+             <IsTruncated>{is_cut}</IsTruncated>{}{contents}</ListBucketResult>",
+            escaped(prefix),
+            found.len(),
+            next.unwrap_or_default()
+        ),
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
