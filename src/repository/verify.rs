@@ -22,7 +22,7 @@ use crate::format::pack::{
     Encoding, PACK_TRAILER_LENGTH, PackDirectory, SegmentRecord, locate_directory,
 };
 use crate::id::{BlobId, IndexId, KeySlotId, PackId, SessionId, TombId};
-use crate::store::layout;
+use crate::store::{self, layout};
 
 /// No pack is longer: 1 GiB of stored bytes, a segment and a directory. An index that says more lies.
 const PACK_LENGTH_MAX: u64 = 2 << 30;
@@ -539,6 +539,12 @@ struct Stream {
     tail: usize,
     /// Frames that do not open.
     bad: Vec<usize>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        store::give_back(std::mem::take(&mut self.bytes));
+    }
 }
 
 impl Stream {

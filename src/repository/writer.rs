@@ -40,8 +40,9 @@ use crate::store::{Created, Store, layout};
 const SHARDS: usize = 64;
 /// An index object is written when this many blobs wait for one.
 const INDEX_BLOBS: u64 = 100_000;
-/// Packs on their way to the store at a time, and threads that bring them there.
-const UPLOADS: usize = 2;
+/// Packs on their way to the store at a time, and threads that bring them there. A disk that is written past the page cache
+/// takes one faster than two cores make it, and a second would be 17 MiB more.
+const UPLOADS: usize = 1;
 /// The same where the way is long: while one waits for its answer the others go on.
 const FAR_UPLOADS: usize = 3;
 
@@ -231,15 +232,10 @@ impl<'a> Writer<'a> {
             spare: Mutex::default(),
         });
         let uploads_at_once = uploads_at_once(repository);
-        let most_packs = rayon::current_num_threads().max(2) + uploads_at_once;
+        let most_packs = rayon::current_num_threads().max(2) + uploads_at_once.max(1);
         let (sender, receiver) = sync_channel(0);
         let receiver = Arc::new(Mutex::new(receiver));
-        // With one thread in all, whoever fills a pack uploads it.
-        let threads = match uploads_at_once {
-            1 => 0,
-            many => many,
-        };
-        let threads = (0..threads)
+        let threads = (0..uploads_at_once)
             .map(|_| {
                 let (uploads, receiver) = (uploads.clone(), receiver.clone());
                 std::thread::spawn(move || upload(&uploads, &receiver))
@@ -254,7 +250,7 @@ impl<'a> Writer<'a> {
             dry_run,
             new_blobs: (0..SHARDS).map(|_| Mutex::default()).collect(),
             // Two of data at least, so that the store cannot tell which chunks follow one another.
-            open_packs: [OpenPacks::new(2, most_packs), OpenPacks::new(1, usize::MAX)],
+            open_packs: [OpenPacks::new(2, most_packs), OpenPacks::new(1, 1)],
             pack_count: AtomicU32::new(0),
             index_count: AtomicU32::new(0),
             counters: Counters::default(),
@@ -481,7 +477,7 @@ impl<'a> Writer<'a> {
             self.repository.keep_pack(&record.id, &object);
         }
         let finished = Box::new(Finished { name, object, record, _leaving: leaving });
-        let sent = if uploads_at_once(self.repository) == 1 {
+        let sent = if uploads_at_once(self.repository) == 0 {
             upload_one(&self.uploads, *finished);
             true
         } else {
@@ -603,8 +599,13 @@ impl Drop for Writer<'_> {
     }
 }
 
+/// Threads that bring packs to the store; none where there shall be one in all: then whoever fills a pack uploads it.
 fn uploads_at_once(repository: &Repository) -> usize {
-    repository.threads(if repository.store.lists_cheaply() { UPLOADS } else { FAR_UPLOADS })
+    match repository.threads(2) {
+        1 => 0,
+        _ if repository.store.lists_cheaply() => UPLOADS,
+        _ => FAR_UPLOADS,
+    }
 }
 
 /// Brings packs to the store until the writer ends or one cannot be stored.

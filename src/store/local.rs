@@ -62,6 +62,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 use super::LocalMode;
 use super::direct::{self, Output};
 use super::layout::is_part;
+use super::spare;
 
 /// Where unfinished objects stand, from the store's directory. Not in their own folder: one
 /// directory is swept in a moment, 256 folders of packs are not.
@@ -256,7 +257,7 @@ impl LocalService {
             return Err(beyond());
         }
         let length = usize::try_from(end - start).map_err(|_| beyond())?;
-        let mut bytes = Vec::with_capacity(length);
+        let mut bytes = spare::take(length);
         while bytes.len() < length {
             let offset = start + bytes.len() as u64;
             match retry_on_intr(|| pread(&file, spare_capacity(&mut bytes), offset)) {

@@ -23,6 +23,7 @@ mod rate;
 mod remote_tests;
 #[cfg(feature = "sftp")]
 mod sftp;
+mod spare;
 mod traffic;
 #[cfg(feature = "http")]
 mod wire;
@@ -54,6 +55,7 @@ use self::probe::Guard;
 use self::sftp::SftpService;
 #[cfg(feature = "sftp")]
 pub use self::sftp::{SftpAddress, SftpOptions};
+pub use self::spare::give_back;
 use self::traffic::Sort;
 pub use self::traffic::Traffic;
 use crate::units::Timestamp;

@@ -1,0 +1,61 @@
+//! Memory for whole packs that are read from a disk one after another: a thread reads the next one into that of the last,
+//! which the kernel need not clear again, and which the allocator cannot scatter.
+
+use std::cell::RefCell;
+
+/// Smaller objects are read into memory of their own.
+const LEAST: usize = 8 << 20;
+
+#[derive(Default)]
+struct Spare {
+    /// Whether this thread reads from a disk at all: only then there is a next one.
+    is_asked: bool,
+    memory: Vec<u8>,
+}
+
+thread_local! {
+    static SPARE: RefCell<Spare> = RefCell::default();
+}
+
+/// An empty buffer with room for so many bytes.
+pub(super) fn take(length: usize) -> Vec<u8> {
+    if length < LEAST {
+        return Vec::with_capacity(length);
+    }
+    let mut memory = SPARE.with_borrow_mut(|spare| {
+        spare.is_asked = true;
+        std::mem::take(&mut spare.memory)
+    });
+    memory.clear();
+    memory.reserve_exact(length);
+    memory
+}
+
+/// Gives back the memory of an object that this thread has read and that nobody needs any more.
+pub fn give_back(memory: Vec<u8>) {
+    SPARE.with_borrow_mut(|spare| {
+        if spare.is_asked && memory.capacity() >= LEAST {
+            spare.memory = memory;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_object_is_read_into_the_memory_of_the_last() {
+        give_back(vec![1; LEAST]);
+        assert!(SPARE.with_borrow(|spare| spare.memory.is_empty()), "nobody reads from a disk");
+        let first = take(LEAST + 5);
+        let place = first.as_ptr();
+        give_back(first);
+        let next = take(LEAST);
+        assert!(next.as_ptr() == place && next.is_empty() && next.capacity() >= LEAST);
+        give_back(next);
+        assert!(take(100).as_ptr() != place);
+        assert!(take(2 * LEAST).capacity() >= 2 * LEAST);
+        assert!(SPARE.with_borrow(|spare| spare.memory.capacity() == 0));
+    }
+}
