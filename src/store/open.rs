@@ -162,7 +162,7 @@ fn open_remote(
     }
     let identity = identity(shown, &settings);
     let lists_in_order = is_said_to_list_in_order || is_known_to_list_in_order(place, &settings);
-    let runtime = super::start_runtime(shown)?;
+    let runtime = super::calls::start_runtime(shown)?;
     let operator = {
         // Some services look for a runtime when they are built.
         let _entered = runtime.enter();

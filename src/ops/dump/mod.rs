@@ -537,6 +537,10 @@ impl State {
 
 /// Fetches the chunks of a batch, several at a time.
 fn fetch(reader: &BlobReader<'_>, batch: Vec<Piece>) -> Vec<(Piece, Fetched)> {
+    reader.expect(batch.iter().filter_map(|piece| match piece {
+        Piece::Chunk { blob, .. } => Some(blob),
+        _ => None,
+    }));
     let pieces: Vec<(Piece, Mutex<Fetched>)> =
         batch.into_iter().map(|piece| (piece, Mutex::new(None))).collect();
     let next = AtomicUsize::new(0);
