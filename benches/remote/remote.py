@@ -227,10 +227,18 @@ class Rustic(Tool):
 
     def reach(self, far):
         repository, options = far.rustic(self.name)
+        # Its folders are objects whose names end in a slash, which rclone refuses: made where the server keeps it.
+        self.made_at = os.path.join(far.data, BUCKET, self.name) if far.name == "s3" else None
         os.makedirs(self.home + "/config/rustic")
         with open(self.home + "/config/rustic/rustic.toml", "w") as f:
             f.write(f'[repository]\nrepository = "{repository}"\npassword-file = "{self.password_file}"\n'
                     "[repository.options]\n" + "".join(f'{key} = "{value}"\n' for key, value in options.items()))
+
+    def init(self):
+        if self.made_at is None:
+            return super().init()
+        self.run(self.exe, "--no-progress", "-r", self.made_at, "init")
+        return None
 
     def target(self, to): return (to,)
 
@@ -290,7 +298,9 @@ def one_run(tools, far, work, sources, steps):
     made = {}
     for name in tools:
         made[name] = TOOLS[name](far, work)
-        results[name]["init"] = made[name].init()
+        figures = made[name].init()
+        if figures:
+            results[name]["init"] = figures
 
     def backups(step, source):
         os.rename(source, live)
