@@ -14,7 +14,7 @@ pub mod journals;
 pub mod key_updates;
 pub mod keys;
 mod known_place;
-mod look;
+pub mod look;
 mod maintainer;
 pub mod marks;
 pub mod mend;
