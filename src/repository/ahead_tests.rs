@@ -203,10 +203,11 @@ fn what_fails_is_left_to_whoever_needs_it() {
         Arc::new(Service { is_open: Mutex::new(true), fails: true, ..Service::default() });
     let ahead = service.ahead(4, 4 * MIB);
     ahead.replace((0..32).map(|number| part(number, 0..MIB)));
+    service.await_asked(1);
     for number in 0..32 {
         assert_eq!(take(&ahead, number, 0..MIB), None);
     }
-    service.await_asked(1);
+    assert_eq!(ahead.shared.state.lock().by_part.len(), 0);
 }
 
 #[test]
