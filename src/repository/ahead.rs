@@ -74,8 +74,10 @@ struct State {
 
 struct Request {
     wanted: Wanted,
-    /// Of how many ranges nobody has asked for their bytes yet.
+    /// Of how many parts nobody has asked for their bytes yet.
     untaken: usize,
+    /// It came too late, whenever it comes.
+    is_forgotten: bool,
     status: Status,
 }
 
@@ -155,7 +157,12 @@ impl Ahead {
                     if !is_whole {
                         open.insert(pack, (at, rank));
                     }
-                    state.requests.push(Request { wanted, untaken: 1, status: Status::Waiting });
+                    state.requests.push(Request {
+                        wanted,
+                        untaken: 1,
+                        is_forgotten: false,
+                        status: Status::Waiting,
+                    });
                     at
                 }
             };
@@ -277,6 +284,7 @@ impl State {
         self.next = self.next.max(at + 1);
         let until = at.saturating_sub(OUT_OF_ORDER);
         for earlier in self.kept_from..until {
+            self.requests[earlier].is_forgotten = true;
             self.let_go(earlier);
         }
         self.kept_from = self.kept_from.max(until);
@@ -315,7 +323,9 @@ impl Shared {
             drop(state);
             let fetched = (self.fetch)(&wanted);
             state = self.state.lock();
-            let is_wanted = state.round == round && state.requests[at].untaken > 0;
+            let is_wanted = state.round == round
+                && state.requests[at].untaken > 0
+                && !state.requests[at].is_forgotten;
             match fetched {
                 Some(bytes) if is_wanted => state.requests[at].status = Status::Here(bytes),
                 _ => {

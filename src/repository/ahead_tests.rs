@@ -212,12 +212,24 @@ fn what_fails_is_left_to_whoever_needs_it() {
 
 #[test]
 fn what_nobody_takes_does_not_stop_what_comes_behind_it() {
-    let service = Service::open();
-    let ahead = service.ahead(4, 4 * MIB);
-    ahead.replace((0..200).map(|number| part(number, 0..MIB)));
-    // The first hundred are forgotten.
-    let taken = (100..200).filter(|number| take(&ahead, *number, 0..MIB).is_some()).count();
-    assert!(taken > 50, "{taken} of 100 were fetched ahead");
+    for mut is_late in [false, true] {
+        let service = if is_late { Service::closed() } else { Service::open() };
+        let ahead = service.ahead(4, 4 * MIB);
+        ahead.replace((0..200).map(|number| part(number, 0..MIB)));
+        // No room is left, and the first hundred are forgotten: here already, or not yet.
+        service.await_asked(4);
+        let mut taken = 0;
+        for number in 100..150 {
+            taken += u64::from(take(&ahead, number, 0..MIB).is_some());
+            if std::mem::take(&mut is_late) {
+                service.answer();
+            }
+            while ahead.held() < 4 * MIB {
+                std::thread::yield_now();
+            }
+        }
+        assert!(taken > 40, "{taken} of 50 were fetched ahead");
+    }
 }
 
 #[test]
