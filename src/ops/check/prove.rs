@@ -1,7 +1,7 @@
 //! Packs read whole: which, in what order, and what is lost with those that are not what they should be.
 //!
 //! Memory: as many packs as there are threads and one more (so that one is fetched while the others are worked
-//! on), fewer where the budget asks for it, and 12 bytes for each blob of a damaged pack. From a store far away, a sixth of
+//! on), fewer where the budget asks for it, and 12 bytes for each blob of a damaged pack. From a store far away, an eighth of
 //! the budget for packs that are fetched ahead in the place of that one more.
 
 use std::collections::{HashMap, HashSet};
@@ -116,7 +116,7 @@ pub fn prove(
     let bytes = selected.iter().map(|(_, length)| length).sum();
     monitor.expect(Progress { files: 0, bytes });
     let affordable = PackVerifier::affordable(repository, &selected, options.memory_budget);
-    let ahead = repository.fetches_ahead(options.memory_budget / 6);
+    let ahead = repository.fetches_ahead(options.memory_budget / 8);
     if let Some(ahead) = &ahead {
         ahead.add_packs(selected.iter().copied());
     }
