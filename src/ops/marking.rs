@@ -16,6 +16,7 @@ use crate::monitor::Monitor;
 use crate::ops::OpsError;
 use crate::ops::changes::Changes;
 use crate::ops::findings::{Finding, Findings};
+use crate::ops::threads::with_waiting;
 use crate::ops::walk::{Walk, data_tag, differs_as_data, differs_as_tree, directory_tag, list_tag};
 use crate::repository::Repository;
 use crate::repository::index::IdRange;
@@ -122,7 +123,9 @@ impl<'m, 'a> Marking<'m, 'a> {
         snapshots: &[(SnapshotId, Snapshot)],
     ) -> Result<Findings, OpsError> {
         let findings = Findings::default();
-        Walk::new(self.reader, self.monitor, &findings).counting(changes).run(snapshots)?;
+        let walk = Walk::new(self.reader, self.monitor, &findings).counting(changes);
+        with_waiting(self.repository(), || walk.run(snapshots))?;
+        drop(walk);
         Ok(findings)
     }
 

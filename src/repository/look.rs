@@ -45,7 +45,7 @@ impl Repository {
     pub(super) fn look(&self) -> Result<Look> {
         let known = self.cache.indexes()?;
         let folders = [layout::DAMAGED, layout::GC, layout::INDEX, layout::KEYS];
-        let listed = self.store.list_folders(&folders, known.len())?;
+        let listed = self.store.list_folders_at_once(&folders, known.len())?;
         let indexes = ListedIndexes::new(known, &listed);
         let names = listed.iter().map(|object| &object.name);
         let damaged = names.filter_map(|name| layout::parse_damaged(name)).collect();

@@ -2,6 +2,7 @@
 //!
 //! A [`Repository`] is a store, the keys to it and a local cache. It has no verbs: those are in `ops`.
 
+pub mod ahead;
 pub mod chance;
 pub mod collector;
 pub mod delta;
@@ -13,7 +14,7 @@ pub mod journals;
 pub mod key_updates;
 pub mod keys;
 mod known_place;
-mod look;
+pub mod look;
 mod maintainer;
 pub mod marks;
 pub mod mend;
@@ -52,6 +53,7 @@ use crate::format::keyring::{EpochKeys, Keyring};
 use crate::format::slot::SlotLabel;
 use crate::id::{KeySlotId, PackId, RepositoryId};
 use crate::store::{Created, Store, layout};
+use ahead::Ahead;
 use chance::Chance;
 use error::{Kind, Named, RepositoryError, Result};
 use index::PackInfo;
@@ -435,6 +437,15 @@ impl Repository {
     /// On how many threads to do what would best be done on so many.
     pub fn threads(&self, best: usize) -> usize {
         if self.environment.chance.repeats() { 1 } else { best }
+    }
+
+    /// Something that fetches packs, or parts of them, before they are asked for, and holds so many bytes; `None` where
+    /// the store is near.
+    pub fn fetches_ahead(&self, budget: u64) -> Option<Ahead> {
+        match self.environment.chance.repeats() {
+            true => None,
+            false => Ahead::new(&self.store, budget),
+        }
     }
 
     /// The slot that opened it.

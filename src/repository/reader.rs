@@ -1,16 +1,18 @@
 //! Blobs out: id → place → segment → bytes, checked against the id.
 //!
 //! A segment is fetched, unsealed and decompressed once and kept while memory allows; whoever asks for a
-//! segment that another thread is fetching waits for that thread.
+//! segment that another thread is fetching waits for that thread. From a store far away it is fetched before anybody asks
+//! for it, where it was said what will be read (`ahead`).
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::Repository;
+use super::ahead::{Ahead, Wanted};
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::cache::Excluded;
 use super::index::{Location, PackInfo, SegmentPlace};
@@ -104,10 +106,12 @@ pub struct BlobReader<'a> {
     /// Where blobs are that have one copy, of those that somebody has said will be read.
     located: RwLock<HashMap<BlobId, Location>>,
     budget: u64,
+    /// Fetches what was said to be read, from a store far away. A third of the budget is its own.
+    ahead: OnceLock<Option<Ahead>>,
 }
 
 impl<'a> BlobReader<'a> {
-    /// A reader that keeps up to `budget` bytes of opened segments.
+    /// A reader that keeps up to `budget` bytes of opened segments, and of those that it fetches ahead.
     pub fn new(repository: &'a Repository, budget: u64) -> Self {
         let segments =
             CachedSegments { slots: HashMap::new(), bytes: 0, turn: 0, awaited: HashMap::new() };
@@ -120,6 +124,7 @@ impl<'a> BlobReader<'a> {
             failing: Mutex::default(),
             located: RwLock::default(),
             budget,
+            ahead: OnceLock::new(),
         }
     }
 
@@ -157,29 +162,100 @@ impl<'a> BlobReader<'a> {
 
     /// Says which blobs will be read next, in about this order, each as often as it will be: a segment is kept until the
     /// last of them was read, and no longer; where there is no room for all, that goes which is needed last (L. Bélády's
-    /// rule). What was said before is void. Four bytes a blob.
+    /// rule). What was said before is void. From a store far away they are fetched ahead. Four bytes a blob, and 100 a
+    /// segment.
     pub fn await_only<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
         let mut awaited: HashMap<SegmentPlace, VecDeque<u32>> = HashMap::new();
-        let mut deltas = HashSet::new();
-        let mut add = |order: usize, location: &Location| {
-            awaited.entry(location.place()).or_default().push_back(order as u32);
+        let segments = self.segments_of(blobs, |order, place| {
+            awaited.entry(place).or_default().push_back(order);
+        });
+        self.segments.lock().awaited = awaited;
+        if let Some(ahead) = self.ahead() {
+            ahead.replace(self.wanted(segments));
+        }
+    }
+
+    /// Says which blobs will be read besides, in about this order: from a store far away they are fetched ahead. Says
+    /// nothing of how long their segments are needed.
+    pub fn expect<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
+        if let Some(ahead) = self.ahead() {
+            ahead.add(self.wanted(self.segments_of(blobs, |_, _| {})));
+        }
+    }
+
+    /// The segments that these blobs are read from, as they are met first: the bases of a delta before it. `met` is told
+    /// each time, with how many blobs come before.
+    fn segments_of<'b>(
+        &self,
+        blobs: impl IntoIterator<Item = &'b BlobId>,
+        mut met: impl FnMut(u32, SegmentPlace),
+    ) -> Vec<SegmentPlace> {
+        let (mut segments, mut known) = (Vec::new(), HashSet::new());
+        let mut meet = |order: usize, place: SegmentPlace| {
+            met(order as u32, place);
+            if known.insert(place) {
+                segments.push(place);
+            }
         };
+        let mut deltas = HashSet::new();
         for (order, blob) in blobs.into_iter().enumerate() {
             // What is not found, or cannot be, will be an error when it is read.
             let Ok(location) = self.locate(blob) else { continue };
-            add(order, &location);
-            if !location.is_delta || !deltas.insert(location.place()) {
-                continue;
-            }
-            for base in self.repository.cache.bases(&location).unwrap_or_default() {
-                if let Ok(Some(base)) =
-                    self.repository.cache.base_outside(&base, &Excluded::default())
-                {
-                    add(order, &base);
+            if location.is_delta && deltas.insert(location.place()) {
+                for base in self.repository.cache.bases(&location).unwrap_or_default() {
+                    if let Ok(Some(base)) =
+                        self.repository.cache.base_outside(&base, &Excluded::default())
+                    {
+                        meet(order, base.place());
+                    }
                 }
             }
+            meet(order, location.place());
         }
-        self.segments.lock().awaited = awaited;
+        segments
+    }
+
+    /// What fetches ahead, where the store is far away.
+    fn ahead(&self) -> Option<&Ahead> {
+        let begin = || self.repository.fetches_ahead(self.budget / 3);
+        self.ahead.get_or_init(begin).as_ref()
+    }
+
+    /// The bytes of those of these segments that lie in data packs and are not open.
+    fn wanted(&self, segments: Vec<SegmentPlace>) -> Vec<Wanted> {
+        let mut wanted = Vec::with_capacity(segments.len());
+        for place in segments {
+            if self.segments.lock().slots.contains_key(&place) {
+                continue;
+            }
+            let Ok(pack) = self.repository.cache.pack(place.pack) else { continue };
+            let segment = pack.segments.get(place.segment as usize);
+            let total = plain_length(&pack.header, pack.object_length);
+            // Packs of trees are kept in the local cache, whole.
+            let (Some(segment), Some(total), ObjectKind::DataPack) = (segment, total, pack.kind)
+            else {
+                continue;
+            };
+            let length = u64::from(segment.stored_length);
+            if segment.offset + length <= total {
+                let (range, _) = frames_covering(segment.offset, length, total);
+                wanted.push(Wanted {
+                    pack: pack.id,
+                    offset: segment.offset,
+                    range,
+                    is_whole: false,
+                });
+            }
+        }
+        wanted
+    }
+
+    /// Bytes of opened segments that are kept.
+    fn opened_budget(&self) -> u64 {
+        match self.ahead.get() {
+            Some(Some(_)) => self.budget - self.budget / 3,
+            _ => self.budget,
+        }
     }
 
     /// A blob of this segment was read.
@@ -418,7 +494,8 @@ impl<'a> BlobReader<'a> {
     fn make_room(&self, new: SegmentPlace, replaced: u64, length: u64) {
         let mut cached = self.segments.lock();
         cached.bytes = cached.bytes.saturating_sub(replaced) + length;
-        while cached.bytes > self.budget {
+        let budget = self.opened_budget();
+        while cached.bytes > budget {
             let oldest = cached
                 .slots
                 .iter()
@@ -557,11 +634,18 @@ impl<'a> BlobReader<'a> {
         let (range, first) = frames_covering(offset, length as u64, total);
         let unseal =
             |sealed: Vec<u8>| unseal_range(&cipher, &name, sealed, first, offset, length, total);
-        let kept = self.repository.read_pack_range(pack, &name, range.clone());
-        let mut found = kept.and_then(unseal);
         let is_damaged = |found: &Result<Vec<u8>>| {
             found.as_ref().is_err_and(|error| error.kind == Kind::Corrupt)
         };
+        let fetched = match self.ahead.get() {
+            Some(Some(ahead)) => ahead.take(pack.id, offset, &range),
+            _ => None,
+        };
+        if let Some(opened) = fetched.map(unseal).filter(|opened| !is_damaged(opened)) {
+            return opened;
+        }
+        let kept = self.repository.read_pack_range(pack, &name, range.clone());
+        let mut found = kept.and_then(unseal);
         // The damaged copy may be the cache's own, of which no answer may depend.
         if is_damaged(&found) && self.repository.drop_kept_pack(&pack.id) {
             let stored = self.repository.store.get_range(&name, range.clone());

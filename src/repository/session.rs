@@ -75,6 +75,12 @@ impl Repository {
                 time: self.environment.clock.now(),
             };
             let name = layout::session(session);
+            if purpose == Purpose::Read {
+                // A restore on another machine need not wait until the store is probed: nobody relies on what a reader
+                // writes but a collector, which waits for it if it sees it.
+                let end = [layout::snapshot(session), layout::abort(session)];
+                [&name, &end[0], &end[1]].into_iter().for_each(|name| self.store.excuse(name));
+            }
             let object = self.seal(ObjectKind::Session, &name, payload.encode())?;
             if self.create_at_need(&name, object, spender)? == Created::AlreadyThere {
                 continue;
@@ -128,8 +134,27 @@ impl Repository {
 
     /// Registers a reader where the store may be written; says so where it may not.
     pub fn register_reader(&self, monitor: &dyn Monitor) -> Option<SessionId> {
-        match self.register(Purpose::Read) {
-            Ok(session) => Some(session),
+        self.register_reader_by(false, monitor).map(|(session, _)| session)
+    }
+
+    /// The same for a reader that brings the index up to date next: it does so by what it saw when it had registered.
+    pub fn register_reader_and_look(
+        &self,
+        monitor: &dyn Monitor,
+    ) -> (Option<SessionId>, Option<Look>) {
+        match self.register_reader_by(true, monitor) {
+            Some((session, look)) => (Some(session), look),
+            None => (None, None),
+        }
+    }
+
+    fn register_reader_by(
+        &self,
+        looks_at_all: bool,
+        monitor: &dyn Monitor,
+    ) -> Option<(SessionId, Option<Look>)> {
+        match self.register_by(Purpose::Read, None, looks_at_all) {
+            Ok(registered) => Some(registered),
             Err(error) => {
                 monitor.note(&format!(
                     "could not register as a reader ({error}): nothing holds a collector off while \

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::Repository;
+use super::ahead::Ahead;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::mend::{PackShape, not_whole, plain_length};
 use super::reader::BlobReader;
@@ -228,6 +229,7 @@ pub fn is_damage(error: &RepositoryError) -> bool {
 /// Proves pack after pack, with buffers that are used again. One for each thread.
 pub struct PackVerifier<'r, 'a> {
     reader: &'r BlobReader<'a>,
+    ahead: Option<&'r Ahead>,
     decompressor: Decompressor,
     plain: Vec<u8>,
 }
@@ -247,7 +249,12 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     /// A verifier that reads the bases of deltas through `reader`.
     pub fn new(reader: &'r BlobReader<'a>) -> Result<Self> {
         let decompressor = Decompressor::new().named("zstd")?;
-        Ok(PackVerifier { reader, decompressor, plain: Vec::new() })
+        Ok(PackVerifier { reader, ahead: None, decompressor, plain: Vec::new() })
+    }
+
+    /// The same, which takes what was fetched ahead.
+    pub fn taking(self, ahead: Option<&'r Ahead>) -> Self {
+        PackVerifier { ahead, ..self }
     }
 
     /// Reads the pack whole and proves every byte of it. Damage is in the answer; an error means that the
@@ -255,7 +262,8 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     pub fn verify(&mut self, id: PackId, listed: Option<&ListedPack>) -> Result<PackProof> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
-        let object = match repository.store.get(&name) {
+        let fetched = self.ahead.and_then(|ahead| ahead.take_pack(id));
+        let object = match fetched.map_or_else(|| repository.store.get(&name), Ok) {
             Ok(object) => object,
             Err(error) => {
                 let error = RepositoryError::from(error);

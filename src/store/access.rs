@@ -79,6 +79,7 @@ impl Access {
             counters: Arc::new(Counters::default()),
             patience: is_remote.then_some(self.patience),
             calls: Semaphore::new(connections),
+            connections,
             is_wired: false,
             has_answered: AtomicBool::new(false),
             stop_seen: AtomicU64::new(0),

@@ -75,6 +75,8 @@ pub(super) struct Line {
     // `None`: calls are neither watched nor repeated, as on a disk.
     pub(super) patience: Option<Patience>,
     pub(super) calls: Semaphore,
+    // How many turns it has.
+    pub(super) connections: usize,
     // Whether bytes pass through `wire`, which notes and counts them.
     pub(super) is_wired: bool,
     pub(super) has_answered: AtomicBool,
@@ -123,6 +125,7 @@ impl Line {
             counters: self.counters.clone(),
             patience: self.patience,
             calls: Semaphore::new(runners),
+            connections: runners,
             is_wired: self.is_wired,
             has_answered: AtomicBool::new(self.has_answered.load(Ordering::Relaxed)),
             stop_seen: copied(&self.stop_seen),

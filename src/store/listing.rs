@@ -61,6 +61,31 @@ impl Store {
         Ok(all)
     }
 
+    /// The same where it does not matter which folder is listed first: what are several listings are made at once, where
+    /// each takes a round trip.
+    pub fn list_folders_at_once(
+        &self,
+        folders: &[&str],
+        expected: usize,
+    ) -> Result<Vec<ObjectInfo>, StoreError> {
+        if self.inner.lists_in_order || self.connections().is_none_or(|connections| connections < 2)
+        {
+            return self.list_folders(folders, expected);
+        }
+        let listed: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                folders.iter().map(|folder| scope.spawn(|| self.list(folder))).collect();
+            threads.into_iter().map(|thread| thread.join()).collect()
+        });
+        let mut all = Vec::new();
+        for (listed, folder) in listed.into_iter().zip(folders) {
+            let failed =
+                |_| StoreError::new(Kind::Unavailable, folder, "a thread that lists failed");
+            all.extend(listed.map_err(failed)??);
+        }
+        Ok(all)
+    }
+
     /// `None`: the service does not list names in their order, or much lies between them.
     fn list_in_order(
         &self,

@@ -177,7 +177,7 @@ fn open_remote(
     }
     let identity = identity(shown, &settings);
     let lists_in_order = is_said_to_list_in_order || is_known_to_list_in_order(place, &settings);
-    let runtime = super::start_runtime(shown)?;
+    let runtime = super::calls::start_runtime(shown)?;
     #[cfg_attr(not(feature = "s3"), allow(unused_mut, reason = "only S3 has locks"))]
     let mut lock_kit = None;
     #[cfg_attr(not(feature = "b2"), allow(unused_mut, reason = "only B2's is made anew"))]

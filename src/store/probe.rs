@@ -4,11 +4,13 @@
 //! Everything happens in the folder `probe/`, under names that were never used before. A key that may not delete
 //! leaves a few small objects there.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, OnceLock};
 use std::thread;
 
 use opendal::Buffer;
+use parking_lot::Mutex;
 
 use super::access::CONNECTIONS;
 use super::error::{Kind, StoreError};
@@ -61,21 +63,41 @@ impl Capabilities {
 pub(super) struct Guard {
     nonce: String,
     needs_conditions: bool,
+    /// What may be created before.
+    excused: Mutex<HashSet<String>>,
     answer: OnceLock<Result<Capabilities, StoreError>>,
 }
 
 impl Guard {
     pub(super) fn new(needs_conditions: bool, nonce: &str) -> Self {
-        Guard { nonce: nonce.to_string(), needs_conditions, answer: OnceLock::new() }
+        Guard {
+            nonce: nonce.to_string(),
+            needs_conditions,
+            excused: Mutex::default(),
+            answer: OnceLock::new(),
+        }
     }
 
     pub(super) fn passed(found: Capabilities) -> Self {
         let answer = OnceLock::from(Ok(found));
-        Guard { nonce: String::new(), needs_conditions: found.creates_once, answer }
+        Guard {
+            nonce: String::new(),
+            needs_conditions: found.creates_once,
+            excused: Mutex::default(),
+            answer,
+        }
     }
 
     pub(super) fn found(&self) -> Option<Capabilities> {
         self.answer.get()?.as_ref().ok().copied()
+    }
+
+    pub(super) fn excuse(&self, name: &str) {
+        self.excused.lock().insert(name.to_string());
+    }
+
+    pub(super) fn is_excused(&self, name: &str) -> bool {
+        self.excused.lock().contains(name)
     }
 
     pub(super) fn pass(&self, store: &Store) -> Result<(), StoreError> {
@@ -235,10 +257,18 @@ impl Probe<'_> {
             Err(error) if error.kind == Kind::Interrupted => return Err(error),
             Err(_) => return Ok(None),
         };
-        // What stays is a few bytes, and does no harm.
-        for object in self.store.list(&self.prefix).unwrap_or_default() {
-            let _ = self.store.delete(&object.name);
-        }
+        let left = self.store.list(&self.prefix).unwrap_or_default();
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..RUNNERS.min(left.len()) {
+                scope.spawn(|| {
+                    while let Some(object) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        // What stays is a few bytes, and does no harm.
+                        let _ = self.store.delete(&object.name);
+                    }
+                });
+            }
+        });
         Ok(Some(is_gone))
     }
 

@@ -320,6 +320,37 @@ fn a_guarded_store_is_probed_before_its_first_write_and_only_then() {
 }
 
 #[test]
+fn what_is_excused_is_created_before_the_probe_and_nothing_else() {
+    let far = far(Oddity::Honest);
+    let store = far.store.clone().guarded(true, "0123");
+    store.excuse("sessions/a");
+    assert_eq!(store.create("sessions/a", vec![1]), Ok(Created::New));
+    assert_eq!((far.service.calls(), store.probed()), (1, None));
+    store.delete("sessions/a").unwrap();
+    assert!(store.probed().is_some(), "to delete is not excused");
+    // A store that does less takes what is excused, and nothing else.
+    let other = self::far(Oddity::IgnoresConditions);
+    let store = other.store.clone().guarded(true, "0123");
+    store.excuse("sessions/a");
+    assert_eq!(store.create("sessions/b", vec![1]).unwrap_err().kind, Kind::Invalid);
+    assert_eq!(store.create("sessions/a", vec![1]), Ok(Created::New));
+}
+
+#[test]
+fn folders_that_are_listed_at_once_come_as_one_after_another() {
+    let far = far(Oddity::Honest);
+    for name in ["gc/a", "index/b", "index/c", "keys/d", "other/e"] {
+        far.store.create(name, vec![1]).unwrap();
+    }
+    let folders = ["damaged/", "gc/", "index/", "keys/"];
+    let listed = far.store.list_folders_at_once(&folders, 9).unwrap();
+    assert_eq!(listed, far.store.list_folders(&folders, 9).unwrap());
+    assert_eq!(listed.len(), 4);
+    far.service.fail([Failure::Before(ErrorKind::PermissionDenied, false)]);
+    assert_eq!(far.store.list_folders_at_once(&folders, 9).unwrap_err().kind, Kind::Denied);
+}
+
+#[test]
 fn a_store_that_changed_its_mind_is_read_and_not_written() {
     let far = far(Oddity::IgnoresConditions);
     far.store.create("a", vec![1]).unwrap();

@@ -15,6 +15,7 @@ mod deltas;
 mod described;
 mod diff;
 mod disk;
+mod far;
 mod fidelity;
 mod following;
 mod foretold;

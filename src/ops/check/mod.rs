@@ -67,6 +67,7 @@ use crate::tree::entry::{Entry, FileContent};
 use crate::units::Timestamp;
 
 use crate::ops::findings::{Finding, Findings};
+use crate::ops::threads::with_waiting;
 use crate::ops::walk::{Place, Walk};
 use drill::Drawing;
 use known::Known;
@@ -241,12 +242,14 @@ fn run(
     if drawn.is_wanted() {
         walk = walk.with_files(&offer);
     }
-    walk.run(&snapshots.all)?;
+    with_waiting(repository, || walk.run(&snapshots.all))?;
     summary.blobs = walk.data.count() + walk.trees.count();
 
     let indexes = repository.listed_indexes()?;
     let inventory = repository.inventory()?;
-    prove_small_objects(repository, &inventory, &snapshots, &findings)?;
+    with_waiting(repository, || {
+        prove_small_objects(repository, &inventory, &snapshots, &findings)
+    })?;
     let mut known = Known::load(repository, &inventory, &findings)?;
     let listed: HashSet<_> = indexes.iter().copied().collect();
     let gone = known_indexes.iter().filter(|id| !listed.contains(id));

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::walk::Pipeline;
 use crate::codec::digest::{DIGEST_REGION, NamingKeys, RegionHasher};
+use crate::id::BlobId;
 use crate::monitor::Progress;
 use crate::ops::OpsError;
 use crate::repository::error::RepositoryError;
@@ -47,6 +48,16 @@ pub struct Piece {
     pub extents: Vec<(u64, Extent)>,
     /// Whether the file has a digest.
     pub has_digest: bool,
+}
+
+impl Piece {
+    /// The blobs that are read for it.
+    pub fn blobs(&self) -> impl Iterator<Item = &BlobId> {
+        self.extents.iter().filter_map(|(_, extent)| match extent {
+            Extent::Data { blob, .. } => Some(blob),
+            Extent::Hole { .. } => None,
+        })
+    }
 }
 
 /// What a piece became.

@@ -278,8 +278,10 @@ impl Copier<'_> {
             _ => None,
         };
         let damaged_before = self.counters.damaged.load(Ordering::Relaxed);
-        // In the walk's order, files that follow one another stand in the same few segments.
-        let data = BlobReader::new(self.source, budget / 16);
+        // In the walk's order, files that follow one another stand in the same few segments. From far away, half as much
+        // again for what is fetched ahead.
+        let ahead = if self.source.store().connections().is_some() { budget / 32 } else { 0 };
+        let data = BlobReader::new(self.source, budget / 16 + ahead);
         let pipeline = Pipeline {
             snapshot: id.short(),
             writer: &writer,

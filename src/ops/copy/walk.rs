@@ -12,6 +12,7 @@ use super::content::{Failure, Piece, copy_inline, copy_piece, prove};
 use super::reference::{Pair, PairWalk, Reference};
 use crate::codec::digest::DIGEST_REGION;
 use crate::format::header::ObjectKind;
+use crate::id::BlobId;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
 use crate::repository::error::RepositoryError;
@@ -58,6 +59,17 @@ struct Unread {
 enum Work {
     Done(Done),
     Copy(Unread),
+}
+
+impl Work {
+    /// The blobs that are read for it.
+    fn blobs(&self) -> impl Iterator<Item = &BlobId> {
+        let piece = match self {
+            Work::Copy(unread) => unread.piece.as_ref().ok(),
+            Work::Done(_) => None,
+        };
+        piece.into_iter().flat_map(Piece::blobs)
+    }
 }
 
 /// How many pieces of work may be with the workers at a time.
@@ -335,6 +347,7 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         let (sender, receiver) = sync_channel(1);
         let permit = self.permits.take();
         let (workers, pipeline) = (self.workers, self.pipeline);
+        pipeline.data.expect(batch.iter().flat_map(Work::blobs));
         self.scope.spawn(move |_| {
             let done = workers.with(|segments| {
                 batch.into_iter().map(|work| finish(pipeline, segments, work)).collect()
@@ -370,6 +383,7 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
             let (sender, receiver) = sync_channel(1);
             let permit = self.permits.take();
             let (workers, pipeline) = (self.workers, self.pipeline);
+            pipeline.data.expect(piece.blobs());
             self.scope.spawn(move |_| {
                 let copied = workers.with(|segments| copy_piece(pipeline, segments, &piece));
                 drop(permit);

@@ -15,6 +15,7 @@ use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
 use crate::repository::Repository;
 use crate::repository::error::RepositoryError;
+use crate::repository::look::Look;
 use crate::repository::reader::BlobReader;
 use crate::target::TargetError;
 use crate::tree::entry::{Content, Entry, Extent, FileContent, LinkIdentity, Node};
@@ -57,8 +58,8 @@ pub fn dump(
     output: &mut dyn Write,
     monitor: &dyn Monitor,
 ) -> Result<DumpSummary, OpsError> {
-    let session = repository.register_reader(monitor);
-    let result = run(repository, &snapshot.1, path, output, monitor);
+    let (session, look) = repository.register_reader_and_look(monitor);
+    let result = run(repository, look, &snapshot.1, path, output, monitor);
     repository.note_mended(monitor);
     repository.end_reader(session, monitor);
     result
@@ -66,12 +67,13 @@ pub fn dump(
 
 fn run(
     repository: &Repository,
+    look: Option<Look>,
     snapshot: &Snapshot,
     path: &TreePath,
     output: &mut dyn Write,
     monitor: &dyn Monitor,
 ) -> Result<DumpSummary, OpsError> {
-    for error in repository.refresh_index(monitor)?.damaged {
+    for error in repository.refresh_index_by(look, monitor)?.damaged {
         monitor.problem(Problem { item: error.item, during: "index", message: error.message });
     }
     let reader = BlobReader::new(repository, SEGMENTS);
@@ -537,6 +539,10 @@ impl State {
 
 /// Fetches the chunks of a batch, several at a time.
 fn fetch(reader: &BlobReader<'_>, batch: Vec<Piece>) -> Vec<(Piece, Fetched)> {
+    reader.expect(batch.iter().filter_map(|piece| match piece {
+        Piece::Chunk { blob, .. } => Some(blob),
+        _ => None,
+    }));
     let pieces: Vec<(Piece, Mutex<Fetched>)> =
         batch.into_iter().map(|piece| (piece, Mutex::new(None))).collect();
     let next = AtomicUsize::new(0);

@@ -191,10 +191,18 @@ impl<'s, 'a> Copier<'s, 'a> {
         let is_tree = kind == ObjectKind::TreePack;
         let segments = record.directory.segments.iter();
         let plain = segments.filter(|segment| !segment.encoding.is_delta());
+        let mut wanted = Vec::new();
         for BlobRecord { id, .. } in plain.flat_map(|segment| &segment.blobs) {
             let is_needed = needed.is_base(id) || needed.is_needed(kind, id)?;
             // As `usage` counts: a plain copy is what is needed, whatever deltas there are.
-            if !is_needed || writer.has_plain(id)? {
+            if is_needed && !writer.has_plain(id)? {
+                wanted.push(id);
+            }
+        }
+        reader.expect(wanted.iter().copied());
+        for id in wanted {
+            // Another thread may have copied it meanwhile.
+            if writer.has_plain(id)? {
                 continue;
             }
             let bytes = if is_tree { reader.tree(id)? } else { reader.data(id)? };

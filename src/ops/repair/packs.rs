@@ -197,11 +197,15 @@ fn prove(
     monitor.expect(Progress { files: 0, bytes });
     let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
     let affordable = PackVerifier::affordable(repository, packs, options.memory_budget);
+    let ahead = repository.fetches_ahead(options.memory_budget / 8);
+    if let Some(ahead) = &ahead {
+        ahead.add_packs(packs.iter().copied());
+    }
     let (next, read) = (AtomicUsize::new(0), AtomicU64::new(0));
     let found = Mutex::new(Vec::new());
     let left = Mutex::new(Vec::new());
     let work = || -> Result<(), OpsError> {
-        let mut verifier = PackVerifier::new(&reader)?;
+        let mut verifier = PackVerifier::new(&reader)?.taking(ahead.as_ref());
         while let Some((id, length)) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
             if monitor.interrupted() {
                 return Err(OpsError::Interrupted);

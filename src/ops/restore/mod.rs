@@ -13,6 +13,7 @@ use crate::id::SnapshotId;
 use crate::monitor::{Monitor, Phase, Problem};
 use crate::ops::OpsError;
 use crate::repository::Repository;
+use crate::repository::look::Look;
 use crate::repository::reader::BlobReader;
 use crate::target::files::FilesTarget;
 use crate::tree::filter::{ExcludeFilter, IncludeFilter};
@@ -107,8 +108,9 @@ pub fn restore(
     monitor: &dyn Monitor,
 ) -> Result<RestoreSummary, OpsError> {
     let start = repository.environment().clock.elapsed();
-    let session = repository.register_reader(monitor);
-    let result = run(repository, &snapshot.1, target, options, monitor);
+    let (session, look) = repository.register_reader_and_look(monitor);
+    let loaded = report_damaged_indexes(repository, look, monitor);
+    let result = loaded.and_then(|()| run(repository, &snapshot.1, target, options, monitor));
     repository.note_mended(monitor);
     repository.end_reader(session, monitor);
     let mut summary = result?;
@@ -123,7 +125,6 @@ fn run(
     options: &RestoreOptions,
     monitor: &dyn Monitor,
 ) -> Result<RestoreSummary, OpsError> {
-    report_damaged_indexes(repository, monitor)?;
     monitor.phase(Phase::Plan);
     let trees = BlobReader::new(repository, options.memory_budget / 16);
     let data = BlobReader::new(repository, options.memory_budget / 16 * 3);
@@ -154,8 +155,12 @@ fn run(
 }
 
 /// Brings the index up to date. What only a damaged index object lists is still found in the packs.
-fn report_damaged_indexes(repository: &Repository, monitor: &dyn Monitor) -> Result<(), OpsError> {
-    for error in repository.refresh_index(monitor)?.damaged {
+fn report_damaged_indexes(
+    repository: &Repository,
+    look: Option<Look>,
+    monitor: &dyn Monitor,
+) -> Result<(), OpsError> {
+    for error in repository.refresh_index_by(look, monitor)?.damaged {
         monitor.problem(Problem { item: error.item, during: "index", message: error.message });
     }
     Ok(())

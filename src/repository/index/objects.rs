@@ -9,7 +9,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use super::super::Repository;
 use super::super::error::{Kind, Named, RepositoryError, Result};
 use super::super::generations::Generations;
-use super::super::look::ListedIndexes;
+use super::super::look::{ListedIndexes, Look};
 use super::super::mend::{not_whole, plain_length};
 use super::super::seal::{frames_covering, unseal_range};
 use super::super::verify::is_damage;
@@ -154,6 +154,21 @@ impl Repository {
         self.prove_remembered_keys()?;
         let generations = self.generations()?;
         self.take_index(generations, None, monitor)
+    }
+
+    /// The same by what a reader saw when it had registered, if it looked.
+    pub fn refresh_index_by(
+        &self,
+        look: Option<Look>,
+        monitor: &dyn Monitor,
+    ) -> Result<IndexReport> {
+        match look {
+            Some(look) => {
+                self.prove_remembered_keys()?;
+                self.take_index(look.generations, Some(look.indexes), monitor)
+            }
+            None => self.refresh_index(monitor),
+        }
     }
 
     /// The same for a writer, by what it saw when it had registered.

@@ -32,9 +32,12 @@ pub fn run(args: &DumpArgs, context: &Context) -> Result<Outcome, Failure> {
     let monitor = context.monitor();
     let chosen = args.choice.choose(context, &repository, &named, &monitor)?;
     let path = named.path.unwrap_or_else(TreePath::root);
-    repository.refresh_index(&monitor)?;
+    let is_terminal = context.surroundings.stdout_is_terminal();
+    if is_terminal {
+        repository.refresh_index(&monitor)?;
+    }
     monitor.finish();
-    if context.surroundings.stdout_is_terminal() {
+    if is_terminal {
         let reader = BlobReader::new(&repository, 8 << 20);
         let is_folder = match find_path(&reader, &chosen.1, &path)? {
             Some(Found::Root(_)) => true,

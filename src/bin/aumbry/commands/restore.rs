@@ -133,10 +133,12 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome, Failure> {
     let repository = context.open()?;
     let monitor = context.monitor().with_status();
     let chosen = args.choice.choose(context, &repository, &named, &monitor)?;
-    repository.refresh_index(&monitor)?;
     let target = match target {
         Some(target) => target,
-        None => original_place(&repository, &chosen, &options.subtree)?,
+        None => {
+            repository.refresh_index(&monitor)?;
+            original_place(&repository, &chosen, &options.subtree)?
+        }
     };
     if options.delete && target == Path::new("/") && options.include.is_empty() {
         return Err(Failure::usage(
