@@ -54,7 +54,8 @@ mod tests {
         let next = take(LEAST);
         assert!(next.as_ptr() == place && next.is_empty() && next.capacity() >= LEAST);
         give_back(next);
-        assert!(take(100).as_ptr() != place);
+        let small = take(100);
+        assert!(small.as_ptr() != place);
         assert!(take(2 * LEAST).capacity() >= 2 * LEAST);
         assert!(SPARE.with_borrow(|spare| spare.memory.capacity() == 0));
     }
