@@ -209,7 +209,9 @@ fn garbage_that_is_still_locked_is_said_and_goes_with_a_later_prune() {
     let prune = |repository: &Repository| prune(repository, &tight(), &SilentMonitor).unwrap();
     let packs = || store.list(layout::PACKS).unwrap().len();
     let repository = open(store.clone(), None);
-    (1..4).for_each(|seed| drop(back_up(&repository, seed)));
+    for seed in 1..4 {
+        back_up(&repository, seed);
+    }
     forget_oldest(&repository);
     let before = packs();
     let pruned = prune(&repository);
