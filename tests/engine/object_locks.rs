@@ -67,7 +67,8 @@ impl Scene {
 
     /// Lets the store say of everything in it that it got it so many days ago.
     fn age(&self, days: u64) {
-        let time = SystemTime::now() - Duration::from_secs(days * DAY);
+        let epoch = SystemTime::UNIX_EPOCH;
+        let time = epoch + (epoch.elapsed().unwrap() - Duration::from_secs(days * DAY));
         for object in self.plain_store().list("").unwrap() {
             date(&self.folder.path().join("store").join(object.name), time);
         }
