@@ -509,8 +509,9 @@ fn write_locked(folder: &Path, tree: &Path) {
     back_up(&repository, tree);
     for object in repository.store().list("").unwrap() {
         let file = fs::File::options().write(true).open(place.join(object.name)).unwrap();
+        let epoch = std::time::SystemTime::UNIX_EPOCH;
         let twenty_days = std::time::Duration::from_secs(20 * 86_400);
-        file.set_modified(std::time::SystemTime::now() - twenty_days).unwrap();
+        file.set_modified(epoch + (epoch.elapsed().unwrap() - twenty_days)).unwrap();
     }
     let pruned = prune(&repository, &PruneOptions::default(), &SilentMonitor).unwrap();
     assert!(pruned.locks_prolonged.unwrap() > 0);

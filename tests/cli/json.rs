@@ -37,7 +37,7 @@ const COUNTS: &str = "files_new files_changed files_unmodified dirs_new dirs_cha
 fn a_backup_tells_status_and_summary() {
     let scene = Scene::with_documents();
     let made = scene.run(&["init", "--json"]).ok().json_lines();
-    assert_fields(&made[0], "message_type id repository parity_percent");
+    assert_fields(&made[0], "message_type id repository parity_percent retain_seconds");
     assert_eq!(made[0]["message_type"], "initialized");
 
     let run = scene.run(&["backup", "--json", "Documents", "missing"]);

@@ -256,16 +256,23 @@ fn a_prune_prolongs_what_is_needed_and_hides_what_is_not() {
     let prolonged = pruned.locks_prolonged.unwrap();
     assert!(prolonged >= due, "{prolonged} of {due}");
     assert_eq!(pruned.still_locked, 0);
-    let mut checked = 0;
+    let (mut checked, mut hidden) = (0, 0);
     for version in versions(&server).iter().filter(|version| layout::is_lasting(&version.name)) {
         assert_eq!(version.mode.as_deref(), Some("COMPLIANCE"), "{version:?}");
-        // Hidden: only versions are left below. Written by this prune: locked from then on.
-        let days = if version.is_latest { 50 } else { 30 };
-        assert_days(version, days);
+        // What was hidden was not prolonged. What the prune itself has made and taken away is locked from then on.
+        match (version.is_latest, before.contains_key(&version.name)) {
+            (true, _) => assert_days(version, 50),
+            (false, true) => {
+                assert_days(version, 30);
+                hidden += 1;
+            }
+            (false, false) => {}
+        }
         checked += u64::from(version.is_latest && before.contains_key(&version.name));
     }
     // A prune takes what it has written itself for as old as the rest: this one's clock is not the server's.
     assert!(checked > 5 && prolonged >= checked, "{prolonged} of {checked}");
+    assert!(hidden > 1, "{hidden}");
     assert_eq!(prune_later(&server, 20, false).locks_prolonged, Some(0));
     assert_eq!(prune_later(&server, 34, false).locks_prolonged, Some(0));
     // The slot of the one that was forgotten, and what the others brought, may come beside.
