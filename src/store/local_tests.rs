@@ -60,7 +60,7 @@ impl Drop for Mount {
 #[test]
 fn local_store_conforms() {
     let (directory, store) = new_store();
-    conformance::check(&store, &Extent::FULL);
+    conformance::check(&store, &Extent::QUICK);
     assert_eq!(temporaries(directory.path()), 0);
 }
 
@@ -70,7 +70,7 @@ fn local_store_conforms_where_only_link_is_known() {
     let service = LocalService::open(directory.path(), LocalMode::Create).unwrap();
     service.renames.store(false, Ordering::Relaxed);
     let line = Access::default().line("by link".to_string(), false);
-    conformance::check(&Store::over_local(service, line), &Extent::FULL);
+    conformance::check(&Store::over_local(service, line), &Extent::QUICK);
     assert_eq!(temporaries(directory.path()), 0);
 }
 

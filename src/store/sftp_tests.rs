@@ -107,7 +107,7 @@ fn runtime() -> tokio::runtime::Runtime {
 #[test]
 fn sftp_store_conforms() {
     let Some(server) = Server::new() else { return };
-    conformance::check(&server.store(""), &Extent::FULL);
+    conformance::check(&server.store(""), &Extent::QUICK);
     assert_eq!(server.temporaries(), 0);
 }
 
@@ -115,7 +115,7 @@ fn sftp_store_conforms() {
 fn sftp_store_conforms_with_a_server_that_knows_nothing_but_the_draft() {
     let Some(server) = Server::new() else { return };
     let denied = "-P hardlink,fsync,posix-rename,limits,statvfs";
-    conformance::check(&store(server.service_at(&server.root(), 4, denied, true)), &Extent::FULL);
+    conformance::check(&store(server.service_at(&server.root(), 4, denied, true)), &Extent::QUICK);
     assert_eq!(server.temporaries(), 0);
 }
 

@@ -84,6 +84,11 @@ fn conforms_in(folder: &Path) {
 }
 
 #[test]
+fn a_folder_of_this_machine_conforms() {
+    conforms_in(tempfile::tempdir().unwrap().path());
+}
+
+#[test]
 fn a_folder_on_ext4_conforms() {
     conforms_on("ext4");
 }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use serde_json::json;
 
-use crate::http::{HttpServer, Reply, Request, decode};
+use crate::http::{HttpServer, Reply, Request, decode, now};
 use crate::servers::BUCKET;
 
 /// Objects of a page of a list.
@@ -21,9 +21,15 @@ struct Upload {
     bytes: Vec<u8>,
 }
 
+struct Object {
+    generation: u64,
+    made: jiff::Timestamp,
+    bytes: Vec<u8>,
+}
+
 #[derive(Default)]
 struct Bucket {
-    objects: BTreeMap<String, (u64, Vec<u8>)>,
+    objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Upload>,
     generation: u64,
 }
@@ -69,7 +75,7 @@ fn answer(request: &Request, bucket: &Mutex<Bucket>) -> Reply {
     let Some(name) = request.path.strip_prefix(&format!("{objects}/")).map(decode) else {
         return error("404 Not Found", "no such bucket");
     };
-    let Some((generation, bytes)) = bucket.objects.get(&name) else {
+    let Some(object) = bucket.objects.get(&name) else {
         return error("404 Not Found", "no such object");
     };
     match request.method.as_str() {
@@ -78,10 +84,10 @@ fn answer(request: &Request, bucket: &Mutex<Bucket>) -> Reply {
             Reply::new("204 No Content", "")
         }
         "GET" if request.query.get("alt").is_some_and(|alt| alt == "media") => {
-            Reply::bytes(bytes, request.header("range"))
+            Reply::bytes(&object.bytes, request.header("range"))
                 .unwrap_or_else(|_| error("416 Range Not Satisfiable", "beyond the end"))
         }
-        "GET" => in_json(&resource(&name, *generation, bytes)),
+        "GET" => in_json(&resource(&name, object)),
         _ => error("405 Method Not Allowed", "not offered here"),
     }
 }
@@ -142,8 +148,9 @@ fn store(bucket: &mut Bucket, name: &str, must_be_absent: bool, bytes: Vec<u8>) 
         return error("412 Precondition Failed", "conditionNotMet");
     }
     bucket.generation += 1;
-    let reply = in_json(&resource(name, bucket.generation, &bytes));
-    bucket.objects.insert(name.to_string(), (bucket.generation, bytes));
+    let object = Object { generation: bucket.generation, made: now(), bytes };
+    let reply = in_json(&resource(name, &object));
+    bucket.objects.insert(name.to_string(), object);
     reply
 }
 
@@ -154,7 +161,7 @@ fn list(bucket: &Bucket, query: &BTreeMap<String, String>) -> Reply {
     let found = bucket.objects.range(from..).filter(|(name, _)| name.starts_with(text("prefix")));
     let mut found: Vec<_> = found.take(most + 1).collect();
     let next = if found.len() > most { found.pop().map(|(name, _)| name) } else { None };
-    let items = found.iter().map(|(name, (generation, bytes))| resource(name, *generation, bytes));
+    let items = found.iter().map(|(name, object)| resource(name, object));
     let mut reply = json!({ "kind": "storage#objects", "items": items.collect::<Vec<_>>() });
     if let Some(next) = next {
         reply["nextPageToken"] = json!(next);
@@ -162,7 +169,8 @@ fn list(bucket: &Bucket, query: &BTreeMap<String, String>) -> Reply {
     in_json(&reply)
 }
 
-fn resource(name: &str, generation: u64, bytes: &[u8]) -> serde_json::Value {
+fn resource(name: &str, object: &Object) -> serde_json::Value {
+    let Object { generation, made, bytes } = object;
     json!({
         "kind": "storage#object",
         "name": name,
@@ -173,7 +181,7 @@ fn resource(name: &str, generation: u64, bytes: &[u8]) -> serde_json::Value {
         "size": bytes.len().to_string(),
         "md5Hash": "",
         "etag": format!("e{generation}"),
-        "timeCreated": "2026-11-01T00:00:00.000Z",
-        "updated": "2026-11-01T00:00:00.000Z",
+        "timeCreated": format!("{made:.3}"),
+        "updated": format!("{made:.3}"),
     })
 }

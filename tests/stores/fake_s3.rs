@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use crate::http::{HttpServer, Reply, Request, decode};
+use jiff::fmt::rfc2822::DateTimePrinter;
+
+use crate::http::{HttpServer, Reply, Request, decode, now};
 use crate::servers::BUCKET;
 
 /// Objects of a page of a list.
@@ -15,9 +17,14 @@ const PAGE: usize = 1000;
 /// whose name is taken.
 const CONFLICTS: u64 = 5;
 
+struct Object {
+    made: jiff::Timestamp,
+    bytes: Vec<u8>,
+}
+
 #[derive(Default)]
 struct Bucket {
-    objects: BTreeMap<String, Arc<[u8]>>,
+    objects: BTreeMap<String, Object>,
     taken: u64,
     only_adds: bool,
 }
@@ -97,21 +104,21 @@ fn put(request: &Request, bucket: &mut Bucket, name: &str) -> Result<Reply, Repl
         let message = "At least one of the pre-conditions you specified did not hold";
         return Err(error("412 Precondition Failed", "PreconditionFailed", message));
     }
-    bucket.objects.insert(name.to_string(), request.body.clone().into());
+    let object = Object { made: now(), bytes: request.body.clone() };
+    bucket.objects.insert(name.to_string(), object);
     Ok(Reply::new("200 OK", "").with("ETag", "\"0123456789abcdef0123456789abcdef\""))
 }
 
 fn get(request: &Request, bucket: &Bucket, name: &str) -> Result<Reply, Reply> {
-    let Some(bytes) = bucket.objects.get(name) else {
+    let Some(Object { made, bytes }) = bucket.objects.get(name) else {
         return Err(error("404 Not Found", "NoSuchKey", "The specified key does not exist."));
     };
     let reply = Reply::bytes(bytes, request.header("range")).map_err(|_| {
         let message = "The requested range is not satisfiable";
         error("416 Requested Range Not Satisfiable", "InvalidRange", message)
     })?;
-    Ok(reply
-        .with("ETag", "\"0123456789abcdef0123456789abcdef\"")
-        .with("Last-Modified", "Sun, 01 Nov 2026 00:00:00 GMT"))
+    let made = DateTimePrinter::new().timestamp_to_rfc9110_string(made).unwrap();
+    Ok(reply.with("ETag", "\"0123456789abcdef0123456789abcdef\"").with("Last-Modified", made))
 }
 
 fn list(request: &Request, bucket: &Bucket) -> Reply {
@@ -127,9 +134,9 @@ fn list(request: &Request, bucket: &Bucket) -> Reply {
     let next = next.map(|name| format!("<NextContinuationToken>{name}</NextContinuationToken>"));
     let contents: String = found
         .iter()
-        .map(|(name, bytes)| {
+        .map(|(name, Object { made, bytes })| {
             format!(
-                "<Contents><Key>{}</Key><LastModified>2026-11-01T00:00:00.000Z</LastModified>\
+                "<Contents><Key>{}</Key><LastModified>{made:.3}</LastModified>\
                  <ETag>&quot;0&quot;</ETag><Size>{}</Size><StorageClass>STANDARD</StorageClass>\
                  </Contents>",
                 escaped(name),

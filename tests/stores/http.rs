@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
+use aumbry::clock::{Clock, SystemClock};
+
 /// What was asked.
 pub struct Request {
     /// `GET` and so on.
@@ -158,6 +160,12 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     Some(Request { method, path: path.to_string(), query, headers, body })
+}
+
+/// What objects that are made now say of themselves: what is to be forgotten is judged by it.
+pub fn now() -> jiff::Timestamp {
+    let now = SystemClock::new().now();
+    jiff::Timestamp::new(now.seconds, now.nanoseconds as i32).unwrap()
 }
 
 /// Without percent signs.

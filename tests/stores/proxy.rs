@@ -188,12 +188,12 @@ impl Shared {
     }
 
     fn fate(&self, weather: &Weather) -> Fate {
-        // Most requests and answers are short: half of the cuts fall into the first kilobyte, the others into packs.
+        // Most requests and answers are short: half of the cuts fall into the first kilobyte, the others into packs. Where
+        // one connection carries everything, they fall anywhere.
         let place = match self.draw(2) {
-            0 => self.draw(1_000),
-            _ => self.draw(4_000_000),
+            0 if weather.spared.0 == 0 => self.draw(1_000),
+            _ => weather.spared.0 + self.draw(4_000_000),
         };
-        let place = weather.spared.0 + place;
         let reply = weather.spared.1 + self.draw(6);
         let fates = [
             (weather.fine, Fate::Fine),

@@ -163,7 +163,8 @@ pub fn moto_with_users(policies: &[serde_json::Value]) -> Option<(Server, Vec<(S
     Some((server, serde_json::from_str(&printed).unwrap()))
 }
 
-/// Who may do what is looked at after so many requests; `None`: never.
+/// Who may do what is looked at after so many requests; `None`: never. For a signature, a query is encoded anew as AWS
+/// documents it: moto takes it as it came, and a slash may come as it is.
 fn start_moto(unchecked: Option<usize>) -> Option<Server> {
     find("moto_server")?;
     let python = find("python")?;
@@ -176,6 +177,12 @@ fn start_moto(unchecked: Option<usize>) -> Option<Server> {
             "import sys\n\
              from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app\n\
              from werkzeug.serving import run_simple\n\
+             from botocore.auth import SigV4Auth\n\
+             from urllib.parse import parse_qsl, quote\n\
+             def canonical(self, parts):\n\
+             \x20   pairs = sorted(parse_qsl(parts.query, keep_blank_values=True))\n\
+             \x20   return '&'.join(quote(k, safe='-_.~') + '=' + quote(v, safe='-_.~') for k, v in pairs)\n\
+             SigV4Auth._canonical_query_string_url = canonical\n\
              app = DomainDispatcherApplication(create_backend_app)\n\
              run_simple('127.0.0.1', int(sys.argv[1]), app, threaded=False)",
         );

@@ -90,6 +90,7 @@ fn get_through(
     let machine = Machine::new(place, variables, options);
     let said = tell_a_story(&machine);
     let counts = proxy.counts();
+    println!("{counts:?}");
     assert!(counts.faults() > 8, "{counts:?}");
     assert!(counts.cut_requests.load(Ordering::Relaxed) > 0, "{counts:?}");
     assert!(counts.swallowed_replies.load(Ordering::Relaxed) > 0, "{counts:?}");
