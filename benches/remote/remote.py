@@ -168,6 +168,10 @@ class Sftp(Far):
                                 "known_hosts_strategy": "Accept"}
 
 
+class Failed(Exception):
+    """A tool that ended with an error."""
+
+
 class Tool:
     def __init__(self, far, work):
         self.exe = binary(self.name)
@@ -195,7 +199,9 @@ class Tool:
         log.write(f"# {wall:.2f} s\n".encode())
         log.close()
         if child.returncode != 0:
-            raise RuntimeError(f"{' '.join(argv)}: exit {child.returncode}; see {log.name}")
+            with open(log.name, errors="replace") as f:
+                said = [line for line in f.read().splitlines()[-40:] if "rror" in line or "ailed" in line]
+            raise Failed(f"{self.name} {argv[1]}: exit {child.returncode}: {' '.join(said)[:300]}")
         return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss / 1024}
 
     def init(self): return self.run(self.exe, "init")
@@ -227,18 +233,17 @@ class Rustic(Tool):
 
     def reach(self, far):
         repository, options = far.rustic(self.name)
-        # Its folders are objects whose names end in a slash, which rclone refuses: made where the server keeps it.
-        self.made_at = os.path.join(far.data, BUCKET, self.name) if far.name == "s3" else None
+        self.is_made = far.name == "s3"
         os.makedirs(self.home + "/config/rustic")
         with open(self.home + "/config/rustic/rustic.toml", "w") as f:
             f.write(f'[repository]\nrepository = "{repository}"\npassword-file = "{self.password_file}"\n'
                     "[repository.options]\n" + "".join(f'{key} = "{value}"\n' for key, value in options.items()))
+        if self.is_made:
+            # Its folders are objects whose names end in a slash, which rclone refuses. So it is made where the server keeps
+            # it, before the server has looked there.
+            self.run(self.exe, "-r", os.path.join(far.data, BUCKET, self.name), "init")
 
-    def init(self):
-        if self.made_at is None:
-            return super().init()
-        self.run(self.exe, "--no-progress", "-r", self.made_at, "init")
-        return None
+    def init(self): return None if self.is_made else super().init()
 
     def target(self, to): return (to,)
 
@@ -295,40 +300,52 @@ def copy_part(source, to, most):
 def one_run(tools, far, work, sources, steps):
     live = os.path.join(work, "live")
     results = {t: {} for t in tools}
-    made = {}
-    for name in tools:
-        made[name] = TOOLS[name](far, work)
-        figures = made[name].init()
-        if figures:
-            results[name]["init"] = figures
+    made = {name: TOOLS[name](far, work) for name in tools}
+
+    def each(step, action):
+        for name, tool in list(made.items()):
+            try:
+                figures = action(tool)
+            except Failed as failed:
+                # Without it from here on: what it would do next is not the same work.
+                print(f"FAILED, and left out of the rest of this run: {failed}")
+                del made[name]
+                continue
+            if figures:
+                results[name][step] = figures
 
     def backups(step, source):
         os.rename(source, live)
         try:
-            for name, tool in made.items():
-                results[name][step] = tool.backup(live)
+            each(step, lambda tool: tool.backup(live))
             return fingerprint(live)
         finally:
             os.rename(live, source)
 
+    each("init", lambda tool: tool.init())
     want = backups("first", sources[0])
     if "unchanged" in steps:
         backups("unchanged", sources[0])
     if "next" in steps and len(sources) > 1:
         want = backups("next", sources[1])
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else work
-    for step in ("restore", "elsewhere"):
-        for name, tool in made.items() if step in steps else ():
-            to = tempfile.mkdtemp(prefix="remote-restored-", dir=memory)
-            try:
-                results[name][step] = tool.restore(to, elsewhere=step == "elsewhere")
-                is_exact = fingerprint(restored_root(to)) == want
-                results[name]["exact"] = results[name].get("exact", True) and is_exact
-            finally:
-                shutil.rmtree(to)
+
+    def restore(tool, elsewhere):
+        to = tempfile.mkdtemp(prefix="remote-restored-", dir=memory)
+        try:
+            figures = tool.restore(to, elsewhere)
+            is_exact = fingerprint(restored_root(to)) == want
+            results[tool.name]["exact"] = results[tool.name].get("exact", True) and is_exact
+            return figures
+        finally:
+            shutil.rmtree(to)
+
+    if "restore" in steps:
+        each("restore", lambda tool: restore(tool, False))
+    if "elsewhere" in steps:
+        each("elsewhere", lambda tool: restore(tool, True))
     if "verify" in steps:
-        for name, tool in made.items():
-            results[name]["verify"] = tool.verify()
+        each("verify", lambda tool: tool.verify())
     return results
 
 
@@ -367,6 +384,8 @@ def main():
     p.add_argument("--keep", action="store_true", help="keep the scratch directory, with every tool's log")
     p.add_argument("--json")
     a = p.parse_args()
+    # So that what was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     tools = [t for t in a.tools.split(",") if binary(t)]
     for t in a.tools.split(","):
         if t not in tools:

@@ -16,7 +16,7 @@ use crate::store::{Store, layout};
 
 /// Neighbouring ranges of a pack become one request up to so many bytes: what a fast line carries in the time of a
 /// round trip, shared by the requests that are under way at once.
-const REQUEST_BYTES: u64 = 2 << 20;
+const REQUEST_BYTES: u64 = 1 << 20;
 /// So many bytes between two ranges are fetched for nothing rather than to make another request.
 const GAP_BYTES: u64 = 64 << 10;
 /// What is needed later than this many ranges after the first of a request does not become part of it: it would take

@@ -96,6 +96,7 @@ fn what_was_said_comes_whole_and_once_whatever_order_it_is_taken_in() {
         .map(|at| part((at % 3) as u32, (at / 3) * 100 * KIB..(at / 3 + 1) * 100 * KIB))
         .collect();
     ahead.replace(all.clone());
+    service.await_asked(1);
     let mut order: Vec<_> = all.iter().collect();
     order.chunks_mut(5).for_each(<[_]>::reverse);
     let mut came = 0;

@@ -39,6 +39,9 @@ type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 /// How many of them are kept.
 const SPARE: usize = 4;
 
+/// What is fetched ahead has one part in so many of a reader's budget: 8 MiB of the 48 of a restore, for eight requests.
+const AHEAD_SHARE: u64 = 6;
+
 /// The plaintext of a segment.
 struct Opened {
     plain: Vec<u8>,
@@ -106,7 +109,7 @@ pub struct BlobReader<'a> {
     /// Where blobs are that have one copy, of those that somebody has said will be read.
     located: RwLock<HashMap<BlobId, Location>>,
     budget: u64,
-    /// Fetches what was said to be read, from a store far away. A third of the budget is its own.
+    /// Fetches what was said to be read, from a store far away. A part of the budget is its own.
     ahead: OnceLock<Option<Ahead>>,
 }
 
@@ -217,7 +220,7 @@ impl<'a> BlobReader<'a> {
 
     /// What fetches ahead, where the store is far away.
     fn ahead(&self) -> Option<&Ahead> {
-        let begin = || self.repository.fetches_ahead(self.budget / 3);
+        let begin = || self.repository.fetches_ahead(self.budget / AHEAD_SHARE);
         self.ahead.get_or_init(begin).as_ref()
     }
 
@@ -253,7 +256,7 @@ impl<'a> BlobReader<'a> {
     /// Bytes of opened segments that are kept.
     fn opened_budget(&self) -> u64 {
         match self.ahead.get() {
-            Some(Some(_)) => self.budget - self.budget / 3,
+            Some(Some(_)) => self.budget - self.budget / AHEAD_SHARE,
             _ => self.budget,
         }
     }
