@@ -3,6 +3,7 @@
 
 mod access;
 mod attempt;
+mod calls;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod conformance;
@@ -22,6 +23,7 @@ mod rate;
 mod remote_tests;
 #[cfg(feature = "sftp")]
 mod sftp;
+mod tiers;
 mod traffic;
 #[cfg(feature = "http")]
 mod wire;
@@ -35,8 +37,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use opendal::layers::RetryLayer;
-use opendal::options::{ReadOptions, WriteOptions};
-use opendal::{Buffer, ErrorKind, Metadata, OperationContext, Operator};
+use opendal::{Buffer, ErrorKind, OperationContext, Operator};
 use tokio::runtime::Runtime;
 
 pub use self::access::Access;
@@ -53,6 +54,8 @@ use self::probe::Guard;
 use self::sftp::SftpService;
 #[cfg(feature = "sftp")]
 pub use self::sftp::{SftpAddress, SftpOptions};
+use self::tiers::Tiers;
+pub use self::tiers::{Cold, Gaps, NotThawed, Thaw};
 use self::traffic::Sort;
 pub use self::traffic::Traffic;
 use crate::units::Timestamp;
@@ -102,6 +105,8 @@ pub struct Store {
     inner: Arc<Inner>,
     faults: Option<FaultControl>,
     guard: Option<Arc<Guard>>,
+    // There is a cold store beside it; it is the hot one.
+    tiers: Option<Arc<Tiers>>,
 }
 
 struct Inner {
@@ -258,7 +263,7 @@ impl Store {
     }
 
     fn of(inner: Inner) -> Store {
-        Store { inner: Arc::new(inner), faults: None, guard: None }
+        Store { inner: Arc::new(inner), faults: None, guard: None, tiers: None }
     }
 
     /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
@@ -307,7 +312,11 @@ impl Store {
 
     /// What has gone over the line so far.
     pub fn traffic(&self) -> Traffic {
-        self.inner.line.counters.snapshot()
+        let here = self.inner.line.counters.snapshot();
+        match &self.tiers {
+            None => here,
+            Some(tiers) => here.with(&tiers.traffic()),
+        }
     }
 
     /// Where this is, for people.
@@ -318,7 +327,10 @@ impl Store {
     /// What tells this store from others: where it is, and what a location leaves to the environment (the account, the
     /// server). No secret is in it. For whoever remembers something of a store.
     pub fn identity(&self) -> &str {
-        &self.inner.identity
+        match &self.tiers {
+            None => &self.inner.identity,
+            Some(tiers) => &tiers.identity,
+        }
     }
 
     #[cfg(feature = "sftp")]
@@ -335,10 +347,11 @@ impl Store {
 
     /// Whether listing every object costs next to nothing, as on a disk, and nothing is charged for it.
     pub fn lists_cheaply(&self) -> bool {
-        self.inner.lists_cheaply
+        let is_far = |tiers: &Arc<Tiers>| !tiers.list_cheaply();
+        self.inner.lists_cheaply && !self.tiers.as_ref().is_some_and(is_far)
     }
 
-    /// Whether it is a disk of this machine, which may be full.
+    /// Whether it is a disk of this machine, which may be full; of two stores, the hot one.
     pub fn is_disk(&self) -> bool {
         self.inner.is_disk
     }
@@ -349,18 +362,10 @@ impl Store {
     ///
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        check_name(name)?;
-        let read = self.call(name, "get", Call::Read, || {
-            Ok(into_vec(self.read(name, ReadOptions::default())??))
-        });
-        self.count_read(read)
-    }
-
-    fn count_read(&self, read: Result<Vec<u8>, StoreError>) -> Result<Vec<u8>, StoreError> {
-        if let (Some(faults), Ok(bytes)) = (&self.faults, &read) {
-            faults.count_read(bytes.len());
+        match &self.tiers {
+            None => self.get_here(name),
+            Some(tiers) => tiers.get(self, name),
         }
-        read
     }
 
     /// Exactly the bytes of `range`.
@@ -370,46 +375,10 @@ impl Store {
     /// [`Kind::NotFound`] when there is no such object, [`Kind::Truncated`] when it ends before the
     /// range does (an empty range, too, must lie inside).
     pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
-        check_name(name)?;
-        if range.start > range.end {
-            let reason = format!("the range {}..{} runs backwards", range.start, range.end);
-            return Err(StoreError::new(Kind::Invalid, name, reason));
+        match &self.tiers {
+            None => self.get_range_here(name, range),
+            Some(tiers) => tiers.get_range(self, name, range),
         }
-        let read = self.call(name, "get", Call::Read, || {
-            if range.is_empty() {
-                // OpenDAL answers an empty range without asking whether the object is there.
-                return match self.stat(name)? {
-                    Some(size) if range.end <= size => Ok(Vec::new()),
-                    Some(size) => Err(StoreError::truncated(name, size, range.end)),
-                    None => Err(StoreError::not_found(name)),
-                };
-            }
-            let options = ReadOptions { range: range.clone().into(), ..ReadOptions::default() };
-            let complaint = match self.read(name, options)? {
-                Ok(buffer) if buffer.len() as u64 == range.end - range.start => {
-                    return Ok(into_vec(buffer));
-                }
-                Ok(buffer) => StoreError::new(
-                    Kind::Unavailable,
-                    name,
-                    format!("{} bytes came for the range {range:?}", buffer.len()),
-                ),
-                // Asking for the size would come to the same.
-                Err(failed) if failed.was_given_up || failed.kind == ErrorKind::NotFound => {
-                    return Err(failed.error);
-                }
-                Err(failed) => failed.error,
-            };
-            // Services tell of a range beyond the end in many ways, or answer with less: the
-            // object's size decides what it was.
-            match self.stat(name) {
-                Ok(Some(size)) if size < range.end => {
-                    Err(StoreError::truncated(name, size, range.end))
-                }
-                _ => Err(complaint),
-            }
-        });
-        self.count_read(read)
     }
 
     /// Makes an object, unless the name is taken. It appears whole or not at all, and is durable
@@ -422,107 +391,26 @@ impl Store {
     /// [`Kind::Full`], [`Kind::Denied`]; after [`Kind::Unavailable`] the object may or may not be
     /// there.
     pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
-        check_name(name)?;
-        self.pass_guard()?;
-        let buffer = Buffer::from(bytes);
-        self.call(name, "create", Call::Create { bytes: buffer.len() as u64 }, || {
-            let is_conditional = self.inner.is_conditional;
-            if self.put(name, &buffer, is_conditional)? || self.holds(name, &buffer)? {
-                Ok(Created::New)
-            } else {
-                Ok(Created::AlreadyThere)
-            }
-        })
+        match &self.tiers {
+            None => self.create_here(name, bytes),
+            Some(tiers) => tiers.create(self, name, bytes),
+        }
     }
 
     /// An object's length in bytes, or `None` when there is no such object.
     pub fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
-        check_name(name)?;
-        self.call(name, "size", Call::Other, || self.stat(name))
+        match &self.tiers {
+            None => self.size_here(name),
+            Some(tiers) => tiers.size(self, name),
+        }
     }
 
     /// Removes an object. That it is not there is fine.
     pub fn delete(&self, name: &str) -> Result<(), StoreError> {
-        check_name(name)?;
-        self.pass_guard()?;
-        let bytes = match self.faults.as_ref().and_then(FaultControl::free_bytes) {
-            Some(_) => self.stat(name)?.unwrap_or(0),
-            None => 0,
-        };
-        let call = Call::Delete { bytes };
-        self.call(name, "delete", call, || {
-            self.operate(name, Sort::Delete, 0, || self.inner.operator.delete(name))??;
-            Ok(())
-        })
-    }
-
-    /// `true` when the object was made, `false` when the name was taken, perhaps by an attempt of our own whose
-    /// reply was lost.
-    fn put(&self, name: &str, buffer: &Buffer, if_not_exists: bool) -> Result<bool, StoreError> {
-        let operator = &self.inner.operator;
-        let refusal = self.faults.as_ref().and_then(|faults| faults.refuses_overwriting(name));
-        if let Some(refusal) = refusal
-            && !if_not_exists
-            && self.stat(name)?.is_some()
-        {
-            return Err(refusal);
+        match &self.tiers {
+            None => self.delete_here(name),
+            Some(tiers) => tiers.delete(self, name),
         }
-        let written = self.operate(name, Sort::Write, buffer.len() as u64, || {
-            let moves = self.inner.moves;
-            let buffer = buffer.clone();
-            async move {
-                if moves {
-                    // Each attempt under a name of its own: the server may still be busy with the last one.
-                    let beside = beside()?;
-                    operator.write(&beside, buffer).await?;
-                    return operator.rename(&beside, name).await;
-                }
-                let options = WriteOptions { if_not_exists, ..WriteOptions::default() };
-                operator.write_options(name, buffer, options).await.map(drop)
-            }
-        })?;
-        match written {
-            Ok(()) => Ok(true),
-            Err(failed) if is_taken(failed.kind) => Ok(false),
-            Err(failed) => Err(failed.into()),
-        }
-    }
-
-    /// Whether the object holds these bytes: then "already there" was our own doing. An object that
-    /// is gone again was not ours.
-    fn holds(&self, name: &str, buffer: &Buffer) -> Result<bool, StoreError> {
-        if self.stat(name)? != Some(buffer.len() as u64) {
-            return Ok(false);
-        }
-        match self.read(name, ReadOptions::default())? {
-            Ok(there) => Ok(there.to_bytes() == buffer.to_bytes()),
-            Err(failed) if failed.kind == ErrorKind::NotFound => Ok(false),
-            Err(failed) => Err(failed.into()),
-        }
-    }
-
-    fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
-        Ok(self.look(name)?.map(|metadata| metadata.content_length()))
-    }
-
-    fn look(&self, name: &str) -> Result<Option<Metadata>, StoreError> {
-        match self.operate(name, Sort::Look, 0, || self.inner.operator.stat(name))? {
-            Ok(metadata) => Ok(Some(metadata)),
-            Err(failed) if failed.error.kind == Kind::NotFound => Ok(None),
-            Err(failed) => Err(failed.into()),
-        }
-    }
-
-    fn read(&self, name: &str, options: ReadOptions) -> Result<Result<Buffer, Failed>, StoreError> {
-        let line = &self.inner.line;
-        let read = self.operate(name, Sort::Read, 0, || {
-            self.inner.operator.read_options(name, options.clone())
-        })?;
-        if let (Ok(buffer), false) = (&read, line.is_wired) {
-            line.counters.download(buffer.len() as u64);
-            line.pace(name, line.down_limit(), buffer.len() as u64)?;
-        }
-        Ok(read)
     }
 
     /// Asks the store, again and again while that makes sense. `Err`: there is no answer to think about.
