@@ -9,9 +9,10 @@ mod work;
 use std::path::Path;
 
 use crate::format::snapshot::Snapshot;
-use crate::id::SnapshotId;
+use crate::id::{PackId, SnapshotId};
 use crate::monitor::{Monitor, Phase, Problem};
 use crate::ops::OpsError;
+use crate::ops::quiet::Quiet;
 use crate::repository::Repository;
 use crate::repository::reader::BlobReader;
 use crate::target::files::FilesTarget;
@@ -37,6 +38,7 @@ pub enum Overwrite {
 }
 
 /// What to restore, and how.
+#[derive(Clone)]
 pub struct RestoreOptions {
     /// The part of the snapshot whose contents go into the target; the root for all of it. A file, or any
     /// entry that is no directory, goes into the target under its own name.
@@ -86,6 +88,8 @@ pub struct RestoreSummary {
     pub entries_failed: u64,
     /// Files whose content was read again and found right.
     pub files_verified: u64,
+    /// The packs of a cold store that are read for it, in order: of a dry run, and of one before which they were thawed.
+    pub cold_packs: Vec<PackId>,
     /// How long it took.
     pub elapsed: std::time::Duration,
 }
@@ -108,12 +112,34 @@ pub fn restore(
 ) -> Result<RestoreSummary, OpsError> {
     let start = repository.environment().clock.elapsed();
     let session = repository.register_reader(monitor);
-    let result = run(repository, &snapshot.1, target, options, monitor);
+    let result = thaw(repository, &snapshot.1, target, options, monitor).and_then(|thawed| {
+        let mut summary = run(repository, &snapshot.1, target, options, monitor)?;
+        summary.cold_packs.extend(thawed);
+        Ok(summary)
+    });
     repository.note_mended(monitor);
     repository.end_reader(session, monitor);
     let mut summary = result?;
     summary.elapsed = repository.environment().clock.elapsed().saturating_sub(start);
     Ok(summary)
+}
+
+/// Where packs are thawed before they are read: finds out which will be, has it done, and returns them. What a dry run tells
+/// is what is read.
+fn thaw(
+    repository: &Repository,
+    snapshot: &Snapshot,
+    target: &Path,
+    options: &RestoreOptions,
+    monitor: &dyn Monitor,
+) -> Result<Vec<PackId>, OpsError> {
+    if options.dry_run || !repository.thaws() {
+        return Ok(Vec::new());
+    }
+    let looking = RestoreOptions { dry_run: true, ..options.clone() };
+    let found = run(repository, snapshot, target, &looking, &Quiet(monitor))?;
+    repository.thaw(&found.cold_packs)?;
+    Ok(found.cold_packs)
 }
 
 fn run(
