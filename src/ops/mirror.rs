@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::id::PackId;
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
 use crate::ops::threads::run_threads;
@@ -126,6 +127,10 @@ fn run(
     }
     if options.dry_run {
         return Ok(planned(&found, options, mirroring.summary.into_inner()));
+    }
+    if repository.thaws() {
+        let packs: Vec<PackId> = wanted.iter().filter_map(|object| object.pack()).collect();
+        repository.thaw(&repository.cold_among(&packs)?)?;
     }
     for class in CLASSES {
         // One class after another: a failure ends it before anything that builds on what is missing.

@@ -13,6 +13,7 @@ mod marking;
 pub mod mirror;
 mod nodes;
 pub mod prune;
+mod quiet;
 mod references;
 pub mod rekey;
 pub mod repair;

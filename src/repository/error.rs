@@ -16,6 +16,8 @@ pub enum Kind {
     WrongKey,
     /// Something of that name is already there.
     Conflict,
+    /// It is in an archive and must be thawed before it can be read.
+    Archived,
     /// The store cannot be reached or refuses for now.
     Unavailable,
     /// The store is full.
@@ -64,6 +66,7 @@ impl From<store::StoreError> for RepositoryError {
             store::Kind::Truncated => Kind::Corrupt,
             store::Kind::Full => Kind::Full,
             store::Kind::Denied => Kind::Denied,
+            store::Kind::Archived => Kind::Archived,
             store::Kind::Unavailable => Kind::Unavailable,
             store::Kind::Invalid => Kind::Invalid,
             store::Kind::Interrupted => Kind::Interrupted,

@@ -4,6 +4,7 @@
 
 pub mod ahead;
 pub mod chance;
+pub mod cold;
 pub mod collector;
 pub mod delta;
 pub mod error;
@@ -146,6 +147,7 @@ impl Repository {
                 "is a repository already",
             ));
         }
+        cold::require_free(&store)?;
         // A config that was lost must not cost what it belonged to: its key slots may still be saved.
         for folder in TELLTALES {
             if let Some(object) = store.list(folder)?.first() {
@@ -200,7 +202,9 @@ impl Repository {
         let randomness = environment.chance.bytes()?;
         let config =
             sealer.seal(ObjectKind::Config, layout::CONFIG, settings.encode(), &randomness)?;
+        store.claim_cold(id, config.clone())?;
         if store.create(layout::CONFIG, config)? == Created::AlreadyThere {
+            store.release_cold(id)?;
             store.delete(&layout::key(opened.slot))?;
             return Err(RepositoryError::new(
                 Kind::Conflict,
@@ -224,18 +228,22 @@ impl Repository {
     fn read_config(store: &Store) -> Result<(Header, Vec<u8>)> {
         let object = match store.get(layout::CONFIG).map_err(RepositoryError::from) {
             Err(error) if error.kind == Kind::NotFound => {
+                let why = cold::without_config(store)?;
+                if why.kind != Kind::NotFound {
+                    return Err(why);
+                }
                 for folder in TELLTALES {
                     if !store.list(folder)?.is_empty() {
                         let message = "is gone; the rest of the repository is there";
                         return Err(RepositoryError::corrupt(layout::CONFIG, message));
                     }
                 }
-                let place = store.location();
-                return Err(RepositoryError::new(Kind::NotFound, place, "is not a repository"));
+                return Err(why);
             }
             object => object?,
         };
         let header = Header::decode(&object).named(layout::CONFIG)?;
+        cold::require_pair(store, header.repository)?;
         Ok((header, object))
     }
 
@@ -270,7 +278,14 @@ impl Repository {
         credential: &Credential,
         environment: Environment,
     ) -> Result<Self> {
-        if let Some(object) = found(store.get(layout::CONFIG))?
+        let config = found(store.get(layout::CONFIG))?;
+        if config.is_none() {
+            let why = cold::without_config(&store)?;
+            if why.kind != Kind::NotFound {
+                return Err(why);
+            }
+        }
+        if let Some(object) = config
             && let Err(error) = Header::decode(&object)
             && error.kind == crate::format::Kind::Newer
         {

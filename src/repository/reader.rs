@@ -290,6 +290,19 @@ impl<'a> BlobReader<'a> {
         Ok(found.unwrap_or(location))
     }
 
+    /// The packs that reading the blob takes, by the cache's numbers: its own, and those of what it is read against.
+    pub fn packs_of(&self, id: &BlobId) -> Result<Vec<u32>> {
+        let location = self.locate(id)?;
+        let mut packs = vec![location.pack];
+        if location.is_delta {
+            for base in self.repository.cache.bases(&location)? {
+                let base = self.repository.cache.base_outside(&base, &Excluded::default())?;
+                packs.extend(base.map(|base| base.pack));
+            }
+        }
+        Ok(packs)
+    }
+
     /// Every place that has the blob, at least one. A blob that the index does not know is looked for in
     /// the packs that no index object lists, once.
     fn copies(&self, id: &BlobId) -> Result<Vec<Location>> {

@@ -86,6 +86,11 @@ impl Object {
     pub fn is_key_slot(&self) -> bool {
         layout::parse_key(&self.name).is_some()
     }
+
+    /// The pack that it is, if it is one.
+    pub fn pack(&self) -> Option<PackId> {
+        layout::parse_pack(&self.name)
+    }
 }
 
 /// What both stores hold.

@@ -189,7 +189,7 @@ impl Repository {
 /// Names of objects, for messages.
 pub mod names {
     pub use crate::store::layout::{
-        CONFIG, condemned, index, key, pack, session, snapshot, sweep, tomb,
+        CONFIG, condemned, index, key, pack, parse_pack, session, snapshot, sweep, tomb,
     };
 }
 

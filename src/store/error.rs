@@ -18,6 +18,8 @@ pub enum Kind {
     Full,
     /// The store does not let us: permissions, credentials, or a medium that is read-only.
     Denied,
+    /// The object is in an archive and must be thawed before it can be read.
+    Archived,
     /// The store could not be reached or failed: worth trying again later.
     Unavailable,
     /// The request makes no sense, here or anywhere: a bad name, a store that cannot do it.
@@ -50,6 +52,12 @@ impl StoreError {
     pub(super) fn truncated(name: &str, size: u64, wanted: u64) -> Self {
         let message = format!("is only {size} bytes long, and was read up to byte {wanted}");
         StoreError::new(Kind::Truncated, name, message)
+    }
+
+    pub(super) fn archived(name: &str) -> Self {
+        let message = "is in an archive, and must be thawed before it can be read: --warm-up-command names a command \
+                       that has that done";
+        StoreError::new(Kind::Archived, name, message)
     }
 
     pub(super) fn interrupted(name: &str) -> Self {
@@ -110,6 +118,9 @@ impl StoreError {
             _ => Kind::Unavailable,
         };
         let said = error.message();
+        if ARCHIVED.iter().any(|words| said.contains(words)) {
+            return StoreError::archived(name);
+        }
         if NO_BUCKET.iter().any(|words| said.contains(words)) {
             let message =
                 "the bucket or container does not exist; make it first, or look at its name";
@@ -137,6 +148,9 @@ impl StoreError {
 /// How S3, Azure, Google and B2 say that there is no such bucket.
 const NO_BUCKET: [&str; 4] =
     ["NoSuchBucket", "ContainerNotFound", "specified bucket does not exist", "bad_bucket_id"];
+
+/// How S3 and Azure say that an object must be thawed before it is read.
+const ARCHIVED: [&str; 3] = ["InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"];
 
 /// What a server said, in a line: OpenDAL hands on its whole answer, with the code and the words somewhere in it.
 fn what_it_said(text: &str) -> String {

@@ -44,6 +44,8 @@ struct State {
     locks: Option<BTreeMap<String, Timestamp>>,
     keeps_locked: bool,
     prolonged: Vec<String>,
+    archived: Option<String>,
+    thawed: BTreeSet<String>,
 }
 
 /// What a call is, as far as faults tell calls apart.
@@ -210,6 +212,18 @@ impl FaultControl {
         self.state().bytes_free = bytes;
     }
 
+    /// From now on what has a name that begins so is in an archive: it is not read until it is thawed. `None`: nothing is.
+    pub fn archive(&self, prefix: Option<&str>) {
+        let mut state = self.state();
+        state.archived = prefix.map(str::to_string);
+        state.thawed.clear();
+    }
+
+    /// Thaws the object of this name.
+    pub fn thaw(&self, name: &str) {
+        self.state().thawed.insert(name.to_string());
+    }
+
     /// How many bytes are free on such a disk.
     pub fn free_bytes(&self) -> Option<u64> {
         self.state().bytes_free
@@ -249,6 +263,11 @@ impl FaultControl {
             return Verdict::Refuse(StoreError::new(Kind::Unavailable, name, message));
         }
         if let Call::Read = call {
+            let is_archived =
+                state.archived.as_ref().is_some_and(|prefix| name.starts_with(prefix));
+            if is_archived && !state.thawed.contains(name) {
+                return Verdict::Refuse(StoreError::archived(name));
+            }
             state.reads += 1;
             if state.miss_read == Some(state.reads - 1) {
                 return Verdict::Refuse(StoreError::new(Kind::NotFound, name, "does not exist"));

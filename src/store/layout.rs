@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::id::{IndexId, KeySlotId, PackId, SessionId, TombId};
+use crate::id::{IndexId, KeySlotId, PackId, RepositoryId, SessionId, TombId};
 
 /// The object that says what the repository is.
 pub const CONFIG: &str = "config";
@@ -35,16 +35,58 @@ pub const LEDGER: &str = "ledger/";
 /// The folder of what a repair took out of the way: objects as they stood, which mean nothing any more.
 pub const QUARANTINE: &str = "quarantine/";
 
+/// The config of a repository that has a cold store, in its hot one: where that is opened alone, there is no config.
+/// It sorts where the config does.
+pub const HOT_CONFIG: &str = "config-hot";
+/// The folder of a cold store that has the copies of what is in the hot one, each under its name.
+pub const COPY: &str = "copy/";
+
+const COPY_CONFIG: &str = "copy/config-";
+
 /// The folder in which a store is asked what it does; nothing in it means anything.
 pub const PROBE: &str = "probe/";
 
 const UPDATE: &str = ".update";
-const COPY: &str = ".copy";
+const UPDATE_COPY: &str = ".copy";
 const CONDEMNED: &str = ".condemned";
 const SWEEP: &str = ".sweep";
 const UNDONE: &str = ".undone";
 const LOCKS: &str = ".locks";
 const RESERVE: &str = "gc/reserve-";
+
+/// The name of an object's copy in a cold store.
+pub fn copy(name: &str) -> String {
+    format!("{COPY}{name}")
+}
+
+/// The name of the config's copy in the cold store of this repository: it says whose cold store it is, also where nothing
+/// can be read.
+pub fn copy_of_config(repository: RepositoryId) -> String {
+    format!("{COPY_CONFIG}{repository}")
+}
+
+/// The beginning of every such name.
+pub fn copies_of_configs() -> &'static str {
+    COPY_CONFIG
+}
+
+/// The repository whose config's copy has this name.
+pub fn parse_copy_of_config(name: &str) -> Option<RepositoryId> {
+    parse(name, COPY_CONFIG, copy_of_config)
+}
+
+/// Whether the object with this name is copied to the cold store, so that nothing that was reported is lost with the hot one.
+/// What is about one store only is not: registrations, records of damage, ledgers, the reserve, who collects, the
+/// quarantine, what a probe leaves. The config has a name of its own there, and data packs are there anyway.
+pub fn is_copied(name: &str) -> bool {
+    let folders = [SESSIONS, DAMAGED, LEDGER, QUARANTINE, PROBE];
+    let is_own = folders.iter().any(|folder| name.starts_with(folder));
+    !is_own
+        && name != CONFIG
+        && name != HOT_CONFIG
+        && name != MAINTAINER
+        && !name.starts_with(RESERVE)
+}
 
 /// A key slot's name.
 pub fn key(slot: KeySlotId) -> String {
@@ -58,7 +100,7 @@ pub fn key_update(revision: u32) -> String {
 
 /// The name of its copy, which is read when it is damaged.
 pub fn key_update_copy(revision: u32) -> String {
-    format!("{KEYS}{revision:08x}{COPY}")
+    format!("{KEYS}{revision:08x}{UPDATE_COPY}")
 }
 
 /// The name under which a session is registered.
@@ -149,7 +191,7 @@ pub fn parse_key(name: &str) -> Option<KeySlotId> {
 /// The revision of the keyring whose update, or the update's copy, has this name.
 pub fn parse_key_update(name: &str) -> Option<u32> {
     parse_number(name, KEYS, UPDATE, key_update)
-        .or_else(|| parse_number(name, KEYS, COPY, key_update_copy))
+        .or_else(|| parse_number(name, KEYS, UPDATE_COPY, key_update_copy))
 }
 
 /// The session registered under this name.

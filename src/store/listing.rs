@@ -8,6 +8,7 @@ use opendal::options::ListOptions;
 use opendal::{Entry, ErrorKind, Metadata, Operator};
 
 use super::faulty::Call;
+use super::tiers::is_of_packs;
 use super::traffic::Sort;
 use super::{BESIDE, Kind, ObjectInfo, Store, StoreError, layout};
 use crate::units::Timestamp;
@@ -25,6 +26,13 @@ impl Store {
     ///
     /// Costs memory by the number of objects, about 150 bytes each.
     pub fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        match &self.tiers {
+            None => self.list_here(prefix),
+            Some(tiers) => tiers.list(self, prefix),
+        }
+    }
+
+    pub(super) fn list_here(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         if !layout::is_prefix(prefix) {
             return Err(StoreError::new(Kind::Invalid, prefix, "no folder can have this name"));
         }
@@ -49,7 +57,9 @@ impl Store {
         expected: usize,
     ) -> Result<Vec<ObjectInfo>, StoreError> {
         debug_assert!(folders.is_sorted());
+        let is_split = self.tiers.is_some() && folders.iter().any(|folder| is_of_packs(folder));
         if self.inner.lists_in_order
+            && !is_split
             && let Some(listed) = self.list_in_order(folders, expected)?
         {
             return Ok(listed);
@@ -121,7 +131,7 @@ impl Store {
                     }
                     let is_beyond = entry.path() > *last && !entry.path().starts_with(last);
                     let is_wanted = is_wanted(entry.path());
-                    is_config_due &= entry.path() != layout::CONFIG;
+                    is_config_due &= ![layout::CONFIG, layout::HOT_CONFIG].contains(&entry.path());
                     let is_late = is_config_due && entry.path() > layout::CONFIG;
                     if is_late && (is_beyond || is_wanted) {
                         return Ok(None);

@@ -11,6 +11,7 @@ mod direct;
 mod error;
 mod faulty;
 mod handle;
+mod here;
 pub mod layout;
 mod line;
 mod listing;
@@ -29,6 +30,7 @@ mod s3_lock;
 #[cfg(feature = "sftp")]
 mod sftp;
 mod spare;
+mod tiers;
 mod traffic;
 #[cfg(feature = "http")]
 mod wire;
@@ -40,14 +42,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use opendal::layers::RetryLayer;
-use opendal::options::ReadOptions;
-use opendal::{Buffer, ErrorKind, OperationContext, Operator};
+use opendal::{Buffer, OperationContext, Operator};
 use tokio::runtime::Runtime;
 
 pub use self::access::Access;
 use self::calls::into_vec;
 pub use self::error::{Kind, StoreError};
-use self::faulty::Call;
 pub use self::faulty::{Effect, FaultControl};
 use self::handle::Handle;
 use self::line::Line;
@@ -66,7 +66,8 @@ use self::sftp::SftpService;
 #[cfg(feature = "sftp")]
 pub use self::sftp::{SftpAddress, SftpOptions};
 pub use self::spare::give_back;
-use self::traffic::Sort;
+use self::tiers::Tiers;
+pub use self::tiers::{Cold, Gaps, NotThawed, Thaw};
 pub use self::traffic::Traffic;
 use crate::units::Timestamp;
 
@@ -116,6 +117,8 @@ pub struct Store {
     faults: Option<FaultControl>,
     guard: Option<Arc<Guard>>,
     locking: Option<Arc<Locking>>,
+    // There is a cold store beside it; it is the hot one.
+    tiers: Option<Arc<Tiers>>,
 }
 
 struct Inner {
@@ -271,7 +274,7 @@ impl Store {
     }
 
     fn of(inner: Inner) -> Store {
-        Store { inner: Arc::new(inner), faults: None, guard: None, locking: None }
+        Store { inner: Arc::new(inner), faults: None, guard: None, locking: None, tiers: None }
     }
 
     /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
@@ -328,7 +331,11 @@ impl Store {
 
     /// What has gone over the line so far.
     pub fn traffic(&self) -> Traffic {
-        self.inner.line.counters.snapshot()
+        let here = self.inner.line.counters.snapshot();
+        match &self.tiers {
+            None => here,
+            Some(tiers) => here.with(&tiers.traffic()),
+        }
     }
 
     /// Where this is, for people.
@@ -339,7 +346,10 @@ impl Store {
     /// What tells this store from others: where it is, and what a location leaves to the environment (the account, the
     /// server). No secret is in it. For whoever remembers something of a store.
     pub fn identity(&self) -> &str {
-        &self.inner.identity
+        match &self.tiers {
+            None => &self.inner.identity,
+            Some(tiers) => &tiers.identity,
+        }
     }
 
     #[cfg(feature = "sftp")]
@@ -356,16 +366,18 @@ impl Store {
 
     /// Whether listing every object costs next to nothing, as on a disk, and nothing is charged for it.
     pub fn lists_cheaply(&self) -> bool {
-        self.inner.lists_cheaply
+        let is_far = |tiers: &Arc<Tiers>| !tiers.list_cheaply();
+        self.inner.lists_cheaply && !self.tiers.as_ref().is_some_and(is_far)
     }
 
     /// How many calls are made at once to a store over a network, where each takes a round trip; `None` elsewhere.
     pub fn connections(&self) -> Option<usize> {
         let line = &self.inner.line;
-        line.patience.map(|_| line.connections)
+        let here = line.patience.map(|_| line.connections);
+        here.or_else(|| self.tiers.as_ref().and_then(|tiers| tiers.connections()))
     }
 
-    /// Whether it is a disk of this machine, which may be full.
+    /// Whether it is a disk of this machine, which may be full; of two stores, the hot one.
     pub fn is_disk(&self) -> bool {
         self.inner.is_disk
     }
@@ -376,18 +388,10 @@ impl Store {
     ///
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        check_name(name)?;
-        let read = self.call(name, "get", Call::Read, || {
-            Ok(into_vec(self.read(name, ReadOptions::default())??))
-        });
-        self.count_read(read)
-    }
-
-    fn count_read(&self, read: Result<Vec<u8>, StoreError>) -> Result<Vec<u8>, StoreError> {
-        if let (Some(faults), Ok(bytes)) = (&self.faults, &read) {
-            faults.count_read(bytes.len());
+        match &self.tiers {
+            None => self.get_here(name),
+            Some(tiers) => tiers.get(self, name),
         }
-        read
     }
 
     /// Exactly the bytes of `range`.
@@ -397,46 +401,10 @@ impl Store {
     /// [`Kind::NotFound`] when there is no such object, [`Kind::Truncated`] when it ends before the
     /// range does (an empty range, too, must lie inside).
     pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
-        check_name(name)?;
-        if range.start > range.end {
-            let reason = format!("the range {}..{} runs backwards", range.start, range.end);
-            return Err(StoreError::new(Kind::Invalid, name, reason));
+        match &self.tiers {
+            None => self.get_range_here(name, range),
+            Some(tiers) => tiers.get_range(self, name, range),
         }
-        let read = self.call(name, "get", Call::Read, || {
-            if range.is_empty() {
-                // OpenDAL answers an empty range without asking whether the object is there.
-                return match self.stat(name)? {
-                    Some(size) if range.end <= size => Ok(Vec::new()),
-                    Some(size) => Err(StoreError::truncated(name, size, range.end)),
-                    None => Err(StoreError::not_found(name)),
-                };
-            }
-            let options = ReadOptions { range: range.clone().into(), ..ReadOptions::default() };
-            let complaint = match self.read(name, options)? {
-                Ok(buffer) if buffer.len() as u64 == range.end - range.start => {
-                    return Ok(into_vec(buffer));
-                }
-                Ok(buffer) => StoreError::new(
-                    Kind::Unavailable,
-                    name,
-                    format!("{} bytes came for the range {range:?}", buffer.len()),
-                ),
-                // Asking for the size would come to the same.
-                Err(failed) if failed.was_given_up || failed.kind == ErrorKind::NotFound => {
-                    return Err(failed.error);
-                }
-                Err(failed) => failed.error,
-            };
-            // Services tell of a range beyond the end in many ways, or answer with less: the
-            // object's size decides what it was.
-            match self.stat(name) {
-                Ok(Some(size)) if size < range.end => {
-                    Err(StoreError::truncated(name, size, range.end))
-                }
-                _ => Err(complaint),
-            }
-        });
-        self.count_read(read)
     }
 
     /// Makes an object, unless the name is taken. It appears whole or not at all, and is durable
@@ -449,56 +417,38 @@ impl Store {
     /// [`Kind::Full`], [`Kind::Denied`]; after [`Kind::Unavailable`] the object may or may not be
     /// there.
     pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
-        self.create_of(name, &Buffer::from(bytes))
+        match &self.tiers {
+            None => self.create_here(name, bytes),
+            Some(tiers) => tiers.create(self, name, bytes),
+        }
     }
 
     /// Like [`Store::create`]; on a disk the memory of the bytes is left behind, to be used again, with anything in it.
     pub fn create_from(&self, name: &str, bytes: &mut Vec<u8>) -> Result<Created, StoreError> {
-        let buffer = Buffer::from(std::mem::take(bytes));
-        let created = self.create_of(name, &buffer);
-        if self.is_disk() {
-            *bytes = into_vec(buffer);
+        let taken = std::mem::take(bytes);
+        if self.tiers.is_some() || !self.is_disk() {
+            return self.create(name, taken);
         }
+        let buffer = Buffer::from(taken);
+        let created = self.create_here(name, buffer.clone());
+        *bytes = into_vec(buffer);
         created
-    }
-
-    fn create_of(&self, name: &str, buffer: &Buffer) -> Result<Created, StoreError> {
-        check_name(name)?;
-        self.require_lock()?;
-        self.pass_guard_to_create(name)?;
-        self.call(name, "create", Call::Create { bytes: buffer.len() as u64 }, || {
-            let is_conditional = self.inner.is_conditional;
-            if self.put(name, buffer, is_conditional)? || self.holds(name, buffer)? {
-                self.note_lock(name);
-                Ok(Created::New)
-            } else {
-                Ok(Created::AlreadyThere)
-            }
-        })
     }
 
     /// An object's length in bytes, or `None` when there is no such object.
     pub fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
-        check_name(name)?;
-        self.call(name, "size", Call::Other, || self.stat(name))
+        match &self.tiers {
+            None => self.size_here(name),
+            Some(tiers) => tiers.size(self, name),
+        }
     }
 
     /// Removes an object. That it is not there is fine.
     pub fn delete(&self, name: &str) -> Result<(), StoreError> {
-        check_name(name)?;
-        self.pass_guard()?;
-        let bytes = match self.faults.as_ref().and_then(FaultControl::free_bytes) {
-            Some(_) => self.stat(name)?.unwrap_or(0),
-            None => 0,
-        };
-        let call = Call::Delete { bytes };
-        self.call(name, "delete", call, || {
-            self.operate(name, Sort::Delete, 0, || {
-                let operator = self.inner.handle.operator();
-                async move { operator.delete(name).await }
-            })??;
-            Ok(())
-        })
+        match &self.tiers {
+            None => self.delete_here(name),
+            Some(tiers) => tiers.delete(self, name),
+        }
     }
 }
 

@@ -41,6 +41,21 @@ impl Traffic {
     pub fn requests(&self) -> u64 {
         self.reads + self.writes + self.lists + self.looks + self.deletes + self.others
     }
+
+    /// This and what went over another line, together.
+    pub(super) fn with(&self, other: &Traffic) -> Traffic {
+        Traffic {
+            reads: self.reads + other.reads,
+            writes: self.writes + other.writes,
+            lists: self.lists + other.lists,
+            looks: self.looks + other.looks,
+            deletes: self.deletes + other.deletes,
+            others: self.others + other.others,
+            uploaded_bytes: self.uploaded_bytes + other.uploaded_bytes,
+            downloaded_bytes: self.downloaded_bytes + other.downloaded_bytes,
+            retries: self.retries + other.retries,
+        }
+    }
 }
 
 /// Counts it.

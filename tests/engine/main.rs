@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what tests share fails as a test does")]
 
 mod backup;
+mod cold;
 mod collecting;
 mod concurrent;
 mod copy;

@@ -43,6 +43,7 @@ pub fn thorough() -> PruneOptions {
             max_unused: UnusedLimit::Share(0.0),
             max_repack_bytes: None,
             repack_small: false,
+            leave_cold: true,
         },
         patience: Duration::ZERO,
         dry_run: false,
@@ -450,6 +451,7 @@ impl Client {
                 ]),
                 max_repack_bytes: self.dice.choose(&[None, None, Some(1000)]),
                 repack_small: self.dice.hits(200_000),
+                leave_cold: true,
             },
             patience: Duration::from_secs(patience),
             ..thorough()

@@ -163,6 +163,54 @@ fn on_s3() {
     tell_the_whole_story(&place, &variables, &[]);
 }
 
+/// A command that has objects of moto's restored from their archive: their names come on its standard input.
+fn thaw_command(address: SocketAddr) -> String {
+    let script = format!(
+        "import boto3, os, sys\n\
+         s3 = boto3.client('s3', endpoint_url='http://{address}', region_name='us-east-1')\n\
+         prefix = os.environ['AUMBRY_COLD_STORE'].split('/{BUCKET}/')[1]\n\
+         for name in sys.stdin.read().split():\n    \
+             s3.restore_object(Bucket='{BUCKET}', Key=prefix + '/' + name, RestoreRequest={{'Days': 1}})\n"
+    );
+    let python = Path::new(&std::env::var("AUMBRY_TEST_SERVERS").unwrap()).join("bin/python");
+    format!("{} -c \"{script}\"", python.display())
+}
+
+#[test]
+fn with_data_packs_in_an_archive_of_s3_and_all_else_in_a_folder() {
+    let Some(server) = moto() else { return };
+    let (place, mut variables) = s3(server.address());
+    let hot = tempfile::tempdir().unwrap();
+    variables.push(("AUMBRY_REPO_HOT", hot.path().join("hot").to_str().unwrap().to_string()));
+    let class = ["-o".to_string(), "storage-class=GLACIER".to_string()];
+    let thaw = ["--warm-up-command".to_string(), thaw_command(server.address())];
+    tell_the_whole_story(&place, &variables, &[&class[..], &thaw].concat());
+
+    // Without being thawed, contents are not read, and it is said what to do.
+    let machine = Machine::new(&place, &variables, &class);
+    let documents = machine.path("Documents");
+    write_tree(&documents, 9);
+    machine.ok(&["backup", "--quiet", "--name", "cold", documents.to_str().unwrap()]);
+    machine.ok(&["check"]);
+    let target = machine.path("restored");
+    let restore = ["restore", "latest", "--target", target.to_str().unwrap()];
+    let output = machine.run(&restore);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("is in an archive") && said.contains("--warm-up-command"), "{said}");
+    let planned = machine.ok(&[&restore[..], &["--dry-run", "--json"]].concat());
+    assert!(planned.contains("\"cold_packs\":[\"packs/"), "{planned}");
+
+    // The folder is gone: everything but contents is in S3 at once, and comes back without a passphrase.
+    fs::remove_dir_all(hot.path().join("hot")).unwrap();
+    fs::remove_dir_all(machine.path(".cache")).unwrap();
+    machine.ok(&["repair", "hot"]);
+    let machine = Machine::new(&place, &variables, &[&class[..], &thaw].concat());
+    write_tree(&machine.path("Documents"), 9);
+    machine.ok(&["check", "--read-data"]);
+    assert_eq!(differ(&machine.path("Documents"), &restored(&machine)), "");
+}
+
 #[test]
 fn on_s3_as_it_is_documented() {
     let server = FakeS3::start();

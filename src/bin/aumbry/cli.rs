@@ -57,6 +57,10 @@ pub struct GlobalArgs {
     /// AUMBRY_REPOSITORY_FILE]
     #[arg(short, long, global = true, value_name = "PLACE")]
     pub repo: Option<OsString>,
+    /// The hot store of a repository whose cold one is named by -r: what is read all the time is here, and the contents of
+    /// files are there [env: AUMBRY_REPO_HOT]
+    #[arg(long, global = true, value_name = "PLACE")]
+    pub repo_hot: Option<OsString>,
     /// Read the passphrase from this file [env: AUMBRY_PASSWORD_FILE; AUMBRY_PASSWORD holds the
     /// passphrase itself]
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -78,6 +82,16 @@ pub struct GlobalArgs {
     /// What the store needs to know beside its place, as KEY=VALUE: region=eu-west-1. May be repeated
     #[arg(short, long = "option", global = true, value_name = "KEY=VALUE")]
     pub option: Vec<String>,
+    /// The same for the hot store. May be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub hot_option: Vec<String>,
+    /// With a hot store: before contents of files are read, run this shell command. It gets the names of the objects to be
+    /// thawed, a line each; or, with %path in it, it is run for each of them. AUMBRY_COLD_STORE says where they are
+    #[arg(long, global = true, value_name = "COMMAND")]
+    pub warm_up_command: Option<OsString>,
+    /// Wait so long after that, until they are thawed: 5h
+    #[arg(long, global = true, value_name = "TIME", requires = "warm_up_command")]
+    pub warm_up_wait: Option<String>,
     /// Send no more than this in a second: 500K, 5M
     #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
     pub limit_upload: Option<u64>,

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,12 +13,14 @@ use aumbry::repository;
 use aumbry::repository::CreateOptions;
 use aumbry::repository::Repository;
 use aumbry::repository::chance::Chance;
+use aumbry::repository::cold;
 use aumbry::repository::error::Kind;
 use aumbry::repository::error::RepositoryError;
 use aumbry::repository::keys::Credential;
 use aumbry::repository::snapshots::Snapshots;
 use aumbry::store;
 use aumbry::store::Access;
+use aumbry::store::Cold;
 use aumbry::store::LocalMode;
 use aumbry::store::Store;
 use aumbry::store::location::Place;
@@ -38,13 +41,18 @@ use crate::progress::ProgressMonitor;
 use crate::progress::hidden_bar;
 use crate::progress::stop_when_asked;
 use crate::store_settings::StoreSettings;
+use crate::store_settings::hot_store_settings;
 use crate::store_settings::store_settings;
+use crate::warm_up;
 
 /// Bytes that a verb may use for everything together.
 pub const MEMORY_BUDGET: u64 = 256 << 20;
 
 /// How often a person may mistype a passphrase.
 const ATTEMPTS: usize = 3;
+
+/// What OpenDAL calls the class in which objects are stored.
+const CLASS: &str = "default_storage_class";
 
 /// A way to open a repository.
 type Open = fn(Store, &Credential, repository::Environment) -> Result<Repository, RepositoryError>;
@@ -65,8 +73,10 @@ pub struct Context {
 
 /// Where the repository is, or will be.
 pub struct Location {
-    /// The store.
+    /// The store; of two, the cold one.
     pub store: store::location::Location,
+    /// The hot store, if there are two.
+    pub hot: Option<store::location::Location>,
     /// Nobody named it.
     pub is_default: bool,
 }
@@ -74,10 +84,25 @@ pub struct Location {
 impl Location {
     /// For a person.
     pub fn shown(&self) -> String {
-        match self.store.path() {
-            Some(path) => printable(path.as_os_str().as_bytes()),
-            None => printable(self.store.to_string().as_bytes()),
-        }
+        shown(&self.store)
+    }
+
+    /// The hot store, for a person.
+    pub fn shown_hot(&self) -> Option<String> {
+        self.hot.as_ref().map(shown)
+    }
+
+    /// The folders of this machine that it is in.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> {
+        let hot = self.hot.as_ref().and_then(|hot| hot.path());
+        self.store.path().into_iter().chain(hot).map(PathBuf::as_path)
+    }
+}
+
+fn shown(place: &store::location::Location) -> String {
+    match place.path() {
+        Some(path) => printable(path.as_os_str().as_bytes()),
+        None => printable(place.to_string().as_bytes()),
     }
 }
 
@@ -116,6 +141,31 @@ impl Context {
 
     /// Where the repository is, or will be.
     pub fn location(&self) -> Result<Location, Failure> {
+        let location = self.cold_or_only()?;
+        let named = self.global.repo_hot.clone();
+        let hot = named.or_else(|| self.surroundings.variable("AUMBRY_REPO_HOT"));
+        let Some(hot) = hot else {
+            if self.global.warm_up_command.is_some() {
+                return Err(Failure::usage(
+                    "--warm-up-command is for a repository with a hot store",
+                )
+                .hint("--repo-hot PLACE, or AUMBRY_REPO_HOT, names it"));
+            }
+            return Ok(location);
+        };
+        if location.is_default {
+            return Err(Failure::usage("a hot store alone is no repository")
+                .hint("name the cold store with -r or AUMBRY_REPOSITORY"));
+        }
+        let hot = self.parse_place_with(&hot, &self.global.hot_option)?.store;
+        if hot.to_string() == location.store.to_string() {
+            return Err(Failure::usage("the hot store and the cold one are the same place")
+                .hint("a repository in one store is named with -r alone"));
+        }
+        Ok(Location { hot: Some(hot), ..location })
+    }
+
+    fn cold_or_only(&self) -> Result<Location, Failure> {
         if let Some(place) = &self.global.repo {
             return self.parse_place(place);
         }
@@ -129,7 +179,8 @@ impl Context {
             return self.parse_place(place);
         }
         let path = self.surroundings.data_folder()?.join("repository");
-        Ok(Location { store: store::location::Location::local(path), is_default: true })
+        let store = store::location::Location::local(path);
+        Ok(Location { store, hot: None, is_default: true })
     }
 
     fn parse_place(&self, place: &OsStr) -> Result<Location, Failure> {
@@ -144,13 +195,39 @@ impl Context {
         if let Place::Local(path) = &store.place {
             store.place = Place::Local(self.surroundings.absolute(path)?);
         }
-        Ok(Location { store, is_default: false })
+        Ok(Location { store, hot: None, is_default: false })
     }
 
-    /// The store at a place, with what the environment says about the repository's.
+    /// The store at a place, with what the environment says about the repository's. Where there are two, both as one.
     pub fn store(&self, location: &Location, mode: LocalMode) -> Result<Store, Failure> {
+        self.store_in(location, mode, mode)
+    }
+
+    /// The same, with what is to be done about the folder of a hot store.
+    pub fn store_in(
+        &self,
+        location: &Location,
+        mode: LocalMode,
+        hot_mode: LocalMode,
+    ) -> Result<Store, Failure> {
         let settings = store_settings(&location.store.place, &self.surroundings)?;
-        self.store_with(location, mode, settings)
+        let Some(hot) = &location.hot else { return self.store_with(location, mode, settings) };
+        let hot_settings = hot_store_settings(hot, &location.store, &self.surroundings)?;
+        let hot = Location { store: hot.clone(), hot: None, is_default: false };
+        let hot = self.store_with(&hot, hot_mode, hot_settings)?;
+        let packs = self.store_with(location, mode, settings.clone())?;
+        // The class is for what is read seldom.
+        let (mut settings, mut copies) = (settings, location.store.clone());
+        let classes = [settings.remove(CLASS).is_some(), copies.options.remove(CLASS).is_some()];
+        let copies = match classes.contains(&true) {
+            true => {
+                let place = Location { store: copies, hot: None, is_default: false };
+                self.store_with(&place, mode, settings)?
+            }
+            false => packs.clone(),
+        };
+        let thaw = warm_up::thaw(self, packs.location())?;
+        Ok(cold::join(hot, Cold { packs, copies, thaw }))
     }
 
     /// The store at a place, with these settings.
@@ -300,7 +377,7 @@ impl Context {
     ) -> Result<Repository, Failure> {
         // One connection is enough: a directory is opened again, because only now it may be made.
         let found = match self.store(location, LocalMode::Open) {
-            Err(failure) if location.store.path().is_none() => return Err(failure),
+            Err(failure) if location.folders().next().is_none() => return Err(failure),
             found => found,
         };
         if let Ok(store) = &found {
@@ -314,13 +391,15 @@ impl Context {
                 Err(error) if !store.is_disk() && error.kind != Kind::NotFound => {
                     return Err(error.into());
                 }
+                // Half of a repository that is in two stores.
+                Err(error) if error.kind == Kind::Invalid => return Err(error.into()),
                 Err(_) => {}
             }
         }
         // Without a passphrase nothing is made, not even the folder.
         let given = credentials::find_or_choose(self)?;
         let store = match found {
-            Ok(store) if !store.is_disk() => store,
+            Ok(store) if location.folders().next().is_none() => store,
             _ => self.store(location, LocalMode::Create)?,
         };
         let repository =

@@ -173,7 +173,9 @@ impl From<RepositoryError> for Failure {
                 env!("CARGO_PKG_VERSION")
             )),
             Kind::Interrupted => Failure::new(Code::Interrupted, "interrupted"),
-            Kind::NotFound | Kind::Full | Kind::Denied | Kind::Invalid => Failure::failed(message),
+            Kind::NotFound | Kind::Full | Kind::Denied | Kind::Invalid | Kind::Archived => {
+                Failure::failed(message)
+            }
         }
     }
 }

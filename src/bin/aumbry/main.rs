@@ -13,6 +13,7 @@ mod progress;
 mod second;
 mod selection;
 mod store_settings;
+mod warm_up;
 
 use std::process::ExitCode;
 

@@ -11,10 +11,10 @@ use crate::failure::Failure;
 
 /// What begins so is handed to any service, by what follows: AUMBRY_STORE_PASSWORD is its `password`.
 const PREFIX: &str = "AUMBRY_STORE_";
-/// The same for a second store.
-const SECOND_PREFIX: &str = "AUMBRY_TO_STORE_";
-/// What an ecosystem's variable has in front when it is about a second store.
+/// What the variables of a second store have in front.
 const SECOND: &str = "AUMBRY_TO_";
+/// What those of a hot store have in front.
+const HOT: &str = "AUMBRY_HOT_";
 
 /// Settings of a store, under OpenDAL's names.
 pub type StoreSettings = BTreeMap<String, Zeroizing<String>>;
@@ -138,16 +138,20 @@ impl Variables<'_> {
         Ok(settings)
     }
 
-    fn of_second(&self, location: &Location, first: &Place) -> Result<StoreSettings, Failure> {
+    /// Of a store whose variables have `prefix` in front.
+    fn of_second(
+        &self,
+        location: &Location,
+        first: &Place,
+        prefix: &str,
+    ) -> Result<StoreSettings, Failure> {
         let place = &location.place;
         let is_alike = place.sort() == first.sort();
         let mut settings = match is_alike {
             true => StoreSettings::new(),
             false => self.named("", variables(place))?,
         };
-        settings.extend(self.named(SECOND, variables(place))?);
-        settings.extend(self.named(SECOND, read_by_opendal(place))?);
-        settings.extend(self.following(SECOND_PREFIX)?);
+        settings.extend(self.own(place, prefix)?);
         let Some(inherited) = inherited(place).filter(|_| is_alike) else { return Ok(settings) };
         let is_said =
             |key: &&str| settings.contains_key(*key) || location.options.contains_key(*key);
@@ -158,11 +162,54 @@ impl Variables<'_> {
             if (self.value)(name)?.is_some() {
                 let message =
                     format!("{name} opens the first store, and is not handed to the second");
-                return Err(Failure::failed(message)
-                    .hint(format!("set {}; they may be the same", inherited.instead)));
+                let instead = inherited.instead.replace(SECOND, prefix);
+                return Err(
+                    Failure::failed(message).hint(format!("set {instead}; they may be the same"))
+                );
             }
         }
         Ok(settings)
+    }
+
+    /// What is said of a store by variables that have `prefix` in front.
+    fn own(&self, place: &Place, prefix: &str) -> Result<StoreSettings, Failure> {
+        let mut settings = self.named(prefix, variables(place))?;
+        settings.extend(self.named(prefix, read_by_opendal(place))?);
+        settings.extend(self.following(&format!("{prefix}STORE_"))?);
+        Ok(settings)
+    }
+
+    /// Of the hot one of two stores. Whoever runs both may see what opens either: where they are of one service, its
+    /// variables count for both.
+    fn of_hot(&self, location: &Location, cold: &Location) -> Result<StoreSettings, Failure> {
+        if !is_one_service(location, cold) {
+            return self.of_second(location, &cold.place, HOT);
+        }
+        let mut settings = self.named("", variables(&location.place))?;
+        // It is one bucket's.
+        settings.remove("bucket_id");
+        settings.extend(self.own(&location.place, HOT)?);
+        Ok(settings)
+    }
+}
+
+/// Whether the same people run both stores, as far as their places tell.
+fn is_one_service(one: &Location, other: &Location) -> bool {
+    let says_where = |location: &Location| location.options.contains_key("endpoint");
+    if says_where(one) || says_where(other) {
+        return false;
+    }
+    match (&one.place, &other.place) {
+        (Place::S3 { endpoint: one, .. }, Place::S3 { endpoint: other, .. })
+        | (Place::Gcs { endpoint: one, .. }, Place::Gcs { endpoint: other, .. }) => one == other,
+        (Place::Azblob { endpoint: one, .. }, Place::Azblob { endpoint: other, .. }) => {
+            one == other
+        }
+        (Place::Webdav { endpoint: one, .. }, Place::Webdav { endpoint: other, .. }) => {
+            one == other
+        }
+        (Place::B2 { .. }, Place::B2 { .. }) => true,
+        _ => false,
     }
 }
 
@@ -185,7 +232,18 @@ pub fn second_store_settings(
 ) -> Result<StoreSettings, Failure> {
     let value = |name: &str| surroundings.text_variable(name);
     let beginning = |prefix: &str| surroundings.variables_with(prefix);
-    Variables { value: &value, beginning: &beginning }.of_second(location, first)
+    Variables { value: &value, beginning: &beginning }.of_second(location, first, SECOND)
+}
+
+/// What it says about the hot store beside a cold one: by variables with AUMBRY_HOT_ in front of their names.
+pub fn hot_store_settings(
+    location: &Location,
+    cold: &Location,
+    surroundings: &Surroundings,
+) -> Result<StoreSettings, Failure> {
+    let value = |name: &str| surroundings.text_variable(name);
+    let beginning = |prefix: &str| surroundings.variables_with(prefix);
+    Variables { value: &value, beginning: &beginning }.of_hot(location, cold)
 }
 
 #[cfg(test)]
@@ -200,6 +258,13 @@ mod tests {
 
     /// What a second store at a place beside a first one is told: `None`, it is refused.
     fn told(first: &str, second: &str, set: &[(&str, &str)]) -> Option<Vec<(String, String)>> {
+        told_by(set, |variables| variables.of_second(&at(second), &at(first).place, SECOND))
+    }
+
+    fn told_by(
+        set: &[(&str, &str)],
+        ask: impl Fn(&Variables<'_>) -> Result<StoreSettings, Failure>,
+    ) -> Option<Vec<(String, String)>> {
         let value = |name: &str| -> Result<Option<String>, Failure> {
             let found = set.iter().find(|(other, _)| *other == name);
             Ok(found.map(|(_, value)| value.to_string()))
@@ -209,7 +274,7 @@ mod tests {
             names.filter(|name| name.starts_with(prefix)).collect()
         };
         let variables = Variables { value: &value, beginning: &beginning };
-        let settings = variables.of_second(&at(second), &at(first).place).ok()?;
+        let settings = ask(&variables).ok()?;
         Some(settings.into_iter().map(|(key, value)| (key, value.to_string())).collect())
     }
 
@@ -246,5 +311,22 @@ mod tests {
         ]);
         let second = [pair("access_key_id", "second"), pair("secret_access_key", "another")];
         assert_eq!(told(one, other, &set), Some(second.to_vec()));
+    }
+
+    #[test]
+    fn a_hot_store_of_the_same_service_is_opened_by_what_opens_the_cold_one() {
+        let hot = |hot: &str, cold: &str, set: &[(&str, &str)]| {
+            told_by(set, |variables| variables.of_hot(&at(hot), &at(cold)))
+        };
+        let set = [("B2_APPLICATION_KEY_ID", "me"), ("B2_BUCKET_ID", "cold")];
+        assert_eq!(
+            hot("b2://hot", "b2://cold", &set),
+            Some(vec![pair("application_key_id", "me")])
+        );
+        let set = [("AWS_ACCESS_KEY_ID", "me"), ("AUMBRY_STORE_DEFAULT_STORAGE_CLASS", "GLACIER")];
+        assert_eq!(hot("s3://hot", "s3://cold", &set), Some(Vec::new()));
+        assert_eq!(hot("s3+https://other.example/hot", "s3://cold", &set), None);
+        let set = [set[0], ("AUMBRY_HOT_AWS_REGION", "eu-west-1")];
+        assert_eq!(hot("s3://hot", "s3://cold", &set), Some(vec![pair("region", "eu-west-1")]));
     }
 }

@@ -52,7 +52,7 @@ pub struct ChangeDetection {
 /// When new chunks of changed files are compressed against the old ones in their place, which have to be read for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Deltas {
-    /// When the store is a disk.
+    /// When the store is a disk, and all of it: not with a cold store.
     #[default]
     Auto,
     /// Whatever reading costs.
@@ -171,7 +171,8 @@ const ATTEMPTS: usize = 16;
 fn wants_deltas(repository: &Repository, options: &BackupOptions) -> bool {
     match options.deltas {
         Deltas::Always => true,
-        Deltas::Auto => repository.store().lists_cheaply(),
+        // What is in a cold store is not read for them.
+        Deltas::Auto => repository.store().lists_cheaply() && !repository.store().is_tiered(),
         Deltas::Never => false,
     }
 }

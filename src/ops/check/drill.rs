@@ -7,7 +7,7 @@
 //! "Summarizing Data using Bottom-k Sketches", PODC 2007). Memory: the entries that are drawn, and a chunk of a
 //! file for each thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use parking_lot::Mutex;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
@@ -110,6 +110,7 @@ impl Drawing {
         monitor.phase(Phase::CheckData);
         let bytes = drawn.iter().map(|drawn| drawn.file.size).sum();
         monitor.expect(Progress { files: drawn.len() as u64, bytes });
+        thaw(reader, &drawn)?;
         let naming = reader.repository().naming();
         let zeros = naming.region_digest(&vec![0; DIGEST_REGION as usize]);
         let restore = |drawn: &Drawn| {
@@ -140,6 +141,24 @@ impl Drawing {
         };
         drawn.par_iter().map(restore).collect()
     }
+}
+
+/// Has the packs thawed that these files are read from.
+fn thaw(reader: &BlobReader<'_>, drawn: &[Drawn]) -> Result<(), OpsError> {
+    let repository = reader.repository();
+    if !repository.thaws() {
+        return Ok(());
+    }
+    let mut packs = HashSet::new();
+    for drawn in drawn {
+        // What cannot be read, or is nowhere, is found when the file is restored.
+        for extent in Extents::new(reader, &drawn.file).map_while(Result::ok) {
+            if let Extent::Data { blob, .. } = extent {
+                packs.extend(reader.packs_of(&blob).unwrap_or_default());
+            }
+        }
+    }
+    Ok(repository.thaw(&repository.cold_packs(packs)?)?)
 }
 
 enum Failure {

@@ -302,9 +302,43 @@ fn run(
             _ => summary.damage.push(Damage::from(finding)),
         }
     }
+    compare_stores(repository, &mut summary)?;
     let unknown = inventory.unknown.iter();
     summary.notes.extend(unknown.map(|name| format!("{name} is no object of this program")));
     Ok(summary)
+}
+
+/// What a hot store and a cold one lack of each other.
+fn compare_stores(repository: &Repository, summary: &mut CheckSummary) -> Result<(), OpsError> {
+    let gaps = repository.gaps()?;
+    let mut lost: HashSet<String> = gaps.lost.into_iter().map(|object| object.name).collect();
+    if !lost.is_empty() {
+        // What was deleted between two listings is not lost.
+        let again: HashSet<String> =
+            repository.gaps()?.lost.into_iter().map(|object| object.name).collect();
+        lost.retain(|name| again.contains(name));
+    }
+    let mut lost: Vec<String> = lost.into_iter().collect();
+    lost.sort();
+    // A pack may never have come to the hot store, because its writer was stopped. It is read from its copy.
+    let (packs, lost): (Vec<String>, Vec<String>) =
+        lost.into_iter().partition(|name| objects::parse_pack(name).is_some());
+    summary.damage.extend(lost.into_iter().map(|item| Damage {
+        item,
+        message: "is gone from the hot store; the cold one has a copy, and `aumbry repair hot` brings it back"
+            .to_string(),
+        hits: Vec::new(),
+        hit_count: 0,
+    }));
+    for (count, what) in [
+        (gaps.uncopied.len(), "objects of the hot store have no copy in the cold one"),
+        (packs.len(), "packs of trees are in the cold store and not in the hot one"),
+    ] {
+        if count > 0 {
+            summary.notes.push(format!("{count} {what}: `aumbry prune` copies them"));
+        }
+    }
+    Ok(())
 }
 
 /// The snapshots that nobody has forgotten while the check ran: what only others need may be collected meanwhile, from

@@ -113,6 +113,10 @@ pub fn prove(
 ) -> Result<(), OpsError> {
     let repository = reader.repository();
     let selected = select(repository, packs, known, &reader.take_failing(), options.data, summary)?;
+    if repository.thaws() {
+        let ids: Vec<PackId> = selected.iter().map(|(id, _)| *id).collect();
+        repository.thaw(&repository.cold_packs_for(&ids)?)?;
+    }
     let bytes = selected.iter().map(|(_, length)| length).sum();
     monitor.expect(Progress { files: 0, bytes });
     let affordable = PackVerifier::affordable(repository, &selected, options.memory_budget);

@@ -13,6 +13,7 @@ use crate::format::snapshot::Snapshot;
 use crate::id::{BlobId, SnapshotId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
+use crate::ops::quiet::Quiet;
 use crate::repository::Repository;
 use crate::repository::error::RepositoryError;
 use crate::repository::look::Look;
@@ -77,29 +78,32 @@ fn run(
         monitor.problem(Problem { item: error.item, during: "index", message: error.message });
     }
     let reader = BlobReader::new(repository, SEGMENTS);
-    let found = find_path(&reader, snapshot, path)?;
-    let missing = || OpsError::Invalid(format!("the snapshot has no {path}"));
-    monitor.phase(Phase::Restore);
-    let mut walk = Walk::new(&reader, monitor, path);
-    match found.ok_or_else(missing)? {
-        Found::Root(root) => walk.enter(root),
-        Found::Entry(entry) => match (DirectoryRoot::of_entry(&entry), &entry.node) {
-            (Some(root), _) => walk.enter(root),
-            (None, Node::File(file)) => {
-                let summary = DumpSummary { entries: 1, ..DumpSummary::default() };
-                monitor.expect(Progress { files: 1, bytes: file.size });
-                walk.single = true;
-                walk.begin_file(Printable(path.as_bytes()).to_string(), file, Vec::new());
-                return Dumper { reader: &reader, monitor, output, walk, summary }.run();
-            }
-            (None, other) => {
-                let kind = other.kind_name();
-                return Err(OpsError::Invalid(format!("{path} is no file but a {kind}")));
-            }
-        },
+    if repository.thaws() {
+        thaw(Walk::begin(&reader, snapshot, path, &Quiet(monitor))?)?;
     }
-    let summary = DumpSummary::default();
+    let walk = Walk::begin(&reader, snapshot, path, monitor)?;
+    monitor.phase(Phase::Restore);
+    let summary = DumpSummary { entries: u64::from(walk.single), ..DumpSummary::default() };
     Dumper { reader: &reader, monitor, output, walk, summary }.run()
+}
+
+/// Has the packs thawed that are read for this.
+fn thaw(mut walk: Walk<'_, '_>) -> Result<(), OpsError> {
+    let mut packs = HashSet::new();
+    loop {
+        let batch = walk.next_batch()?;
+        if batch.is_empty() {
+            break;
+        }
+        for piece in batch {
+            if let Piece::Chunk { blob, .. } = piece {
+                // What is nowhere is found when it is read.
+                packs.extend(walk.reader.packs_of(&blob).unwrap_or_default());
+            }
+        }
+    }
+    let repository = walk.reader.repository();
+    Ok(repository.thaw(&repository.cold_packs(packs)?)?)
 }
 
 /// What is to be written, in order.
@@ -169,6 +173,34 @@ impl<'r, 'a> Walk<'r, 'a> {
             failed: 0,
             single: false,
         }
+    }
+
+    /// Begins with what is at `path`.
+    fn begin(
+        reader: &'r BlobReader<'a>,
+        snapshot: &Snapshot,
+        path: &'r TreePath,
+        monitor: &'r dyn Monitor,
+    ) -> Result<Self, OpsError> {
+        let found = find_path(reader, snapshot, path)?;
+        let missing = || OpsError::Invalid(format!("the snapshot has no {path}"));
+        let mut walk = Walk::new(reader, monitor, path);
+        match found.ok_or_else(missing)? {
+            Found::Root(root) => walk.enter(root),
+            Found::Entry(entry) => match (DirectoryRoot::of_entry(&entry), &entry.node) {
+                (Some(root), _) => walk.enter(root),
+                (None, Node::File(file)) => {
+                    monitor.expect(Progress { files: 1, bytes: file.size });
+                    walk.single = true;
+                    walk.begin_file(Printable(path.as_bytes()).to_string(), file, Vec::new());
+                }
+                (None, other) => {
+                    let kind = other.kind_name();
+                    return Err(OpsError::Invalid(format!("{path} is no file but a {kind}")));
+                }
+            },
+        }
+        Ok(walk)
     }
 
     fn enter(&mut self, root: DirectoryRoot) {

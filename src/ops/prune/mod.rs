@@ -80,6 +80,7 @@ impl Default for PruneOptions {
                 max_unused: UnusedLimit::Share(0.05),
                 max_repack_bytes: None,
                 repack_small: false,
+                leave_cold: true,
             },
             patience: Duration::from_secs(7 * 86_400),
             dry_run: false,
@@ -138,6 +139,8 @@ pub struct PruneSummary {
     pub stopped: Option<String>,
     /// What else was cleared away.
     pub cleared: Cleared,
+    /// Objects that only the hot one of two stores had, or only the cold one, and that both have now.
+    pub objects_copied: u64,
     /// Index objects that became fewer.
     pub merged: Merged,
     /// Objects whose locks were prolonged, or, in a dry run, would be: a request each. `None`: the repository locks
@@ -343,7 +346,9 @@ impl<'a> Collection<'_, 'a> {
             Ok((usage, lost))
         })?;
         let packs = usage.packs(self.repository, &exceptions);
-        let plan = plan(&packs, &self.options.limits);
+        let limits = &self.options.limits;
+        let leave_cold = limits.leave_cold && self.repository.store().is_tiered();
+        let plan = plan(&packs, &PlanLimits { leave_cold, ..*limits });
         self.summary.packs_before = packs.len() as u64;
         self.summary.bytes_before = packs.iter().map(|pack| pack.object_length).sum();
         self.summary.unused_before = packs.iter().map(plan::PackUse::unused_bytes).sum();
@@ -663,6 +668,7 @@ impl<'a> Collection<'_, 'a> {
         let generations = self.repository.generations()?;
         let snapshots = self.repository.snapshots(self.monitor)?;
         self.add_cleared(self.repository.clear_away(&generations, &snapshots)?);
+        self.summary.objects_copied = self.repository.complete_cold()?;
         if self.summary.stopped.is_none() {
             match self.repository.merge_indexes(self.monitor) {
                 Ok(merged) => self.summary.merged = merged,

@@ -76,6 +76,9 @@ pub struct PlanLimits {
     pub max_repack_bytes: Option<u64>,
     /// Packs that are smaller than they are meant to be are joined.
     pub repack_small: bool,
+    /// Data packs are not copied, whatever stays unused in them: where they are in a cold store, which is not read lightly.
+    /// It has no meaning elsewhere.
+    pub leave_cold: bool,
 }
 
 /// What is to be done.
@@ -98,6 +101,8 @@ pub struct PackPlan {
     pub write_bytes: u64,
     /// About how many bytes stay although nobody needs them.
     pub unused_bytes: u64,
+    /// About how many of them are in data packs that were not to be copied.
+    pub left_cold_bytes: u64,
     /// Bytes of all packs when everything is done, about.
     pub kept_bytes: u64,
 }
@@ -113,6 +118,7 @@ impl PackPlan {
 pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
     let mut plan = PackPlan::default();
     let mut candidates = Vec::new();
+    let mut left_kept_bytes = 0;
     let mut largest_first: Vec<&PackUse> = packs.iter().collect();
     largest_first.sort_by_key(|pack| Reverse(pack.object_length));
     for pack in largest_first {
@@ -124,7 +130,10 @@ pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
         }
         plan.kept_bytes += pack.object_length;
         plan.unused_bytes += pack.unused_bytes();
-        if !pack.untouchable {
+        if limits.leave_cold && !pack.is_tree {
+            plan.left_cold_bytes += pack.unused_bytes();
+            left_kept_bytes += pack.object_length;
+        } else if !pack.untouchable {
             candidates.push(pack);
         }
     }
@@ -139,7 +148,10 @@ pub fn plan(packs: &[PackUse], limits: &PlanLimits) -> PackPlan {
     });
     for pack in candidates {
         let unused = pack.unused_bytes();
-        let too_much = plan.unused_bytes > limits.max_unused.bytes(plan.kept_bytes);
+        // What is left is no reason to copy others.
+        let unused_bytes = plan.unused_bytes - plan.left_cold_bytes;
+        let kept_bytes = plan.kept_bytes - left_kept_bytes;
+        let too_much = unused_bytes > limits.max_unused.bytes(kept_bytes);
         // Fewer would only be written as so many small packs again.
         let kind = usize::from(pack.is_tree);
         let joined = limits.repack_small && pack.small && small[kind] > SMALL_LEFT[kind];
@@ -186,6 +198,7 @@ mod tests {
         max_unused: UnusedLimit::Share(0.05),
         max_repack_bytes: None,
         repack_small: false,
+        leave_cold: false,
     };
 
     fn numbers(packs: &[PackId]) -> Vec<u32> {
@@ -270,6 +283,22 @@ mod tests {
         assert_eq!(numbers(&plan(&packs, &copied(2000)).repack), [0, 1]);
         assert_eq!(numbers(&plan(&packs, &copied(1999)).repack), [0]);
         assert_eq!(plan(&packs, &copied(999)).repack, []);
+    }
+
+    #[test]
+    fn data_packs_that_are_left_are_dropped_whole_and_never_copied() {
+        let mut packs = vec![pack(0, 0), pack(1, 100), pack(2, 100), pack(3, 980)];
+        packs[2].is_tree = true;
+        packs[3].is_tree = true;
+        packs[1].old_epoch = true;
+        let leaving = PlanLimits { leave_cold: true, ..TIGHT };
+        let left = plan(&packs, &leaving);
+        assert_eq!((numbers(&left.drop), numbers(&left.repack)), (vec![0], vec![2]));
+        assert_eq!((left.left_cold_bytes, left.unused_bytes), (900, 920));
+        // Two hundredths of what may be copied are unused then: the nine tenths of the other do not count.
+        packs[2].used_blobs = 0;
+        assert_eq!(plan(&packs, &leaving).repack, []);
+        assert_eq!(numbers(&plan(&packs, &TIGHT).repack), [1]);
     }
 
     proptest! {

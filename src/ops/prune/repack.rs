@@ -70,6 +70,9 @@ pub fn copy(
 ) -> Result<Copying, OpsError> {
     let writer =
         Writer::begin_for(Purpose::Collect, repository, false, monitor)?.excluding(packs)?;
+    if repository.thaws() {
+        repository.thaw(&repository.cold_packs_for(packs)?)?;
+    }
     monitor.phase(Phase::Repack);
     let known = repository.cache().packs()?.into_iter().map(|(_, pack)| pack);
     let wanted: HashSet<&PackId> = packs.iter().collect();

@@ -236,6 +236,7 @@ impl Work<'_, '_> {
             }
             tally.is_changed = true;
             if self.options.dry_run {
+                self.would_read(&blob);
                 tally.written += part.end - part.start;
                 continue;
             }

@@ -9,9 +9,10 @@ mod work;
 use std::path::Path;
 
 use crate::format::snapshot::Snapshot;
-use crate::id::SnapshotId;
+use crate::id::{PackId, SnapshotId};
 use crate::monitor::{Monitor, Phase, Problem};
 use crate::ops::OpsError;
+use crate::ops::quiet::Quiet;
 use crate::repository::Repository;
 use crate::repository::look::Look;
 use crate::repository::reader::BlobReader;
@@ -38,6 +39,7 @@ pub enum Overwrite {
 }
 
 /// What to restore, and how.
+#[derive(Clone)]
 pub struct RestoreOptions {
     /// The part of the snapshot whose contents go into the target; the root for all of it. A file, or any
     /// entry that is no directory, goes into the target under its own name.
@@ -87,6 +89,8 @@ pub struct RestoreSummary {
     pub entries_failed: u64,
     /// Files whose content was read again and found right.
     pub files_verified: u64,
+    /// The packs of a cold store that are read for it, in order: of a dry run, and of one before which they were thawed.
+    pub cold_packs: Vec<PackId>,
     /// How long it took.
     pub elapsed: std::time::Duration,
 }
@@ -110,12 +114,35 @@ pub fn restore(
     let start = repository.environment().clock.elapsed();
     let (session, look) = repository.register_reader_and_look(monitor);
     let loaded = report_damaged_indexes(repository, look, monitor);
-    let result = loaded.and_then(|()| run(repository, &snapshot.1, target, options, monitor));
+    let thawed = loaded.and_then(|()| thaw(repository, &snapshot.1, target, options, monitor));
+    let result = thawed.and_then(|thawed| {
+        let mut summary = run(repository, &snapshot.1, target, options, monitor)?;
+        summary.cold_packs.extend(thawed);
+        Ok(summary)
+    });
     repository.note_mended(monitor);
     repository.end_reader(session, monitor);
     let mut summary = result?;
     summary.elapsed = repository.environment().clock.elapsed().saturating_sub(start);
     Ok(summary)
+}
+
+/// Where packs are thawed before they are read: finds out which will be, has it done, and returns them. What a dry run tells
+/// is what is read.
+fn thaw(
+    repository: &Repository,
+    snapshot: &Snapshot,
+    target: &Path,
+    options: &RestoreOptions,
+    monitor: &dyn Monitor,
+) -> Result<Vec<PackId>, OpsError> {
+    if options.dry_run || !repository.thaws() {
+        return Ok(Vec::new());
+    }
+    let looking = RestoreOptions { dry_run: true, ..options.clone() };
+    let found = run(repository, snapshot, target, &looking, &Quiet(monitor))?;
+    repository.thaw(&found.cold_packs)?;
+    Ok(found.cold_packs)
 }
 
 fn run(

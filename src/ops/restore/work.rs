@@ -140,6 +140,8 @@ pub(super) struct Work<'w, 'a> {
     stop: AtomicBool,
     reason: Mutex<Option<OpsError>>,
     unavailable: AtomicU32,
+    /// Of a dry run: the packs that would be read from a cold store, by the cache's numbers. `None`: there is none.
+    cold: Option<Mutex<HashSet<u32>>>,
     /// Files of the target with several names that an entry was matched with already.
     claimed: Mutex<HashSet<(u64, u64)>>,
     threads: usize,
@@ -155,7 +157,8 @@ impl<'w, 'a> Work<'w, 'a> {
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         // Some of them wait for a store that is far; more than that only contend for a directory that they write into.
-        let waiting = if data.repository().store().is_disk() { 0 } else { 2 };
+        let store = data.repository().store();
+        let waiting = if store.is_disk() && store.lists_cheaply() { 0 } else { 2 };
         Work {
             trees,
             data,
@@ -168,6 +171,7 @@ impl<'w, 'a> Work<'w, 'a> {
             stop: AtomicBool::new(false),
             reason: Mutex::default(),
             unavailable: AtomicU32::new(0),
+            cold: (options.dry_run && data.repository().store().is_tiered()).then(Mutex::default),
             claimed: Mutex::default(),
             threads: (cores + waiting).clamp(2, 16),
         }
@@ -190,9 +194,18 @@ impl<'w, 'a> Work<'w, 'a> {
         self.stop.store(true, Ordering::Relaxed);
     }
 
+    /// A dry run would read this blob.
+    pub(super) fn would_read(&self, blob: &BlobId) {
+        let Some(cold) = &self.cold else { return };
+        // What is not found will be an error when it is read.
+        cold.lock().extend(self.data.packs_of(blob).unwrap_or_default());
+    }
+
     /// The sum of what was done, or why it ended early.
     pub(super) fn finish(self) -> Result<RestoreSummary, OpsError> {
         self.drop_unfinished();
+        let cold = self.cold.map(Mutex::into_inner).unwrap_or_default();
+        let cold_packs = self.data.repository().cold_packs(cold)?;
         if let Some(reason) = self.reason.into_inner() {
             return Err(reason);
         }
@@ -210,6 +223,7 @@ impl<'w, 'a> Work<'w, 'a> {
             metadata_failed: counts.metadata_failed.into_inner(),
             entries_failed: counts.entries_failed.into_inner(),
             files_verified: counts.files_verified.into_inner(),
+            cold_packs,
             elapsed: std::time::Duration::ZERO,
         })
     }

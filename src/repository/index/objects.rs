@@ -415,7 +415,8 @@ impl Repository {
         let (_, unread) = self.adopt(self.store.list(layout::PACKS)?, false)?;
         let mut rest = NotAdopted::default();
         for (id, length, error) in unread {
-            if self.is_beyond_reading(id, &error)? {
+            // What is in an archive goes unread: nothing is collected if anything that is needed stands nowhere else.
+            if error.kind == Kind::Archived || self.is_beyond_reading(id, &error)? {
                 rest.given_up.push((id, length));
             } else if error.kind != Kind::NotFound {
                 rest.unread.get_or_insert(error);

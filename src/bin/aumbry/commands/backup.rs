@@ -325,11 +325,7 @@ pub fn own_folders(
         })
     };
     let cache = context.cache_folder();
-    [location.store.path().map(PathBuf::as_path), cache.as_deref()]
-        .into_iter()
-        .flatten()
-        .filter_map(below)
-        .collect()
+    location.folders().chain(cache.as_deref()).filter_map(below).collect()
 }
 
 fn find_parent(

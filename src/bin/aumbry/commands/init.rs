@@ -53,13 +53,17 @@ pub fn run(args: &InitArgs, context: &Context) -> Result<Outcome, Failure> {
     let repository = context.create(&location, &options)?;
     let output = &context.output;
     if output.is_json() {
-        output.json(&json!({
+        let mut message = json!({
             "message_type": "initialized",
             "id": repository.id().to_string(),
             "repository": location.shown(),
             "parity_percent": args.parity,
             "retain_seconds": repository.settings().object_lock.map(|lock| lock.seconds),
-        }))?;
+        });
+        if let Some(hot) = location.shown_hot() {
+            message["hot"] = json!(hot);
+        }
+        output.json(&message)?;
         return Ok(Outcome::Done);
     }
     for line in birth_lines(context, &location, &repository) {
@@ -72,7 +76,12 @@ pub fn run(args: &InitArgs, context: &Context) -> Result<Outcome, Failure> {
 pub fn birth_lines(context: &Context, location: &Location, repository: &Repository) -> Vec<String> {
     let style = context.output.style();
     let place = location.shown();
-    let flag = if location.is_default { String::new() } else { format!("-r {place} ") };
+    let mut flag = if location.is_default { String::new() } else { format!("-r {place} ") };
+    let mut with = String::new();
+    if let Some(hot) = location.shown_hot() {
+        flag.push_str(&format!("--repo-hot {hot} "));
+        with = format!(" and {hot}");
+    }
     let parity = match repository.settings().parity_percent {
         0 => String::new(),
         percent => format!(", with {percent}% parity"),
@@ -90,7 +99,7 @@ pub fn birth_lines(context: &Context, location: &Location, repository: &Reposito
     };
     vec![
         format!(
-            "made repository {} in {place}{parity}{form}{retained}",
+            "made repository {} in {place}{with}{parity}{form}{retained}",
             style.bold(&repository.id().short())
         ),
         "Without the passphrase nobody can read it, not even you. Keep a second way in, on paper:"

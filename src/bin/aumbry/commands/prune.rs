@@ -50,6 +50,10 @@ pub struct PruneLimitArgs {
     /// Join packs that are smaller than half of what packs are meant to be
     #[arg(long, help_heading = HEADING)]
     repack_small: bool,
+    /// With a hot store: copy what is needed out of data packs, too. They are read for it, so it may take a
+    /// --warm-up-command; otherwise they go only when nobody needs anything of them
+    #[arg(long, help_heading = HEADING)]
+    repack_cold: bool,
     /// Give up sessions that have made nothing for so long, as two runs have seen. It is safe at any length: a
     /// backup that was given up stores again what is gone, and commits again
     #[arg(long, value_name = "TIME", default_value = "7d", help_heading = HEADING)]
@@ -91,6 +95,7 @@ impl PruneLimitArgs {
             max_unused: parse_unused(&self.max_unused)?,
             max_repack_bytes: self.max_repack_size.as_deref().map(parse_bytes).transpose()?,
             repack_small: self.repack_small,
+            leave_cold: !self.repack_cold,
         };
         let patience = parse_duration(&self.patience)?;
         Ok(PruneOptions {
@@ -144,6 +149,7 @@ fn to_json(
             "write_bytes": plan.write_bytes,
             "free_bytes": plan.freed_bytes(),
             "unused_bytes_after": plan.unused_bytes,
+            "left_cold_bytes": plan.left_cold_bytes,
             "bytes_after": plan.kept_bytes,
             "read_requests": summary.requests[0],
             "write_requests": summary.requests[1],
@@ -165,6 +171,7 @@ fn to_json(
         "bytes_deleted": summary.bytes_deleted,
         "packs_spared": summary.packs_rescued,
         "bytes_written": summary.bytes_written,
+        "objects_copied": summary.objects_copied,
         "index_objects_removed": summary.merged.removed,
         "index_objects_written": summary.merged.written,
         "snapshots_removed": summary.cleared.snapshots,
@@ -196,7 +203,7 @@ fn tell(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> Re
                 let packs = count(plan.drop.len() as u64, "pack");
                 let unreadable = match plan.drop_unreadable {
                     0 => String::new(),
-                    number => format!(", {number} of them damaged beyond reading"),
+                    number => format!(", {number} of them beyond reading"),
                 };
                 let bytes = format_bytes(plan.drop_bytes);
                 steps.push(format!("drop {packs} ({bytes}{unreadable})"));
@@ -217,6 +224,13 @@ fn tell(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> Re
             let [reads, writes, deletes] = summary.requests;
             output.say(&format!(
                 "about {reads} requests to read, {writes} to write and {deletes} to delete"
+            ))?;
+        }
+        if plan.left_cold_bytes > 0 {
+            output.say(&format!(
+                "about {} that nobody needs stay in data packs of the cold store, which are not read; --repack-cold \
+                 copies the rest of them",
+                format_bytes(plan.left_cold_bytes),
             ))?;
         }
         if options.dry_run {
@@ -252,6 +266,10 @@ fn tell(context: &Context, options: &PruneOptions, summary: &PruneSummary) -> Re
             "{} are still locked, or this key may not delete them; a later prune tries again",
             count(summary.still_locked, "object"),
         ))?;
+    }
+    if summary.objects_copied > 0 {
+        let objects = count(summary.objects_copied, "object");
+        output.say(&format!("copied {objects} that only one of the two stores had"))?;
     }
     for held in &summary.held_by {
         let host = match held.host.is_empty() {

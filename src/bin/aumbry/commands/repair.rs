@@ -13,6 +13,9 @@ use aumbry::ops::repair::repair_index;
 use aumbry::ops::repair::repair_packs;
 use aumbry::ops::repair::repair_snapshots;
 use aumbry::repository::Repository;
+use aumbry::repository::cold::repair_hot;
+use aumbry::store::LocalMode;
+use aumbry::units::bytes::format_bytes;
 use clap::Args;
 use clap::Subcommand;
 use serde_json::Value;
@@ -26,6 +29,7 @@ use crate::failure::Outcome;
 use crate::output::count;
 use crate::output::printable;
 use crate::progress::ProgressMonitor;
+use crate::progress::stop_when_asked;
 
 /// How many lines are shown of what a repaired snapshot lacks.
 const LINES: usize = 20;
@@ -62,6 +66,9 @@ enum Part {
     Packs(PacksArgs),
     /// Make snapshots with what is left of damaged ones; the damaged ones stay
     Snapshots(SnapshotsArgs),
+    /// Make a lost hot store again out of the cold one, or bring back what it has lost. Nobody else may be at work
+    /// in it; no passphrase is needed
+    Hot,
 }
 
 /// Which packs.
@@ -96,6 +103,9 @@ struct Told {
 
 /// Mends, or tells what would be.
 pub fn run(args: &RepairArgs, context: &Context) -> Result<Outcome, Failure> {
+    if let Some(Part::Hot) = args.part {
+        return hot(args, context);
+    }
     let mut options = RepairOptions {
         dry_run: args.dry_run || args.part.is_none(),
         read_data: false,
@@ -125,11 +135,46 @@ pub fn run(args: &RepairArgs, context: &Context) -> Result<Outcome, Failure> {
             options.forget_originals = snapshots_args.forget_originals;
             vec![repair.snapshots(&options, args.yes)?]
         }
+        Some(Part::Hot) => Vec::new(),
     };
     monitor.finish();
     tell(context, &options, args.part.is_none(), &told)?;
     let damaged = told.iter().any(|told| told.remains || options.dry_run && told.found);
     Ok(if damaged { Outcome::Damaged } else { Outcome::Done })
+}
+
+/// Of the stores alone: without a hot store nothing can be opened.
+fn hot(args: &RepairArgs, context: &Context) -> Result<Outcome, Failure> {
+    let location = context.location()?;
+    // The folder of a hot store is made anew; nothing else is.
+    let mode = if args.dry_run { LocalMode::Open } else { LocalMode::Create };
+    let store = context.store_in(&location, LocalMode::Open, mode)?;
+    let monitor = context.monitor().with_status();
+    stop_when_asked();
+    let repair = repair_hot(&store, args.dry_run, &monitor)?;
+    monitor.finish();
+    let output = &context.output;
+    if output.is_json() {
+        output.json(&json!({
+            "message_type": "repair",
+            "part": "hot",
+            "dry_run": args.dry_run,
+            "found": repair.objects > 0,
+            "remains": false,
+            "objects": repair.objects,
+            "bytes": repair.bytes,
+            "new": repair.is_new,
+        }))?;
+    } else {
+        let objects = count(repair.objects, "object");
+        let bytes = format_bytes(repair.bytes);
+        output.say(&match (repair.objects, args.dry_run) {
+            (0, _) => "hot: it has everything that the cold store has a copy of".to_string(),
+            (_, true) => format!("hot: would bring back {objects}, {bytes}"),
+            (_, false) => format!("hot: brought back {objects}, {bytes}"),
+        })?;
+    }
+    Ok(if args.dry_run && repair.objects > 0 { Outcome::Damaged } else { Outcome::Done })
 }
 
 fn tell(

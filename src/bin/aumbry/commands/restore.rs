@@ -12,6 +12,7 @@ use aumbry::ops::restore::RestoreSummary;
 use aumbry::ops::restore::restore;
 use aumbry::repository::Repository;
 use aumbry::repository::reader::BlobReader;
+use aumbry::store::layout;
 use aumbry::tree::filter::ExcludeFilter;
 use aumbry::tree::filter::IncludeFilter;
 use aumbry::tree::path::TreePath;
@@ -147,7 +148,7 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome, Failure> {
         .hint("name the folder to make as it was, SNAP:/PATH with --in-place, or --include it"));
     }
     let location = context.location()?;
-    if options.delete && location.store.path().is_some_and(|path| contains(&target, path)) {
+    if options.delete && location.folders().any(|path| contains(&target, path)) {
         return Err(Failure::usage(
             "the repository is in that folder, and --delete would remove it",
         )
@@ -156,7 +157,8 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome, Failure> {
     let summary = restore(&repository, &chosen, &target, &options, &monitor)?;
     monitor.finish();
     if context.output.is_json() {
-        context.output.json(&summary_json(args, &chosen, &target, &summary))?;
+        let is_tiered = repository.store().is_tiered();
+        context.output.json(&summary_json(args, &chosen, &target, &summary, is_tiered))?;
     } else {
         tell(context, args, &target, &summary)?;
     }
@@ -196,8 +198,12 @@ fn summary_json(
     (id, _): &NamedSnapshot,
     target: &Path,
     summary: &RestoreSummary,
+    is_tiered: bool,
 ) -> Value {
-    json!({
+    // In a repository that is in one store there is nothing to be thawed.
+    let cold: Option<Vec<String>> = (is_tiered && (args.dry_run || !summary.cold_packs.is_empty()))
+        .then(|| summary.cold_packs.iter().map(|pack| layout::pack(*pack)).collect());
+    let mut value = json!({
         "message_type": "summary",
         "snapshot_id": id.to_string(),
         "target": String::from_utf8_lossy(target.as_os_str().as_bytes()),
@@ -216,7 +222,11 @@ fn summary_json(
         "error_count": summary.entries_failed,
         "metadata_error_count": summary.metadata_failed,
         "dry_run": args.dry_run,
-    })
+    });
+    if let Some(cold) = cold {
+        value["cold_packs"] = json!(cold);
+    }
+    value
 }
 
 fn tell(
@@ -249,6 +259,20 @@ fn tell(
         if args.dry_run { "would be removed" } else { "removed" },
     )?;
     also(summary.files_verified, "file", "read again and found right")?;
+    also(
+        summary.cold_packs.len() as u64,
+        "pack",
+        if args.dry_run {
+            "of the cold store would be read"
+        } else {
+            "of the cold store were thawed"
+        },
+    )?;
+    if args.dry_run && context.global.verbose > 0 {
+        for pack in &summary.cold_packs {
+            output.say(&format!("    {}", layout::pack(*pack)))?;
+        }
+    }
     if summary.entries_failed > 0 {
         let failed = count(summary.entries_failed, "entry");
         output.say(&style.yellow(&format!("  {failed} could not be restored, see above")))?;

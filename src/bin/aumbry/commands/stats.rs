@@ -102,10 +102,12 @@ fn tell_store(context: &Context, repository: &Repository) -> Result<Outcome, Fai
     let outcome = if lack.is_none() { Outcome::Done } else { Outcome::Damaged };
     let output = &context.output;
     let place = printable(repository.store().location().as_bytes());
+    let cold = repository.store().cold_location().map(|cold| printable(cold.as_bytes()));
     if output.is_json() {
         output.json(&json!({
             "message_type": "store",
             "place": place,
+            "cold_place": cold,
             "form": match form { Form::Conditions => 1, Form::Confirmations => 2 },
             "probed": found.is_some(),
             "creates_once": found.map(|found| found.creates_once),
@@ -124,6 +126,10 @@ fn tell_store(context: &Context, repository: &Repository) -> Result<Outcome, Fai
     }
     let yes = |does: bool| if does { "yes" } else { "no" }.to_string();
     let mut lines = vec![("place", place)];
+    if let Some(cold) = cold {
+        lines[0].0 = "hot place";
+        lines.push(("cold place", cold));
+    }
     lines.push((
         "form",
         match form {
