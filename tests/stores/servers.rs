@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// The access key of every server that wants one.
@@ -47,7 +48,17 @@ impl Server {
 }
 
 impl Drop for Server {
+    /// Some are several processes, which only the first one can end; one that does not is killed.
     fn drop(&mut self) {
+        if let Some(server) = Pid::from_raw(self.child.id() as i32) {
+            let _ = kill_process(server, Signal::TERM);
+        }
+        for _ in 0..100 {
+            if self.child.try_wait().is_ok_and(|status| status.is_some()) {
+                return;
+            }
+            pause();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
