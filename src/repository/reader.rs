@@ -21,7 +21,7 @@ use crate::codec::compress::Decompressor;
 use crate::format::header::ObjectKind;
 use crate::format::pack::{Encoding, SEGMENT_LENGTH_MAX};
 use crate::id::{BlobId, PackId};
-use crate::store::layout;
+use crate::store::{Trouble, layout};
 
 /// A blob's plaintext: a part of a segment that is shared with the blobs beside it.
 #[derive(Clone)]
@@ -543,6 +543,23 @@ impl<'a> BlobReader<'a> {
         self.read_stored(&info, segment.offset, segment.stored_length as usize)
     }
 
+    /// What there is in a range of an object, from the first store whose bytes unseal.
+    fn unseal_from_first(
+        &self,
+        name: &str,
+        range: &Range<u64>,
+        unseal: &impl Fn(Vec<u8>) -> Result<Vec<u8>>,
+    ) -> Result<Vec<u8>> {
+        let found = self.repository.store.from_first(name, |store| {
+            let sealed = store.get_range(name, range.clone())?;
+            unseal(sealed).map_err(|error| Trouble::Damage(error.message))
+        });
+        found.map_err(|trouble| match trouble {
+            Trouble::Store(error) => error.into(),
+            Trouble::Damage(message) => RepositoryError::corrupt(name, message),
+        })
+    }
+
     /// Bytes of a pack's plaintext, mended where they are damaged and the pack has parity.
     fn read_stored(&self, pack: &PackInfo, offset: u64, length: usize) -> Result<Vec<u8>> {
         let name = layout::pack(pack.id);
@@ -557,15 +574,16 @@ impl<'a> BlobReader<'a> {
         let (range, first) = frames_covering(offset, length as u64, total);
         let unseal =
             |sealed: Vec<u8>| unseal_range(&cipher, &name, sealed, first, offset, length, total);
-        let kept = self.repository.read_pack_range(pack, &name, range.clone());
-        let mut found = kept.and_then(unseal);
+        let mut found = match self.repository.read_kept_range(pack, &name, &range) {
+            Some(kept) => kept.and_then(unseal),
+            None => self.unseal_from_first(&name, &range, &unseal),
+        };
         let is_damaged = |found: &Result<Vec<u8>>| {
             found.as_ref().is_err_and(|error| error.kind == Kind::Corrupt)
         };
         // The damaged copy may be the cache's own, of which no answer may depend.
         if is_damaged(&found) && self.repository.drop_kept_pack(&pack.id) {
-            let stored = self.repository.store.get_range(&name, range.clone());
-            found = stored.map_err(RepositoryError::from).and_then(unseal);
+            found = self.unseal_from_first(&name, &range, &unseal);
         }
         match found {
             Err(error) if error.kind == Kind::Corrupt && pack.header.parity.is_some() => {

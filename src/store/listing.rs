@@ -28,6 +28,9 @@ impl Store {
         if !layout::is_prefix(prefix) {
             return Err(StoreError::new(Kind::Invalid, prefix, "no folder can have this name"));
         }
+        if self.has_mirrors() {
+            return self.list_of_several(prefix);
+        }
         self.call(prefix, "list", Call::Other, || {
             let entries = self.operate(prefix, Sort::List, 0, || {
                 let options = ListOptions { recursive: true, ..ListOptions::default() };
@@ -48,6 +51,7 @@ impl Store {
     ) -> Result<Vec<ObjectInfo>, StoreError> {
         debug_assert!(folders.is_sorted());
         if self.inner.lists_in_order
+            && !self.has_mirrors()
             && let Some(listed) = self.list_in_order(folders, expected)?
         {
             return Ok(listed);

@@ -20,6 +20,7 @@ pub mod probe;
 mod rate;
 #[cfg(test)]
 mod remote_tests;
+mod several;
 #[cfg(feature = "sftp")]
 mod sftp;
 mod traffic;
@@ -49,6 +50,8 @@ use self::line::{Line, Watched};
 use self::local::LocalService;
 pub use self::probe::Capabilities;
 use self::probe::Guard;
+use self::several::Several;
+pub use self::several::{PassedOver, Proof, Trouble, Unopened};
 #[cfg(feature = "sftp")]
 use self::sftp::SftpService;
 #[cfg(feature = "sftp")]
@@ -102,6 +105,7 @@ pub struct Store {
     inner: Arc<Inner>,
     faults: Option<FaultControl>,
     guard: Option<Arc<Guard>>,
+    several: Option<Arc<Several>>,
 }
 
 struct Inner {
@@ -258,7 +262,7 @@ impl Store {
     }
 
     fn of(inner: Inner) -> Store {
-        Store { inner: Arc::new(inner), faults: None, guard: None }
+        Store { inner: Arc::new(inner), faults: None, guard: None, several: None }
     }
 
     /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
@@ -350,6 +354,9 @@ impl Store {
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         check_name(name)?;
+        if self.has_mirrors() {
+            return self.get_of_several(name);
+        }
         let read = self.call(name, "get", Call::Read, || {
             Ok(into_vec(self.read(name, ReadOptions::default())??))
         });
@@ -374,6 +381,9 @@ impl Store {
         if range.start > range.end {
             let reason = format!("the range {}..{} runs backwards", range.start, range.end);
             return Err(StoreError::new(Kind::Invalid, name, reason));
+        }
+        if self.has_mirrors() {
+            return self.get_range_of_several(name, range);
         }
         let read = self.call(name, "get", Call::Read, || {
             if range.is_empty() {
@@ -423,6 +433,7 @@ impl Store {
     /// there.
     pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
         check_name(name)?;
+        self.require_main(name)?;
         self.pass_guard()?;
         let buffer = Buffer::from(bytes);
         self.call(name, "create", Call::Create { bytes: buffer.len() as u64 }, || {
@@ -438,12 +449,16 @@ impl Store {
     /// An object's length in bytes, or `None` when there is no such object.
     pub fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
         check_name(name)?;
+        if self.has_mirrors() {
+            return self.size_of_several(name);
+        }
         self.call(name, "size", Call::Other, || self.stat(name))
     }
 
     /// Removes an object. That it is not there is fine.
     pub fn delete(&self, name: &str) -> Result<(), StoreError> {
         check_name(name)?;
+        self.require_main(name)?;
         self.pass_guard()?;
         let bytes = match self.faults.as_ref().and_then(FaultControl::free_bytes) {
             Some(_) => self.stat(name)?.unwrap_or(0),

@@ -33,6 +33,7 @@ mod repair;
 mod requests;
 mod restore;
 mod resume;
+mod sources;
 mod space;
 mod support;
 mod troubled;

@@ -60,6 +60,7 @@ pub fn dump(
     let session = repository.register_reader(monitor);
     let result = run(repository, &snapshot.1, path, output, monitor);
     repository.note_mended(monitor);
+    repository.note_passed_over(monitor);
     repository.end_reader(session, monitor);
     result
 }

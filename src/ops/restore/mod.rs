@@ -86,6 +86,8 @@ pub struct RestoreSummary {
     pub entries_failed: u64,
     /// Files whose content was read again and found right.
     pub files_verified: u64,
+    /// Objects that a store had not, or damaged, and that were read from another one.
+    pub read_elsewhere: u64,
     /// How long it took.
     pub elapsed: std::time::Duration,
 }
@@ -110,8 +112,10 @@ pub fn restore(
     let session = repository.register_reader(monitor);
     let result = run(repository, &snapshot.1, target, options, monitor);
     repository.note_mended(monitor);
+    let read_elsewhere = repository.note_passed_over(monitor);
     repository.end_reader(session, monitor);
     let mut summary = result?;
+    summary.read_elsewhere = read_elsewhere;
     summary.elapsed = repository.environment().clock.elapsed().saturating_sub(start);
     Ok(summary)
 }

@@ -210,6 +210,7 @@ impl<'w, 'a> Work<'w, 'a> {
             metadata_failed: counts.metadata_failed.into_inner(),
             entries_failed: counts.entries_failed.into_inner(),
             files_verified: counts.files_verified.into_inner(),
+            read_elsewhere: 0,
             elapsed: std::time::Duration::ZERO,
         })
     }
