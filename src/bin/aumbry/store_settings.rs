@@ -11,10 +11,10 @@ use crate::failure::Failure;
 
 /// What begins so is handed to any service, by what follows: AUMBRY_STORE_PASSWORD is its `password`.
 const PREFIX: &str = "AUMBRY_STORE_";
-/// The same for a second store.
-const SECOND_PREFIX: &str = "AUMBRY_TO_STORE_";
-/// What an ecosystem's variable has in front when it is about a second store.
-const SECOND: &str = "AUMBRY_TO_";
+/// What follows the name's beginning where a variable of another store is handed to the service.
+const STORE: &str = "STORE_";
+/// What the variables of the first other store have in front.
+const OTHER: &str = "AUMBRY_TO_";
 
 /// Settings of a store, under OpenDAL's names.
 pub type StoreSettings = BTreeMap<String, Zeroizing<String>>;
@@ -68,8 +68,8 @@ struct Inherited {
     variables: &'static [&'static str],
     /// unless all settings of one of these groups are there.
     unless: &'static [&'static [&'static str]],
-    /// What to set.
-    instead: &'static str,
+    /// What to set, with what the store's variables have in front of it.
+    instead: &'static [&'static str],
 }
 
 fn inherited(place: &Place) -> Option<Inherited> {
@@ -77,7 +77,7 @@ fn inherited(place: &Place) -> Option<Inherited> {
         Place::S3 { .. } => Some(Inherited {
             variables: &["AWS_ACCESS_KEY_ID"],
             unless: &[&["access_key_id", "secret_access_key"]],
-            instead: "AUMBRY_TO_AWS_ACCESS_KEY_ID and AUMBRY_TO_AWS_SECRET_ACCESS_KEY",
+            instead: &["AWS_ACCESS_KEY_ID", "and", "AWS_SECRET_ACCESS_KEY"],
         }),
         Place::Azblob { .. } => Some(Inherited {
             variables: &[
@@ -86,12 +86,12 @@ fn inherited(place: &Place) -> Option<Inherited> {
                 "AZURE_STORAGE_BEARER_TOKEN",
             ],
             unless: &[&["account_key"], &["sas_token"]],
-            instead: "AUMBRY_TO_AZURE_STORAGE_ACCOUNT_KEY or AUMBRY_TO_AZURE_STORAGE_SAS_TOKEN",
+            instead: &["AZURE_STORAGE_ACCOUNT_KEY", "or", "AZURE_STORAGE_SAS_TOKEN"],
         }),
         Place::Gcs { .. } => Some(Inherited {
             variables: &["GOOGLE_APPLICATION_CREDENTIALS"],
             unless: &[&["credential_path"], &["credential"], &["token"]],
-            instead: "AUMBRY_TO_GOOGLE_APPLICATION_CREDENTIALS",
+            instead: &["GOOGLE_APPLICATION_CREDENTIALS"],
         }),
         _ => None,
     }
@@ -138,16 +138,22 @@ impl Variables<'_> {
         Ok(settings)
     }
 
-    fn of_second(&self, location: &Location, first: &Place) -> Result<StoreSettings, Failure> {
+    fn of_other(
+        &self,
+        location: &Location,
+        number: usize,
+        earlier: &[&Place],
+    ) -> Result<StoreSettings, Failure> {
         let place = &location.place;
-        let is_alike = place.sort() == first.sort();
+        let front = in_front(number);
+        let is_alike = earlier.iter().any(|other| place.sort() == other.sort());
         let mut settings = match is_alike {
             true => StoreSettings::new(),
             false => self.named("", variables(place))?,
         };
-        settings.extend(self.named(SECOND, variables(place))?);
-        settings.extend(self.named(SECOND, read_by_opendal(place))?);
-        settings.extend(self.following(SECOND_PREFIX)?);
+        settings.extend(self.named(&front, variables(place))?);
+        settings.extend(self.named(&front, read_by_opendal(place))?);
+        settings.extend(self.following(&format!("{front}{STORE}"))?);
         let Some(inherited) = inherited(place).filter(|_| is_alike) else { return Ok(settings) };
         let is_said =
             |key: &&str| settings.contains_key(*key) || location.options.contains_key(*key);
@@ -156,14 +162,33 @@ impl Variables<'_> {
         }
         for name in inherited.variables {
             if (self.value)(name)?.is_some() {
+                let which = if number == 1 { "second" } else { "next" };
                 let message =
-                    format!("{name} opens the first store, and is not handed to the second");
+                    format!("{name} opens the first store, and is not handed to the {which}");
+                let word = |word: &&str| match word.contains('_') {
+                    true => format!("{front}{word}"),
+                    false => word.to_string(),
+                };
+                let instead: Vec<_> = inherited.instead.iter().map(word).collect();
                 return Err(Failure::failed(message)
-                    .hint(format!("set {}; they may be the same", inherited.instead)));
+                    .hint(format!("set {}; they may be the same", instead.join(" "))));
             }
         }
         Ok(settings)
     }
+}
+
+/// What the variables of the other store with this number, from 1, have in front of their names.
+pub fn in_front(number: usize) -> String {
+    match number {
+        1 => OTHER.to_string(),
+        number => format!("{OTHER}{number}_"),
+    }
+}
+
+/// What the variables of its settings begin with.
+pub fn settings_in_front(number: usize) -> String {
+    format!("{}{STORE}", in_front(number))
 }
 
 /// What the environment says about the store at a place.
@@ -176,16 +201,18 @@ pub fn store_settings(
     Variables { value: &value, beginning: &beginning }.of_first(place)
 }
 
-/// What it says about a second store beside a first one. What opens the first is not for whoever runs the second: what is
-/// meant for that has AUMBRY_TO_ in front of its name. Where both are of different sorts, so are their variables.
-pub fn second_store_settings(
+/// What it says about another store, with its number from 1, beside those at `earlier` places. What opens those is not for
+/// whoever runs this one: what is meant for it has AUMBRY_TO_ in front of its name, or AUMBRY_TO_2_ for the second. An
+/// ecosystem's own variables count for the first store of their sort.
+pub fn other_store_settings(
     location: &Location,
-    first: &Place,
+    number: usize,
+    earlier: &[&Place],
     surroundings: &Surroundings,
 ) -> Result<StoreSettings, Failure> {
     let value = |name: &str| surroundings.text_variable(name);
     let beginning = |prefix: &str| surroundings.variables_with(prefix);
-    Variables { value: &value, beginning: &beginning }.of_second(location, first)
+    Variables { value: &value, beginning: &beginning }.of_other(location, number, earlier)
 }
 
 #[cfg(test)]
@@ -200,6 +227,15 @@ mod tests {
 
     /// What a second store at a place beside a first one is told: `None`, it is refused.
     fn told(first: &str, second: &str, set: &[(&str, &str)]) -> Option<Vec<(String, String)>> {
+        told_beside(&[first], second, set).ok()
+    }
+
+    /// The same of the last of several, or what is said instead.
+    fn told_beside(
+        earlier: &[&str],
+        last: &str,
+        set: &[(&str, &str)],
+    ) -> Result<Vec<(String, String)>, String> {
         let value = |name: &str| -> Result<Option<String>, Failure> {
             let found = set.iter().find(|(other, _)| *other == name);
             Ok(found.map(|(_, value)| value.to_string()))
@@ -209,8 +245,11 @@ mod tests {
             names.filter(|name| name.starts_with(prefix)).collect()
         };
         let variables = Variables { value: &value, beginning: &beginning };
-        let settings = variables.of_second(&at(second), &at(first).place).ok()?;
-        Some(settings.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+        let earlier_places: Vec<_> = earlier.iter().map(|place| at(place).place).collect();
+        let earlier_places: Vec<_> = earlier_places.iter().collect();
+        let settings = variables.of_other(&at(last), earlier.len(), &earlier_places);
+        let settings = settings.map_err(|failure| format!("{failure:?}"))?;
+        Ok(settings.into_iter().map(|(key, value)| (key, value.to_string())).collect())
     }
 
     fn pair(key: &str, value: &str) -> (String, String) {
@@ -246,5 +285,26 @@ mod tests {
         ]);
         let second = [pair("access_key_id", "second"), pair("secret_access_key", "another")];
         assert_eq!(told(one, other, &set), Some(second.to_vec()));
+    }
+
+    #[test]
+    fn each_further_store_has_variables_with_its_number() {
+        let set = [
+            ("WEBDAV_PASSWORD", "own"),
+            ("AUMBRY_TO_WEBDAV_PASSWORD", "first"),
+            ("AUMBRY_TO_2_WEBDAV_PASSWORD", "second"),
+            ("AUMBRY_TO_2_STORE_USERNAME", "you"),
+            ("AWS_ACCESS_KEY_ID", "own"),
+        ];
+        let [one, two, three] =
+            ["a", "b", "c"].map(|path| format!("webdav+https://one.example/{path}"));
+        let second = [pair("password", "second"), pair("username", "you")];
+        assert_eq!(told_beside(&[&one, &two], &three, &set), Ok(second.to_vec()));
+        // The second of its sort is not handed what is for the first of it, though the repository is of another.
+        let of_first = told_beside(&["/folder"], &one, &set[..1]);
+        assert_eq!(of_first, Ok(vec![pair("password", "own")]));
+        assert_eq!(told_beside(&["/folder", &one], &two, &set[..1]), Ok(Vec::new()));
+        let refused = told_beside(&["s3://a", "/folder"], "s3://b", &set).unwrap_err();
+        assert!(refused.contains("AUMBRY_TO_2_AWS_ACCESS_KEY_ID and AUMBRY_TO_2_AWS"), "{refused}");
     }
 }
