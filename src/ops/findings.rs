@@ -21,6 +21,8 @@ pub struct Finding {
     pub of_blobs: bool,
     /// What to note instead, when it turns out that nothing in any snapshot is lost with it.
     pub note: Option<String>,
+    /// Another store of the repository has all of it: nothing is hit, though `blobs` stand nowhere else in the first one.
+    pub is_elsewhere: bool,
     /// What it hits.
     pub hits: Vec<String>,
     /// How many it hits in all.
@@ -36,6 +38,7 @@ impl Finding {
             blobs,
             of_blobs: false,
             note: None,
+            is_elsewhere: false,
             hits: Vec::new(),
             hit_count: 0,
         }

@@ -5,6 +5,7 @@ mod changes;
 pub mod check;
 mod complete;
 pub mod copy;
+mod crew;
 pub mod diff;
 pub mod dump;
 mod findings;

@@ -6,7 +6,7 @@ use crate::format::list::{ListChild, ListNode};
 use crate::id::BlobId;
 use crate::repository::error::Result;
 use crate::repository::writer::SegmentWriter;
-use crate::tree::entry::{Content, Entry, Extent};
+use crate::tree::entry::{Content, Entry, Extent, FileContent, Node};
 use crate::view::DirectoryRoot;
 
 /// A directory leaf is not cut before it has this many bytes. Most directories are one leaf.
@@ -16,7 +16,7 @@ const LEAF_MAXIMUM: usize = 128 << 10;
 /// Once long enough, a leaf is cut at one entry in this many.
 const LEAF_ENTRIES: u32 = 64;
 /// A chunk list up to this long stands in the directory entry.
-pub const INLINE_EXTENTS: usize = 32;
+const INLINE_EXTENTS: usize = 32;
 /// A list leaf is not cut before it has this many extents, and a branch before it has this many children.
 const NODE_MINIMUM: usize = 64;
 /// A list leaf or a branch is cut after this many elements at the latest.
@@ -158,6 +158,21 @@ impl DirectoryBuilder {
         let (blob, height) = self.levels.finish(trees)?;
         Ok(DirectoryRoot { blob, height })
     }
+}
+
+/// Stores a file's chunk list as nodes of its own where it is too long to stand in the entry.
+pub fn store_long_list(entry: &mut Entry, trees: &mut SegmentWriter<'_>) -> Result<()> {
+    if let Node::File(FileContent { content, .. }) = &mut entry.node
+        && let Content::Extents(extents) = content
+        && extents.len() > INLINE_EXTENTS
+    {
+        let mut list = ListBuilder::new();
+        for extent in std::mem::take(extents) {
+            list.push(extent, trees)?;
+        }
+        *content = list.finish(trees)?;
+    }
+    Ok(())
 }
 
 /// Gathers the extents of one file, in order. Memory: at most one node a level, whatever the file's size.

@@ -101,6 +101,12 @@ impl References {
         shard.get(key).is_some_and(|tag| u32::from_le_bytes(*tag) & FOUND == 0)
     }
 
+    /// Whether every blob was said to be in a pack.
+    pub fn is_whole(&self) -> bool {
+        let is_found = |tag: &[u8; 4]| u32::from_le_bytes(*tag) & FOUND != 0;
+        self.shards.iter().all(|shard| shard.lock().values().all(is_found))
+    }
+
     /// The blobs that no pack was said to have, sorted.
     pub fn missing(&self) -> Vec<BlobKey> {
         let mut missing = Vec::new();

@@ -103,12 +103,12 @@ impl Ahead {
         let store = store.clone();
         let fetch = move |wanted: &Wanted| {
             let name = layout::pack(wanted.pack);
-            let fetched = match wanted.is_whole {
-                true => store.get(&name),
-                false => store.get_range(&name, wanted.range.clone()),
-            };
-            // Whoever needs it reads it, and is told what is wrong.
-            fetched.ok()
+            // Whoever needs what did not come, or came damaged, reads it, and is told what is wrong.
+            match wanted.is_whole {
+                // Of several stores, the pack of the first is meant: it is proven.
+                true => store.leading().get(&name).ok(),
+                false => store.get_range_ahead(&name, wanted.range.clone()),
+            }
         };
         Some(Self::over(Box::new(fetch), requests, budget))
     }

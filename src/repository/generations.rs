@@ -264,17 +264,22 @@ impl Repository {
     pub(super) fn follow_sweeps(&self, generations: &Generations) -> Result<()> {
         let Some(last) = &generations.last else {
             return match self.cache.followed()? {
-                Some(followed) if generations.trouble.is_none() => Err(older_state(followed.to, 0)),
+                Some(followed) if generations.trouble.is_none() => {
+                    self.begin_anew_or(older_state(followed.to, 0))
+                }
                 _ => Ok(()),
             };
         };
         let known = self.cache.followed()?;
         if let Some(known) = known {
             if known.to > last.generation {
-                return Err(older_state(known.to, last.generation));
+                return self.begin_anew_or(older_state(known.to, last.generation));
             }
             if known.to == last.generation {
-                return if known.hash == last.hash { Ok(()) } else { Err(other_history(known.to)) };
+                return match known.hash == last.hash {
+                    true => Ok(()),
+                    false => self.begin_anew_or(other_history(known.to)),
+                };
             }
         }
         let wanted = known.map_or(1, |known| known.to + 1);
@@ -287,7 +292,7 @@ impl Repository {
             && is_gapless
             && oldest.sweep.previous != Some(known.hash)
         {
-            return Err(other_history(oldest.generation));
+            return self.begin_anew_or(other_history(oldest.generation));
         }
         if known.is_some() && !is_gapless {
             // What was swept meanwhile is told by nobody but the index as it is now, and a listing. And what was swept
@@ -307,6 +312,18 @@ impl Repository {
             self.drop_kept_pack(pack);
         }
         Ok(())
+    }
+}
+
+impl Repository {
+    /// A store that shows another history than this client has followed, for this reason: an error, unless it is a mirror
+    /// that has begun to speak in the place of the main store, and may be behind it. Then nothing is known of it.
+    fn begin_anew_or(&self, error: RepositoryError) -> Result<()> {
+        if !self.store.is_main_silent() {
+            return Err(error);
+        }
+        self.cache.clear()?;
+        self.cache.forget_swept()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::codec::parity::{ParityCode, parity_shards};
 use crate::format::header::{HEADER_LENGTH, Header, ObjectKind, Parity};
 use crate::id::PackId;
 use crate::monitor::Monitor;
-use crate::store::layout;
+use crate::store::{Store, layout};
 
 const PACK_KINDS: [ObjectKind; 2] = [ObjectKind::DataPack, ObjectKind::TreePack];
 
@@ -285,9 +285,18 @@ impl Repository {
 
     /// The same where the header that an index object lists is known, or that there is none.
     pub(super) fn mend_listed(&self, id: PackId, listed: Option<&Header>) -> Result<Mended> {
+        self.mend_in(&self.store, id, listed)
+    }
+
+    /// The same of the pack as one store has it.
+    pub(super) fn mend_in(
+        &self,
+        store: &Store,
+        id: PackId,
+        listed: Option<&Header>,
+    ) -> Result<Mended> {
         let name = layout::pack(id);
-        let object = self.store.get(&name)?;
-        self.sealer().mend(&name, listed, object)
+        self.sealer().mend(&name, listed, store.get(&name)?)
     }
 
     /// The whole pack, mended, for a reader that met damage in it. One pack is mended at a time, and kept until

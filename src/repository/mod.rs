@@ -19,10 +19,12 @@ pub mod look;
 mod maintainer;
 pub mod marks;
 pub mod mend;
+pub mod mirrors;
 pub mod object_locks;
 mod open_packs;
 pub mod packer;
 pub mod planted;
+mod proof;
 mod proving;
 pub mod quarantine;
 pub mod reader;
@@ -247,8 +249,16 @@ impl Repository {
         Ok((header, object))
     }
 
-    /// Opens a repository.
+    /// Opens a repository. From several stores ([`Store::with_mirrors`]), for reading: by what the first of them gives that
+    /// has config and keys whole.
+    ///
+    /// # Errors
+    ///
+    /// Of several, [`Kind::Conflict`] when one of them holds another repository.
     pub fn open(store: Store, credential: &Credential, environment: Environment) -> Result<Self> {
+        if store.has_mirrors() {
+            return Self::open_several(store, credential, environment);
+        }
         let (header, object) = Self::read_config(&store)?;
         let id = header.repository;
         let open_keys = || keys::open(&store, id, credential);
@@ -258,7 +268,7 @@ impl Repository {
             // Deriving a key keeps the cores busy and the disk idle. A cache that is opened for nothing, because the
             // passphrase is wrong, is as it was.
             std::thread::scope(|scope| {
-                let cache = scope.spawn(|| OpenCache::new(&environment, id));
+                let cache = scope.spawn(|| OpenCache::new(&environment, id, &store));
                 let opened = open_keys();
                 // One that could not be opened is tried again, and tells why.
                 let cache = cache.join().ok().and_then(Result::ok);
@@ -323,14 +333,18 @@ impl Repository {
         let sealer = Sealer::new(self.id, self.sealer().keyring().clone());
         let payload = sealer.unseal(ObjectKind::Config, layout::CONFIG, object)?;
         let settings = Settings::decode(&payload).named(layout::CONFIG)?;
-        let opened = Opened {
+        Self::assemble(self.store.clone(), settings, self.opened(), sealer, environment)
+    }
+
+    /// The keys that opened it, to open it once more.
+    fn opened(&self) -> Opened {
+        Opened {
             slot: self.slot,
             keyring: self.sealer().keyring().clone(),
             secret: self.slot_secret.clone(),
             trouble: self.keys().trouble.clone(),
             objects: Vec::new(),
-        };
-        Self::assemble(self.store.clone(), settings, opened, sealer, environment)
+        }
     }
 
     fn assemble(
@@ -359,7 +373,7 @@ impl Repository {
         let naming = NamingKeys::new(&sealer.keyring().id_key);
         let OpenCache { cache, folder: cache_folder } = match cache {
             Some(cache) => cache,
-            None => OpenCache::new(&environment, id)?,
+            None => OpenCache::new(&environment, id, &store)?,
         };
         let marks = Shelf::new(id, cache_folder.as_deref());
         let store = proving::in_form(store, settings.form, &cache, &environment)?;
@@ -532,7 +546,11 @@ impl Repository {
         match *adopted {
             Some(found) => Ok(found),
             None => {
-                let found = self.adopt_readable_packs()? > 0;
+                let elsewhere = match self.store.has_mirrors() {
+                    true => self.adopt_elsewhere()?,
+                    false => 0,
+                };
+                let found = elsewhere + self.adopt_readable_packs()? > 0;
                 *adopted = Some(found);
                 Ok(found)
             }
@@ -553,25 +571,34 @@ impl Repository {
         }
     }
 
-    /// Bytes of a pack: of a tree pack from the local cache, which is filled when it lacks the pack; else from
-    /// the store.
-    fn read_pack_range(&self, pack: &PackInfo, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
-        if pack.kind == ObjectKind::TreePack {
-            if let Some(bytes) = self.read_kept_pack(pack, &range) {
-                return Ok(bytes);
-            }
-            if self.cache_folder.is_some() && pack.object_length <= 64 << 20 {
-                let object = self.store.get(name)?;
-                if object.len() as u64 == pack.object_length {
-                    self.keep_pack(&pack.id, &object);
-                }
-                let cut = object.get(range.start as usize..range.end as usize);
-                return cut.map(<[u8]>::to_vec).ok_or_else(|| {
-                    RepositoryError::corrupt(name, format!("is cut short at {}", object.len()))
-                });
-            }
+    /// Bytes of a tree pack from the local cache, which is filled when it lacks the pack. `None`: it is for the store to give
+    /// them.
+    fn read_kept_range(
+        &self,
+        pack: &PackInfo,
+        name: &str,
+        range: &Range<u64>,
+    ) -> Option<Result<Vec<u8>>> {
+        if pack.kind != ObjectKind::TreePack {
+            return None;
         }
-        Ok(self.store.get_range(name, range)?)
+        if let Some(bytes) = self.read_kept_pack(pack, range) {
+            return Some(Ok(bytes));
+        }
+        if self.cache_folder.is_none() || pack.object_length > 64 << 20 {
+            return None;
+        }
+        let object = match self.store.get(name) {
+            Ok(object) => object,
+            Err(error) => return Some(Err(error.into())),
+        };
+        if object.len() as u64 == pack.object_length {
+            self.keep_pack(&pack.id, &object);
+        }
+        let cut = object.get(range.start as usize..range.end as usize);
+        Some(cut.map(<[u8]>::to_vec).ok_or_else(|| {
+            RepositoryError::corrupt(name, format!("is cut short at {}", object.len()))
+        }))
     }
 
     /// Drops a tree pack from the local cache. Returns whether it was there.
@@ -600,8 +627,17 @@ struct OpenCache {
 }
 
 impl OpenCache {
-    fn new(environment: &Environment, id: RepositoryId) -> Result<Self> {
-        let folder = environment.cache_folder.as_ref().map(|folder| folder.join(id.to_string()));
+    /// What was learned from several stores is kept apart: no writer may count on what only a mirror has. And by the store
+    /// that speaks for them, because one may be behind another.
+    fn new(environment: &Environment, id: RepositoryId, store: &Store) -> Result<Self> {
+        let name = match store.has_mirrors() {
+            false => id.to_string(),
+            true => {
+                let leading = blake3::hash(store.leading().identity().as_bytes()).to_hex();
+                format!("{id}.{}", &leading[..16])
+            }
+        };
+        let folder = environment.cache_folder.as_ref().map(|folder| folder.join(name));
         let folder = folder.filter(|folder| make_private_folder(folder).is_ok());
         let path = folder.as_ref().map(|folder| folder.join("index.redb"));
         Ok(OpenCache { cache: IndexCache::open(path.as_deref(), id)?, folder })

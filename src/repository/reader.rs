@@ -660,12 +660,13 @@ impl<'a> BlobReader<'a> {
         if let Some(opened) = fetched.map(unseal).filter(|opened| !is_damaged(opened)) {
             return opened;
         }
-        let kept = self.repository.read_pack_range(pack, &name, range.clone());
-        let mut found = kept.and_then(unseal);
+        let mut found = match self.repository.read_kept_range(pack, &name, &range) {
+            Some(kept) => kept.and_then(unseal),
+            None => self.repository.unseal_from_first(&name, &range, &unseal),
+        };
         // The damaged copy may be the cache's own, of which no answer may depend.
         if is_damaged(&found) && self.repository.drop_kept_pack(&pack.id) {
-            let stored = self.repository.store.get_range(&name, range.clone());
-            found = stored.map_err(RepositoryError::from).and_then(unseal);
+            found = self.repository.unseal_from_first(&name, &range, &unseal);
         }
         match found {
             Err(error) if error.kind == Kind::Corrupt && pack.header.parity.is_some() => {

@@ -7,12 +7,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Repository;
-use super::error::{Kind, Named, RepositoryError, Result};
+use super::error::{Kind, RepositoryError, Result};
 use super::generations::Generations;
-use super::key_updates::unseal_update;
-use super::keys;
 use super::verify::is_damage;
-use crate::format::header::{Header, ObjectKind};
+use crate::format::header::ObjectKind;
 use crate::format::snapshot::Decision;
 use crate::id::{PackId, SessionId, SnapshotId};
 use crate::monitor::Monitor;
@@ -142,7 +140,7 @@ pub struct Replica<'a> {
 }
 
 /// The class of the object with this name; `None`: it is about one store only, or nothing of the format.
-fn class_of(name: &str) -> Option<Class> {
+pub(super) fn class_of(name: &str) -> Option<Class> {
     if name == layout::CONFIG {
         Some(Class::Config)
     } else if layout::parse_key(name).is_some() {
@@ -411,36 +409,8 @@ impl<'a> Replica<'a> {
         })
     }
 
-    /// Whether the bytes are those that were once written under this name, as far as these keys can tell: every frame.
-    /// What only a newer version or other keys can read is an error of that kind.
     fn prove(&self, name: &str, object: &[u8]) -> Result<()> {
-        let Repository { id, slot, slot_secret, .. } = self.repository;
-        let sealer = self.repository.sealer();
-        if let Some(key) = layout::parse_key(name) {
-            return keys::read_slot(name, key, object, *id, sealer.keyring()).map(drop);
-        }
-        if layout::parse_key_update(name).is_some() {
-            let id_key = &sealer.keyring().id_key;
-            return unseal_update(name, object, *id, *slot, slot_secret, id_key).map(drop);
-        }
-        let kinds: &[ObjectKind] = match class_of(name) {
-            Some(Class::Packs) => &[ObjectKind::DataPack, ObjectKind::TreePack],
-            Some(Class::Config) => &[ObjectKind::Config],
-            Some(Class::Index) => &[ObjectKind::Index],
-            Some(Class::Tombs) => &[ObjectKind::Tomb],
-            Some(Class::Snapshots) => &[ObjectKind::Snapshot],
-            Some(Class::Marks | Class::Confirmed) => &[ObjectKind::Mark],
-            _ => &[ObjectKind::Condemned, ObjectKind::Sweep],
-        };
-        let header = Header::decode(object).named(name)?;
-        if kinds.contains(&ObjectKind::DataPack) && header.parity.is_some() {
-            let mended = sealer.mend(name, None, object.to_vec())?;
-            return match mended.was_whole() {
-                true => Ok(()),
-                false => Err(RepositoryError::corrupt(name, mended.describe())),
-            };
-        }
-        sealer.unseal_stream(kinds, name, object.to_vec()).map(drop)
+        self.repository.prover().prove(name, object)
     }
 
     /// The source's bytes, proven, and whether parity had to mend them; or why they cannot be had: `NotFound` is what was

@@ -51,6 +51,11 @@ impl Sealer {
         Sealer { repository, keyring }
     }
 
+    /// Another one with the same keys.
+    pub fn another(&self) -> Self {
+        Sealer::new(self.repository, self.keyring.clone())
+    }
+
     /// The secrets.
     pub fn keyring(&self) -> &Keyring {
         &self.keyring

@@ -72,7 +72,12 @@ impl Repository {
         self.prove_remembered_keys()?;
         let generations = self.generations()?;
         let tombs = self.standing_tombs(monitor)?;
-        let slots = self.store.list(layout::SNAPSHOTS)?;
+        let mut slots = self.store.list(layout::SNAPSHOTS)?;
+        if self.store.has_mirrors() {
+            // A mirror may have what was collected long ago.
+            let lives = |slot: SessionId| generations.lets_live(slot);
+            slots.retain(|object| layout::parse_snapshot(&object.name).is_some_and(lives));
+        }
         self.snapshots_of(&generations, tombs, &slots, monitor)
     }
 

@@ -11,6 +11,7 @@ use super::Repository;
 use super::ahead::Ahead;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::mend::{PackShape, not_whole, plain_length};
+use super::mirrors::Mirror;
 use super::reader::BlobReader;
 use super::seal::ObjectCipher;
 use crate::codec::cipher::{FRAME_LENGTH, SEALED_FRAME_LENGTH, TAG_LENGTH};
@@ -23,7 +24,7 @@ use crate::format::pack::{
     Encoding, PACK_TRAILER_LENGTH, PackDirectory, SegmentRecord, locate_directory,
 };
 use crate::id::{BlobId, IndexId, KeySlotId, PackId, SessionId, TombId};
-use crate::store::{self, layout};
+use crate::store::{self, Store, layout};
 
 /// No pack is longer: 1 GiB of stored bytes, a segment and a directory. An index that says more lies.
 const PACK_LENGTH_MAX: u64 = 2 << 30;
@@ -259,11 +260,33 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
 
     /// Reads the pack whole and proves every byte of it. Damage is in the answer; an error means that the
     /// store could not be asked. Where parity gives back what is damaged, no blob is lost.
+    ///
+    /// Of several stores, it is the first one's pack.
     pub fn verify(&mut self, id: PackId, listed: Option<&ListedPack>) -> Result<PackProof> {
+        let fetched = self.ahead.and_then(|ahead| ahead.take_pack(id));
+        self.verify_at(&self.reader.repository().store.leading(), fetched, id, listed)
+    }
+
+    /// The same of a mirror's pack.
+    pub fn verify_in(
+        &mut self,
+        mirror: &Mirror,
+        id: PackId,
+        listed: Option<&ListedPack>,
+    ) -> Result<PackProof> {
+        self.verify_at(&mirror.store, None, id, listed)
+    }
+
+    fn verify_at(
+        &mut self,
+        store: &Store,
+        fetched: Option<Vec<u8>>,
+        id: PackId,
+        listed: Option<&ListedPack>,
+    ) -> Result<PackProof> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
-        let fetched = self.ahead.and_then(|ahead| ahead.take_pack(id));
-        let object = match fetched.map_or_else(|| repository.store.get(&name), Ok) {
+        let object = match fetched.map_or_else(|| store.get(&name), Ok) {
             Ok(object) => object,
             Err(error) => {
                 let error = RepositoryError::from(error);
@@ -287,7 +310,8 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         }
         // Fetched again, since proving takes the bytes apart, and few packs are damaged.
         let record = self.read_record(id, listed, &mut PackProof::default())?;
-        match repository.mend_listed(id, record.map(|record| record.header).as_ref()) {
+        let header = record.map(|record| record.header);
+        match repository.mend_in(store, id, header.as_ref()) {
             Ok(mended) if !mended.was_whole() => {
                 let after = self.prove(id, listed, mended.object)?;
                 proof.is_mendable = after.damage.is_empty();

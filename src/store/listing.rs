@@ -10,7 +10,7 @@ use opendal::{Entry, ErrorKind, Metadata, Operator};
 use super::faulty::Call;
 use super::tiers::is_of_packs;
 use super::traffic::Sort;
-use super::{BESIDE, Kind, ObjectInfo, Store, StoreError, layout};
+use super::{BESIDE, Kind, ObjectInfo, Store, StoreError, Way, layout};
 use crate::units::Timestamp;
 
 /// How many names more than expected a page of a listing of several folders has room for, and how many that nobody
@@ -19,6 +19,14 @@ pub(super) const PAGE_MARGIN: usize = 100;
 /// How many names a page has at most: few services give more, and B2 charges for each thousand.
 pub(super) const PAGE_MOST: usize = 1000;
 
+pub(super) fn check_prefix(prefix: &str) -> Result<(), StoreError> {
+    if layout::is_prefix(prefix) {
+        Ok(())
+    } else {
+        Err(StoreError::new(Kind::Invalid, prefix, "no folder can have this name"))
+    }
+}
+
 impl Store {
     /// All objects whose names begin with `prefix`, at any depth, sorted by name. A prefix is a
     /// folder (`packs/`) or the beginning of names in a folder (`packs/3f/00000000-ab`). Nothing
@@ -26,16 +34,15 @@ impl Store {
     ///
     /// Costs memory by the number of objects, about 150 bytes each.
     pub fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        match &self.tiers {
-            None => self.list_here(prefix),
-            Some(tiers) => tiers.list(self, prefix),
+        match self.way() {
+            Way::Several => self.list_of_several(prefix),
+            Way::Tiers(tiers) => tiers.list(self, prefix),
+            Way::Here => self.list_here(prefix),
         }
     }
 
     pub(super) fn list_here(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        if !layout::is_prefix(prefix) {
-            return Err(StoreError::new(Kind::Invalid, prefix, "no folder can have this name"));
-        }
+        check_prefix(prefix)?;
         self.call(prefix, "list", Call::Other, || {
             let entries = self.operate(prefix, Sort::List, 0, || {
                 let limit = self.inner.page;
@@ -60,6 +67,7 @@ impl Store {
         let is_split = self.tiers.is_some() && folders.iter().any(|folder| is_of_packs(folder));
         if self.inner.lists_in_order
             && !is_split
+            && !self.has_mirrors()
             && let Some(listed) = self.list_in_order(folders, expected)?
         {
             return Ok(listed);

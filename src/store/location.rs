@@ -134,6 +134,20 @@ const SECRETS: [&str; 7] =
 /// And those that have such a part and are none.
 const NO_SECRETS: [&str; 2] = ["credential_path", "server_side_encryption_aws_kms_key_id"];
 
+/// How a person says what a store needs to know: for what to type instead.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'s> {
+    /// The flag that an option follows.
+    pub option: &'s str,
+    /// What the variables of its settings begin with.
+    pub variables: &'s str,
+}
+
+impl Said<'static> {
+    /// How it is said of the repository's own store.
+    pub const REPOSITORY: Said<'static> = Said { option: "-o", variables: "AUMBRY_STORE_" };
+}
+
 impl Location {
     /// Reads a place and its options, `key=value` each. A path is taken as it is.
     ///
@@ -141,10 +155,19 @@ impl Location {
     ///
     /// What is wrong with it and what to type instead.
     pub fn parse(place: &OsStr, options: &[String]) -> Result<Location> {
+        Location::parse_said(place, options, &Said::REPOSITORY)
+    }
+
+    /// The same where options are given, and secrets are looked for, under other names.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it and what to type instead.
+    pub fn parse_said(place: &OsStr, options: &[String], said: &Said<'_>) -> Result<Location> {
         let place = Place::parse(place)?;
         let mut parsed = BTreeMap::new();
         for option in options {
-            let (key, value) = parse_option(&place, option)?;
+            let (key, value) = parse_option(&place, option, said)?;
             parsed.insert(key, value);
         }
         Ok(Location { place, options: parsed })
@@ -343,11 +366,15 @@ fn opendal_place(text: &str) -> Result<Place> {
     Ok(Place::Opendal { scheme: scheme.to_string(), root: check_path("opendal", root)? })
 }
 
-fn parse_option(place: &Place, option: &str) -> Result<(String, String)> {
+fn parse_option(
+    place: &Place,
+    option: &str,
+    Said { option: flag, variables }: &Said<'_>,
+) -> Result<(String, String)> {
     let Some((key, value)) = option.split_once('=') else {
         return refused(
-            "-o: there is no = in it",
-            "write -o KEY=VALUE, for example -o region=eu-west-1",
+            format!("{flag}: there is no = in it"),
+            format!("write {flag} KEY=VALUE, for example {flag} region=eu-west-1"),
         );
     };
     let key = key.trim().to_ascii_lowercase().replace('-', "_");
@@ -356,8 +383,8 @@ fn parse_option(place: &Place, option: &str) -> Result<(String, String)> {
         && !NO_SECRETS.contains(&key.as_str());
     if is_secret {
         return refused(
-            format!("-o {key}: a secret on the command line can be seen by every user"),
-            format!("set AUMBRY_STORE_{} in the environment instead", key.to_ascii_uppercase()),
+            format!("{flag} {key}: a secret on the command line can be seen by every user"),
+            format!("set {variables}{} in the environment instead", key.to_ascii_uppercase()),
         );
     }
     if let Place::Opendal { .. } = place {
@@ -371,7 +398,7 @@ fn parse_option(place: &Place, option: &str) -> Result<(String, String)> {
                 true => format!("a store of the sort {} has no options", place.sort()),
                 false => format!("it has: {}", known.join(", ")),
             };
-            refused(format!("-o {key}: {} has no such option", place.sort()), hint)
+            refused(format!("{flag} {key}: {} has no such option", place.sort()), hint)
         }
     }
 }

@@ -178,3 +178,15 @@ fn options_have_our_names_and_secrets_are_none() {
     assert!(with("/srv", "region=x").unwrap_err().hint.contains("no options"));
     assert!(with("s3://b", "region").unwrap_err().message.contains("no ="));
 }
+
+#[test]
+fn what_to_type_instead_names_what_the_place_goes_by() {
+    let option = ["token=hunter2".to_string()];
+    let said = Said { option: "--to-option", variables: "AUMBRY_TO_2_STORE_" };
+    let place = OsStr::new("webdav+https://host/path");
+    let error = Location::parse_said(place, &option, &said).unwrap_err();
+    assert!(error.message.starts_with("--to-option token: a secret"), "{}", error.message);
+    assert_eq!(error.hint, "set AUMBRY_TO_2_STORE_TOKEN in the environment instead");
+    let error = Location::parse_said(place, &["token".to_string()], &said).unwrap_err();
+    assert!(error.hint.starts_with("write --to-option KEY=VALUE"), "{}", error.hint);
+}

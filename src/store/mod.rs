@@ -27,6 +27,7 @@ mod rate;
 mod remote_tests;
 #[cfg(feature = "s3")]
 mod s3_lock;
+mod several;
 #[cfg(feature = "sftp")]
 mod sftp;
 mod spare;
@@ -61,6 +62,8 @@ pub use self::probe::Capabilities;
 use self::probe::Guard;
 #[cfg(feature = "s3")]
 use self::s3_lock::LockKit;
+use self::several::Several;
+pub use self::several::{PassedOver, Proof, Trouble, Unopened};
 #[cfg(feature = "sftp")]
 use self::sftp::SftpService;
 #[cfg(feature = "sftp")]
@@ -119,6 +122,18 @@ pub struct Store {
     locking: Option<Arc<Locking>>,
     // There is a cold store beside it; it is the hot one.
     tiers: Option<Arc<Tiers>>,
+    // There are other stores of the same objects; it is the main one.
+    several: Option<Arc<Several>>,
+}
+
+/// Who answers a call.
+enum Way<'s> {
+    /// Several stores of the same objects, of which this is the main one.
+    Several,
+    /// This one, which is the hot one, and a cold one.
+    Tiers(&'s Tiers),
+    /// This one alone.
+    Here,
 }
 
 struct Inner {
@@ -274,7 +289,16 @@ impl Store {
     }
 
     fn of(inner: Inner) -> Store {
-        Store { inner: Arc::new(inner), faults: None, guard: None, locking: None, tiers: None }
+        let inner = Arc::new(inner);
+        Store { inner, faults: None, guard: None, locking: None, tiers: None, several: None }
+    }
+
+    fn way(&self) -> Way<'_> {
+        match (&self.several, &self.tiers) {
+            (Some(_), _) => Way::Several,
+            (None, Some(tiers)) => Way::Tiers(tiers),
+            (None, None) => Way::Here,
+        }
     }
 
     /// The same objects, in a store that cannot create if absent: [`Store::create`] writes whatever is there.
@@ -370,8 +394,12 @@ impl Store {
         self.inner.lists_cheaply && !self.tiers.as_ref().is_some_and(is_far)
     }
 
-    /// How many calls are made at once to a store over a network, where each takes a round trip; `None` elsewhere.
+    /// How many calls are made at once to a store over a network, where each takes a round trip; `None` elsewhere. Of
+    /// several, to the one that is asked first.
     pub fn connections(&self) -> Option<usize> {
+        if let Way::Several = self.way() {
+            return self.leading().connections();
+        }
         let line = &self.inner.line;
         let here = line.patience.map(|_| line.connections);
         here.or_else(|| self.tiers.as_ref().and_then(|tiers| tiers.connections()))
@@ -388,9 +416,10 @@ impl Store {
     ///
     /// [`Kind::NotFound`] when there is none.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        match &self.tiers {
-            None => self.get_here(name),
-            Some(tiers) => tiers.get(self, name),
+        match self.way() {
+            Way::Several => self.get_of_several(name),
+            Way::Tiers(tiers) => tiers.get(self, name),
+            Way::Here => self.get_here(name),
         }
     }
 
@@ -401,9 +430,10 @@ impl Store {
     /// [`Kind::NotFound`] when there is no such object, [`Kind::Truncated`] when it ends before the
     /// range does (an empty range, too, must lie inside).
     pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
-        match &self.tiers {
-            None => self.get_range_here(name, range),
-            Some(tiers) => tiers.get_range(self, name, range),
+        match self.way() {
+            Way::Several => self.get_range_of_several(name, range),
+            Way::Tiers(tiers) => tiers.get_range(self, name, range),
+            Way::Here => self.get_range_here(name, range),
         }
     }
 
@@ -417,16 +447,17 @@ impl Store {
     /// [`Kind::Full`], [`Kind::Denied`]; after [`Kind::Unavailable`] the object may or may not be
     /// there.
     pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
-        match &self.tiers {
-            None => self.create_here(name, bytes),
-            Some(tiers) => tiers.create(self, name, bytes),
+        match self.way() {
+            Way::Several => self.main(name)?.create(name, bytes),
+            Way::Tiers(tiers) => tiers.create(self, name, bytes),
+            Way::Here => self.create_here(name, bytes),
         }
     }
 
     /// Like [`Store::create`]; on a disk the memory of the bytes is left behind, to be used again, with anything in it.
     pub fn create_from(&self, name: &str, bytes: &mut Vec<u8>) -> Result<Created, StoreError> {
         let taken = std::mem::take(bytes);
-        if self.tiers.is_some() || !self.is_disk() {
+        if !matches!(self.way(), Way::Here) || !self.is_disk() {
             return self.create(name, taken);
         }
         let buffer = Buffer::from(taken);
@@ -437,17 +468,19 @@ impl Store {
 
     /// An object's length in bytes, or `None` when there is no such object.
     pub fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
-        match &self.tiers {
-            None => self.size_here(name),
-            Some(tiers) => tiers.size(self, name),
+        match self.way() {
+            Way::Several => self.size_of_several(name),
+            Way::Tiers(tiers) => tiers.size(self, name),
+            Way::Here => self.size_here(name),
         }
     }
 
     /// Removes an object. That it is not there is fine.
     pub fn delete(&self, name: &str) -> Result<(), StoreError> {
-        match &self.tiers {
-            None => self.delete_here(name),
-            Some(tiers) => tiers.delete(self, name),
+        match self.way() {
+            Way::Several => self.main(name)?.delete(name),
+            Way::Tiers(tiers) => tiers.delete(self, name),
+            Way::Here => self.delete_here(name),
         }
     }
 }

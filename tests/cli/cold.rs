@@ -94,6 +94,23 @@ fn whoever_names_one_store_or_the_wrong_one_is_told_what_to_type() {
 }
 
 #[test]
+fn mirrors_beside_a_hot_store_are_refused_and_the_mirror_is_read_alone() {
+    let mut scene = two_stores();
+    scene.run(&["mirror", "-q", "--to", "mirror"]).ok();
+    for arguments in [&["ls", "--mirror", "mirror"][..], &["repair", "packs", "--mirror", "mirror"]]
+    {
+        let refused = scene.run(arguments);
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains("without --repo-hot"), "{}", refused.stderr);
+    }
+    scene.set("AUMBRY_MIRROR", "mirror");
+    assert_eq!(scene.run(&["ls"]).code, 2);
+    scene.unset("AUMBRY_MIRROR");
+    scene.unset("AUMBRY_REPO_HOT");
+    scene.run(&["-r", "mirror", "check", "--read-data"]).ok();
+}
+
+#[test]
 fn a_lost_hot_store_is_made_again_without_a_passphrase() {
     let mut scene = two_stores();
     fs::remove_dir_all(scene.path("hot")).unwrap();

@@ -79,3 +79,58 @@ fn a_second_repository_has_passphrase_sources_of_its_own() {
     assert_eq!(itself.code, 1);
     assert!(itself.stderr.contains("same repository"), "{}", itself.stderr);
 }
+
+#[test]
+fn several_repositories_are_copied_into_in_one_pass_and_one_that_fails_holds_up_none() {
+    let mut scene = two_snapshots();
+    scene.set("AUMBRY_TO_2_PASSWORD", "a third one");
+    let made = scene.run(&["copy", "--to", "second", "--to", "third", "--init"]).ok();
+    for place in ["second", "third"] {
+        let line = format!("copied 2 snapshots to {place} in ");
+        assert!(made.text().contains(&line), "{}", made.text());
+    }
+    let both = scene.run(&["copy", "--to", "second", "--to", "third", "--json"]).ok();
+    let lines = both.json_lines();
+    let of_each: Vec<_> = lines.iter().filter(|line| line["message_type"] == "summary").collect();
+    assert_eq!(of_each.len(), 2);
+    assert_eq!((&of_each[0]["to"], &of_each[1]["to"]), (&"second".into(), &"third".into()));
+    assert_eq!(of_each[1]["known"].as_array().unwrap().len(), 2);
+    for (place, passphrase) in [("second", "another one"), ("third", "a third one")] {
+        scene.set("AUMBRY_PASSWORD", passphrase);
+        scene.run(&["-r", place, "check", "--read-data"]).ok();
+    }
+    scene.set("AUMBRY_PASSWORD", crate::support::PASSPHRASE);
+
+    fs::write(scene.path("Documents/notes.txt"), "third\n").unwrap();
+    scene.run(&["backup", "-q", "--host", "box", "Documents"]).ok();
+    let arguments = ["copy", "--to", "nowhere", "--to", "third", "--to", "second"];
+    scene.set("AUMBRY_TO_3_PASSWORD", "another one");
+    let partly = scene.run(&arguments);
+    assert_eq!(partly.code, 3, "{}", partly.stderr);
+    assert!(partly.stderr.contains("nowhere is not a repository"), "{}", partly.stderr);
+    assert!(partly.stderr.contains("nothing more was copied to nowhere"), "{}", partly.stderr);
+    assert!(partly.text().contains("copied 1 snapshot to third in "), "{}", partly.text());
+    assert!(partly.text().contains("copied 1 snapshot to second in "), "{}", partly.text());
+    let json = scene.run(&[&arguments[..], &["--json"]].concat());
+    assert_eq!(json.code, 3);
+    let lines = json.json_lines();
+    let failed: Vec<_> =
+        lines.iter().filter(|line| line["message_type"] == "target_error").collect();
+    assert_eq!((failed.len(), &failed[0]["to"]), (1, &"nowhere".into()));
+    let none = scene.run(&["copy", "--to", "nowhere", "--to", "elsewhere"]);
+    assert_eq!(none.code, 10, "{}", none.stderr);
+    let wrong = scene.run(&["copy", "--to", "second", "--to", "third", "--to-option", "4:a=b"]);
+    assert_eq!(wrong.code, 2, "{}", wrong.stderr);
+}
+
+#[test]
+fn what_to_set_instead_of_a_secret_option_is_what_the_second_store_reads() {
+    let scene = two_snapshots();
+    let place = "webdav+https://host.invalid/a";
+    for command in ["copy", "mirror"] {
+        let run = scene.run(&[command, "--to", place, "--to-option", "token=x"]);
+        assert_eq!(run.code, 2);
+        assert!(run.stderr.contains("set AUMBRY_TO_STORE_TOKEN in"), "{}", run.stderr);
+        assert!(run.stderr.contains("--to-option token"), "{}", run.stderr);
+    }
+}

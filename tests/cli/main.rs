@@ -7,6 +7,7 @@ mod copying;
 mod errors;
 mod help;
 mod json;
+mod mirrors;
 mod passphrases;
 mod pruning;
 mod stories;

@@ -14,7 +14,7 @@ use aumbry::monitor::{Monitor, Phase, Progress, RecordingMonitor, SilentMonitor}
 use aumbry::ops::OpsError;
 use aumbry::ops::backup::BackupOptions;
 use aumbry::ops::check::{CheckOptions, DataSelection, check};
-use aumbry::ops::copy::{CopyOptions, CopySummary, copy};
+use aumbry::ops::copy::{Copies, CopyOptions, CopySummary, copy, copy_into};
 use aumbry::ops::repair::{RepairOptions, repair_packs, repair_snapshots};
 use aumbry::repository::{CreateOptions, Repository};
 use aumbry::store::{Effect, FaultControl, Store, layout};
@@ -521,4 +521,180 @@ fn a_repository_that_cuts_like_another_shares_chunks_with_its_copies() {
     }
     assert_eq!(stored[1], 0, "all chunks are there");
     assert!(stored[0] > 50, "cut elsewhere: {stored:?}");
+}
+
+fn copied_into(source: &Repository, targets: &[&Repository]) -> Copies {
+    let all = snapshots(source);
+    copy_into(source, targets, &all, &copy_options(), &SilentMonitor).unwrap()
+}
+
+#[test]
+fn one_pass_into_several_repositories_reads_what_any_of_them_lacks_once() {
+    let store = Store::memory();
+    let (_, versions) = source_in(&store);
+    let reads = |targets: &[&Repository]| {
+        let control = FaultControl::new();
+        let source = open_quick(store.clone().with_faults(control.clone()), None);
+        let before = (control.reads(), control.read_bytes());
+        let copies = copied_into(&source, targets);
+        let read = (control.reads() - before.0, control.read_bytes() - before.1);
+        for target in &copies.targets {
+            let summary = target.as_ref().unwrap();
+            assert_eq!((summary.copied.len(), summary.damaged.len()), (2, 0));
+        }
+        (copies, read)
+    };
+    let make = |settings| create_quick_with(Store::memory(), settings, None);
+    let alone = make(small_settings());
+    let (single, read_for_one) = reads(&[&alone]);
+    let three = [make(small_settings()), make(other_settings()), make(small_settings())];
+    let (together, read_for_three) = reads(&[&three[0], &three[1], &three[2]]);
+    assert_eq!((together.files_read, together.bytes_read), (single.files_read, single.bytes_read));
+    // Threads may meet a segment again that another has let go; three passes would read three times as much.
+    assert!(read_for_three.1 < read_for_one.1 * 3 / 2, "{read_for_three:?} {read_for_one:?}");
+    for (target, summary) in three.iter().zip(&together.targets) {
+        let summary = summary.as_ref().unwrap();
+        assert_eq!(summary.bytes_read, single.bytes_read);
+        assert!(summary.data_blobs > 0 && summary.data_added_packed > 0);
+        assert_versions(target, &versions, "one of three");
+        assert_nothing_stored_twice(target, "one of three");
+        assert_proven(target);
+    }
+    let again = copied_into(&open_quick(store.clone(), None), &[&three[0], &three[1]]);
+    assert_eq!((again.files_read, again.bytes_read), (0, 0));
+    assert!(again.targets.iter().all(|target| target.as_ref().unwrap().known.len() == 2));
+}
+
+#[test]
+fn targets_that_have_different_things_are_each_given_what_they_lack() {
+    let (source, versions) = source_in(&Store::memory());
+    let all = snapshots(&source);
+    let [older, newer, empty, full] = [1, 2, 3, 4].map(|_| create_quick(Store::memory(), None));
+    copy(&source, &older, &all[..1], &copy_options(), &SilentMonitor).unwrap();
+    copy(&source, &newer, &all[1..], &copy_options(), &SilentMonitor).unwrap();
+    copied(&source, &full);
+    let before = objects(&full);
+    let targets = [&older, &newer, &empty, &full];
+    let copies = copied_into(&source, &targets);
+    let counts: Vec<_> = copies
+        .targets
+        .iter()
+        .map(|target| target.as_ref().unwrap())
+        .map(|summary| (summary.copied.len(), summary.known.len()))
+        .collect();
+    assert_eq!(counts, [(1, 1), (1, 1), (2, 0), (0, 2)]);
+    assert_eq!(objects(&full), before);
+    // The reference of each tells what it need not be given: of the second snapshot, two files.
+    let read: Vec<_> =
+        copies.targets.iter().map(|target| target.as_ref().unwrap().bytes_read).collect();
+    assert_eq!((read[0], read[3]), (409_000, 0));
+    assert!(read[2] > read[0] && read[2] == copies.bytes_read, "{read:?} {}", copies.bytes_read);
+    for target in targets {
+        assert_versions(target, &versions, "given what it lacked");
+        assert_nothing_stored_twice(target, "given what it lacked");
+        assert_proven(target);
+    }
+}
+
+#[test]
+fn a_target_that_fails_at_any_call_holds_up_no_other() {
+    let (source, versions) = source_in(&Store::memory());
+    let all = snapshots(&source);
+    let empty = create_quick(Store::memory(), None).store().clone();
+    for call in (0..).step_by(7) {
+        let (store, control) = (copy_of(&empty), FaultControl::new());
+        let failing = open_quick(store.clone().with_faults(control.clone()), None);
+        let whole = create_quick_with(Store::memory(), other_settings(), None);
+        let at = control.calls() + call;
+        control.stop_at(at, Effect::Before);
+        let targets = [&failing, &whole];
+        let copies = copy_into(&source, &targets, &all, &copy_options(), &SilentMonitor).unwrap();
+        let what = format!("stopped call {call}");
+        let reached = control.calls() > at;
+        assert_eq!(copies.targets[1].as_ref().unwrap().copied.len(), 2, "{what}");
+        assert_versions(&whole, &versions, &what);
+        assert_nothing_stored_twice(&whole, &what);
+        drop(failing);
+        let failed = open_quick(store, None);
+        let there = snapshots(&failed).len();
+        assert_versions(&failed, &versions[..there], &what);
+        let again = copied_into(&source, &[&whole, &failed]);
+        let counts = again.targets.iter().map(|target| target.as_ref().unwrap().copied.len());
+        assert_eq!(counts.collect::<Vec<_>>(), [0, 2 - there], "{what}");
+        assert_versions(&failed, &versions, &what);
+        assert_nothing_stored_twice(&failed, &what);
+        if !reached {
+            assert!(copies.targets[0].is_ok() && call > 20, "{:?}", copies.targets[0]);
+            break;
+        }
+        assert!(copies.targets[0].is_err(), "nobody can know of success after call {call}");
+    }
+}
+
+#[test]
+fn of_a_repository_that_is_named_twice_only_one_is_copied_into() {
+    let (source, versions) = source_in(&Store::memory());
+    let target = create_quick(Store::memory(), None);
+    let same = open_quick(target.store().clone(), None);
+    let itself = open_quick(source.store().clone(), None);
+    let copies = copied_into(&source, &[&target, &same, &itself]);
+    assert_eq!(copies.targets[0].as_ref().unwrap().copied.len(), 2);
+    for refused in &copies.targets[1..] {
+        assert!(matches!(refused, Err(OpsError::Invalid(_))), "{refused:?}");
+    }
+    assert_versions(&target, &versions, "named twice");
+}
+
+#[test]
+fn what_is_damaged_in_the_source_keeps_back_no_target_that_has_it() {
+    let source = create_quick(Store::memory(), None);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("lost"), noise(3000, 1)).unwrap();
+    back_up(&source, folder.path());
+    let [with, without] = [1, 2].map(|_| create_quick(Store::memory(), None));
+    copied(&source, &with);
+    fs::write(folder.path().join("new"), b"a few bytes").unwrap();
+    let newest = back_up(&source, folder.path()).snapshot.unwrap();
+    break_a_data_pack(&source);
+    let source = open_quick(source.store().clone(), None);
+    let monitor = RecordingMonitor::default();
+    let all = snapshots(&source);
+    let copies = copy_into(&source, &[&without, &with], &all, &copy_options(), &monitor).unwrap();
+    let [without, with] = [0, 1].map(|number: usize| copies.targets[number].as_ref().unwrap());
+    assert_eq!(without.damaged.len(), 2);
+    assert_eq!((with.damaged.len(), with.copied.len(), with.copied[0].source), (0, 1, newest));
+    // Each time that it would have been copied.
+    assert_eq!(monitor.problems().len(), 2, "{:?}", monitor.problems());
+}
+
+#[test]
+fn several_copies_beside_collectors_that_wait_for_nobody_end_whole() {
+    for after in [1, 4, 20] {
+        let source = create_quick(Store::memory(), None);
+        let folder = tempfile::tempdir().unwrap();
+        let mut versions = Vec::new();
+        for version in 0..3 {
+            write_files(folder.path(), version..12, version);
+            back_up(&source, folder.path());
+            versions.push(folder_contents(folder.path()));
+        }
+        let stores = [Store::memory(), Store::memory()];
+        let [disturbed, quiet] = stores.clone().map(|store| create_quick(store, None));
+        copy(&source, &disturbed, &snapshots(&source)[..1], &copy_options(), &SilentMonitor)
+            .unwrap();
+        let forgotten = snapshots(&disturbed)[0].0;
+        disturbed.forget(&[forgotten], "").unwrap();
+        let collector = open_quick(stores[0].clone(), None);
+        let hasty = Hasty { collector: &collector, after, files: Mutex::new(0) };
+        let targets = [&disturbed, &quiet];
+        let all = snapshots(&source);
+        let copies = copy_into(&source, &targets, &all, &copy_options(), &hasty).unwrap();
+        assert!(*hasty.files.lock() > after, "it was not so far: {after}");
+        for (target, store) in copies.targets.iter().zip(stores) {
+            assert_eq!(target.as_ref().unwrap().copied.len(), 3, "after {after}");
+            let stranger = open_quick(store, None);
+            assert_versions(&stranger, &versions, &format!("after {after}"));
+            assert_proven(&stranger);
+        }
+    }
 }

@@ -433,6 +433,59 @@ fn what_fails_lies_or_is_cut_short_ahead_is_read_again_and_nobody_hears_of_it() 
 }
 
 #[test]
+fn what_is_fetched_ahead_of_several_stores_comes_from_one_that_has_it_whole() {
+    let fixture = Fixture::new();
+    let state = &fixture.far.state;
+    let mirror = Store::memory();
+    let objects: Vec<_> = state.objects.lock().unwrap().clone().into_iter().collect();
+    for (name, bytes) in &objects {
+        mirror.create(name, bytes.to_vec()).unwrap();
+    }
+    let packs = objects.iter().filter(|(name, _)| name.starts_with("packs/"));
+    let mut damaged = Vec::new();
+    for (number, (name, bytes)) in packs.enumerate() {
+        let mut bytes = bytes.to_vec();
+        let middle = bytes.len() / 2;
+        match number % 4 {
+            0 => bytes[middle] ^= 1,
+            1 => bytes.truncate(middle),
+            2 => bytes.clear(),
+            _ => continue,
+        }
+        damaged.push(name.clone());
+        let mut objects = state.objects.lock().unwrap();
+        match bytes.is_empty() {
+            true => objects.remove(name),
+            false => objects.insert(name.clone(), Buffer::from(bytes)),
+        };
+    }
+    let open = || open_quick(fixture.far.store().with_mirrors(vec![mirror.clone()]), None);
+    for mode in [Mode::Plain, Mode::FailingAhead, Mode::LyingAhead, Mode::ShortAhead] {
+        fixture.far.set(mode);
+        let (repository, target) = (open(), tempfile::tempdir().unwrap());
+        let monitor = RecordingMonitor::default();
+        let snapshot = snapshots(&repository).pop().unwrap();
+        let done = restore(&repository, &snapshot, target.path(), &restore_options(), &monitor);
+        let done = done.unwrap();
+        assert_eq!((done.entries_failed, monitor.problems()), (0, vec![]), "{mode:?}");
+        let wanted = folder_contents(fixture.folder.path());
+        assert_same(&folder_contents(target.path()), &wanted, &format!("{mode:?}"));
+        // Each was told, and the store goes on being read.
+        assert_eq!(repository.silent_stores(), [], "{mode:?}");
+        assert!(done.read_elsewhere > 10, "{mode:?}: {}", done.read_elsewhere);
+        assert!(fixture.far.reads()[0] > 0, "{mode:?}");
+    }
+    // A check says of the first store what that has damaged, whoever has it whole, and that nothing is lost.
+    fixture.far.set(Mode::Plain);
+    let found = checked(&open(), DataSelection::All).damage;
+    assert!(fixture.far.reads()[0] > 0);
+    for name in &damaged {
+        assert!(found.iter().any(|damage| damage.item == *name), "{name}: {found:?}");
+    }
+    assert_eq!(found.iter().map(|damage| damage.hit_count).max(), Some(0), "{found:?}");
+}
+
+#[test]
 fn damage_is_told_far_away_as_it_is_near_by() {
     let fixture = Fixture::new();
     let packs: Vec<_> = {

@@ -37,6 +37,7 @@ mod repair;
 mod requests;
 mod restore;
 mod resume;
+mod sources;
 mod space;
 mod support;
 mod troubled;

@@ -24,6 +24,7 @@ use aumbry::store::Cold;
 use aumbry::store::LocalMode;
 use aumbry::store::Store;
 use aumbry::store::location::Place;
+use aumbry::store::location::Said;
 use aumbry::units::Timestamp;
 use aumbry::units::time::format_local;
 use aumbry::units::time::format_rfc3339;
@@ -40,6 +41,7 @@ use crate::output::printable;
 use crate::progress::ProgressMonitor;
 use crate::progress::hidden_bar;
 use crate::progress::stop_when_asked;
+use crate::second::MirrorsArgs;
 use crate::store_settings::StoreSettings;
 use crate::store_settings::hot_store_settings;
 use crate::store_settings::store_settings;
@@ -157,7 +159,8 @@ impl Context {
             return Err(Failure::usage("a hot store alone is no repository")
                 .hint("name the cold store with -r or AUMBRY_REPOSITORY"));
         }
-        let hot = self.parse_place_with(&hot, &self.global.hot_option)?.store;
+        let said = Said { option: "--hot-option", variables: "AUMBRY_HOT_STORE_" };
+        let hot = self.parse_place_said(&hot, &self.global.hot_option, &said)?.store;
         if hot.to_string() == location.store.to_string() {
             return Err(Failure::usage("the hot store and the cold one are the same place")
                 .hint("a repository in one store is named with -r alone"));
@@ -184,12 +187,18 @@ impl Context {
     }
 
     fn parse_place(&self, place: &OsStr) -> Result<Location, Failure> {
-        self.parse_place_with(place, &self.global.option)
+        self.parse_place_said(place, &self.global.option, &Said::REPOSITORY)
     }
 
     /// Reads a place as a person types it, with what is said about it.
-    pub fn parse_place_with(&self, place: &OsStr, options: &[String]) -> Result<Location, Failure> {
-        let mut store = store::location::Location::parse(place, options).map_err(|error| {
+    pub fn parse_place_said(
+        &self,
+        place: &OsStr,
+        options: &[String],
+        said: &Said<'_>,
+    ) -> Result<Location, Failure> {
+        let parsed = store::location::Location::parse_said(place, options, said);
+        let mut store = parsed.map_err(|error| {
             Failure::usage(printable(error.message.as_bytes())).hint(error.hint)
         })?;
         if let Place::Local(path) = &store.place {
@@ -266,12 +275,7 @@ impl Context {
     /// Opens the repository.
     pub fn open(&self) -> Result<Repository, Failure> {
         let location = self.location()?;
-        self.open_at(&location)
-    }
-
-    /// Opens the repository at a place.
-    pub fn open_at(&self, location: &Location) -> Result<Repository, Failure> {
-        self.open_by(location, Repository::open)
+        self.open_by(&location, Repository::open)
     }
 
     /// The same for a backup, which asks nothing of a place that is known.
@@ -279,8 +283,23 @@ impl Context {
         self.open_by(location, Repository::open_to_write)
     }
 
+    /// Opens the repository to read it, from its mirrors, too, if there are any.
+    pub fn open_to_read(&self, mirrors: &MirrorsArgs) -> Result<Repository, Failure> {
+        let location = self.location()?;
+        let store = mirrors.beside(self, self.find_store(&location))?;
+        self.open_store_by(store, &location, Repository::open)
+    }
+
     fn open_by(&self, location: &Location, open: Open) -> Result<Repository, Failure> {
-        let store = self.find_store(location)?;
+        self.open_store_by(self.find_store(location)?, location, open)
+    }
+
+    fn open_store_by(
+        &self,
+        store: Store,
+        location: &Location,
+        open: Open,
+    ) -> Result<Repository, Failure> {
         // That there is a repository at all is found out before anybody is asked for a passphrase.
         if !Repository::is_known_place(&store, &self.library_environment()) {
             Repository::identify(&store).map_err(Failure::opening)?;

@@ -11,9 +11,11 @@ use aumbry::repository::keys::Credential;
 use zeroize::Zeroizing;
 
 use crate::context::Context;
+use crate::environment::Surroundings;
 use crate::failure::Code;
 use crate::failure::Failure;
 use crate::output::printable;
+use crate::store_settings::in_front;
 
 /// What opens a repository, and where it was found.
 pub struct Given {
@@ -38,25 +40,34 @@ pub fn find(context: &Context) -> Result<Option<Given>, Failure> {
     if let Some(command) = &global.password_command {
         return from_command(command, "--password-command".to_string()).map(Some);
     }
-    if let Some(words) = surroundings.text_variable("AUMBRY_RECOVERY_KEY")? {
-        return recovery(&words, "AUMBRY_RECOVERY_KEY".to_string()).map(Some);
+    from_variables(surroundings, "AUMBRY_")
+}
+
+/// What the variables give whose names have this in front.
+fn from_variables(surroundings: &Surroundings, front: &str) -> Result<Option<Given>, Failure> {
+    let name = |rest: &str| format!("{front}{rest}");
+    if let Some(words) = surroundings.text_variable(&name("RECOVERY_KEY"))? {
+        return recovery(&words, name("RECOVERY_KEY")).map(Some);
     }
-    if let Some(file) = surroundings.variable("AUMBRY_PASSWORD_FILE") {
+    if let Some(file) = surroundings.variable(&name("PASSWORD_FILE")) {
         let file = Path::new(&file);
-        return from_file(file, format!("AUMBRY_PASSWORD_FILE, {}", named_file(file))).map(Some);
+        return from_file(file, format!("{}, {}", name("PASSWORD_FILE"), named_file(file)))
+            .map(Some);
     }
-    if let Some(command) = surroundings.variable("AUMBRY_PASSWORD_COMMAND") {
-        return from_command(&command, "AUMBRY_PASSWORD_COMMAND".to_string()).map(Some);
+    if let Some(command) = surroundings.variable(&name("PASSWORD_COMMAND")) {
+        return from_command(&command, name("PASSWORD_COMMAND")).map(Some);
     }
-    if let Some(text) = surroundings.text_variable("AUMBRY_PASSWORD")? {
-        return passphrase(Zeroizing::new(text), "AUMBRY_PASSWORD".to_string()).map(Some);
+    if let Some(text) = surroundings.text_variable(&name("PASSWORD"))? {
+        return passphrase(Zeroizing::new(text), name("PASSWORD")).map(Some);
     }
     Ok(None)
 }
 
-/// Where the passphrase of a second repository is said to be, on the command line.
+/// Where the passphrase of another repository is said to be, on the command line.
 #[derive(Clone, Copy)]
 pub struct SecondSource<'a> {
+    /// Which of the other repositories it is, from 1.
+    pub number: usize,
     /// A file with its recovery key.
     pub recovery_key_file: Option<&'a Path>,
     /// A file with its passphrase.
@@ -104,6 +115,12 @@ fn find_second_unasked(
     source: SecondSource<'_>,
 ) -> Result<Option<Given>, Failure> {
     let surroundings = &context.surroundings;
+    // What has a number is about this one, and all else about all of them.
+    if source.number > 1
+        && let Some(given) = from_variables(surroundings, &in_front(source.number))?
+    {
+        return Ok(Some(given));
+    }
     if let Some(file) = source.recovery_key_file {
         return recovery(&read_text(file)?, named_file(file)).map(Some);
     }
@@ -113,21 +130,7 @@ fn find_second_unasked(
     if let Some(command) = source.password_command {
         return from_command(command, "--to-password-command".to_string()).map(Some);
     }
-    if let Some(words) = surroundings.text_variable("AUMBRY_TO_RECOVERY_KEY")? {
-        return recovery(&words, "AUMBRY_TO_RECOVERY_KEY".to_string()).map(Some);
-    }
-    if let Some(file) = surroundings.variable("AUMBRY_TO_PASSWORD_FILE") {
-        let file = Path::new(&file);
-        let origin = format!("AUMBRY_TO_PASSWORD_FILE, {}", named_file(file));
-        return from_file(file, origin).map(Some);
-    }
-    if let Some(command) = surroundings.variable("AUMBRY_TO_PASSWORD_COMMAND") {
-        return from_command(&command, "AUMBRY_TO_PASSWORD_COMMAND".to_string()).map(Some);
-    }
-    if let Some(text) = surroundings.text_variable("AUMBRY_TO_PASSWORD")? {
-        return passphrase(Zeroizing::new(text), "AUMBRY_TO_PASSWORD".to_string()).map(Some);
-    }
-    Ok(None)
+    from_variables(surroundings, &in_front(1))
 }
 
 fn require_somebody_for_second(context: &Context) -> Result<(), Failure> {

@@ -63,12 +63,13 @@ pub struct Failure {
     code: Code,
     message: String,
     hint: Option<String>,
+    is_unavailable: bool,
 }
 
 impl Failure {
     /// A failure with this code.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into(), hint: None }
+        Failure { code, message: message.into(), hint: None, is_unavailable: false }
     }
 
     /// What was asked for could not be done.
@@ -119,6 +120,11 @@ impl Failure {
         self.code == Code::NoRepository
     }
 
+    /// Whether it is about a place that does not answer or holds nothing, and not about what was typed.
+    pub fn is_elsewhere(&self) -> bool {
+        self.is_no_repository() || self.is_unavailable
+    }
+
     /// What went wrong.
     pub fn message(&self) -> &str {
         &self.message
@@ -167,7 +173,10 @@ impl From<RepositoryError> for Failure {
                 .hint("`aumbry check --read-data` tells what is damaged and which files it hits"),
             Kind::WrongKey => Failure::new(Code::WrongPassword, message),
             Kind::Conflict => Failure::new(Code::Busy, message),
-            Kind::Unavailable => Failure::failed(message).hint("run it again when it is reachable"),
+            Kind::Unavailable => Failure {
+                is_unavailable: true,
+                ..Failure::failed(message).hint("run it again when it is reachable")
+            },
             Kind::Newer => Failure::failed(message).hint(format!(
                 "a newer Aumbry wrote this; use that one. This is {}",
                 env!("CARGO_PKG_VERSION")

@@ -11,8 +11,10 @@ use crate::failure::Failure;
 
 /// What begins so is handed to any service, by what follows: AUMBRY_STORE_PASSWORD is its `password`.
 const PREFIX: &str = "AUMBRY_STORE_";
-/// What the variables of a second store have in front.
-const SECOND: &str = "AUMBRY_TO_";
+/// What follows the name's beginning where a variable of another store is handed to the service.
+const STORE: &str = "STORE_";
+/// What the variables of the first other store have in front.
+const OTHER: &str = "AUMBRY_TO_";
 /// What those of a hot store have in front.
 const HOT: &str = "AUMBRY_HOT_";
 
@@ -68,8 +70,8 @@ struct Inherited {
     variables: &'static [&'static str],
     /// unless all settings of one of these groups are there.
     unless: &'static [&'static [&'static str]],
-    /// What to set.
-    instead: &'static str,
+    /// What to set, with what the store's variables have in front of it.
+    instead: &'static [&'static str],
 }
 
 fn inherited(place: &Place) -> Option<Inherited> {
@@ -77,7 +79,7 @@ fn inherited(place: &Place) -> Option<Inherited> {
         Place::S3 { .. } => Some(Inherited {
             variables: &["AWS_ACCESS_KEY_ID"],
             unless: &[&["access_key_id", "secret_access_key"]],
-            instead: "AUMBRY_TO_AWS_ACCESS_KEY_ID and AUMBRY_TO_AWS_SECRET_ACCESS_KEY",
+            instead: &["AWS_ACCESS_KEY_ID", "and", "AWS_SECRET_ACCESS_KEY"],
         }),
         Place::Azblob { .. } => Some(Inherited {
             variables: &[
@@ -86,12 +88,12 @@ fn inherited(place: &Place) -> Option<Inherited> {
                 "AZURE_STORAGE_BEARER_TOKEN",
             ],
             unless: &[&["account_key"], &["sas_token"]],
-            instead: "AUMBRY_TO_AZURE_STORAGE_ACCOUNT_KEY or AUMBRY_TO_AZURE_STORAGE_SAS_TOKEN",
+            instead: &["AZURE_STORAGE_ACCOUNT_KEY", "or", "AZURE_STORAGE_SAS_TOKEN"],
         }),
         Place::Gcs { .. } => Some(Inherited {
             variables: &["GOOGLE_APPLICATION_CREDENTIALS"],
             unless: &[&["credential_path"], &["credential"], &["token"]],
-            instead: "AUMBRY_TO_GOOGLE_APPLICATION_CREDENTIALS",
+            instead: &["GOOGLE_APPLICATION_CREDENTIALS"],
         }),
         _ => None,
     }
@@ -138,20 +140,20 @@ impl Variables<'_> {
         Ok(settings)
     }
 
-    /// Of a store whose variables have `prefix` in front.
-    fn of_second(
+    /// Of a store beside those at `earlier` places, whose variables have `front` in front.
+    fn of_other(
         &self,
         location: &Location,
-        first: &Place,
-        prefix: &str,
+        front: &str,
+        earlier: &[&Place],
     ) -> Result<StoreSettings, Failure> {
         let place = &location.place;
-        let is_alike = place.sort() == first.sort();
+        let is_alike = earlier.iter().any(|other| place.sort() == other.sort());
         let mut settings = match is_alike {
             true => StoreSettings::new(),
             false => self.named("", variables(place))?,
         };
-        settings.extend(self.own(place, prefix)?);
+        settings.extend(self.own(place, front)?);
         let Some(inherited) = inherited(place).filter(|_| is_alike) else { return Ok(settings) };
         let is_said =
             |key: &&str| settings.contains_key(*key) || location.options.contains_key(*key);
@@ -160,12 +162,16 @@ impl Variables<'_> {
         }
         for name in inherited.variables {
             if (self.value)(name)?.is_some() {
+                let which = if earlier.len() == 1 { "second" } else { "next" };
                 let message =
-                    format!("{name} opens the first store, and is not handed to the second");
-                let instead = inherited.instead.replace(SECOND, prefix);
-                return Err(
-                    Failure::failed(message).hint(format!("set {instead}; they may be the same"))
-                );
+                    format!("{name} opens the first store, and is not handed to the {which}");
+                let word = |word: &&str| match word.contains('_') {
+                    true => format!("{front}{word}"),
+                    false => word.to_string(),
+                };
+                let instead: Vec<_> = inherited.instead.iter().map(word).collect();
+                return Err(Failure::failed(message)
+                    .hint(format!("set {}; they may be the same", instead.join(" "))));
             }
         }
         Ok(settings)
@@ -175,7 +181,7 @@ impl Variables<'_> {
     fn own(&self, place: &Place, prefix: &str) -> Result<StoreSettings, Failure> {
         let mut settings = self.named(prefix, variables(place))?;
         settings.extend(self.named(prefix, read_by_opendal(place))?);
-        settings.extend(self.following(&format!("{prefix}STORE_"))?);
+        settings.extend(self.following(&format!("{prefix}{STORE}"))?);
         Ok(settings)
     }
 
@@ -183,7 +189,7 @@ impl Variables<'_> {
     /// variables count for both.
     fn of_hot(&self, location: &Location, cold: &Location) -> Result<StoreSettings, Failure> {
         if !is_one_service(location, cold) {
-            return self.of_second(location, &cold.place, HOT);
+            return self.of_other(location, HOT, &[&cold.place]);
         }
         let mut settings = self.named("", variables(&location.place))?;
         // It is one bucket's.
@@ -213,6 +219,19 @@ fn is_one_service(one: &Location, other: &Location) -> bool {
     }
 }
 
+/// What the variables of the other store with this number, from 1, have in front of their names.
+pub fn in_front(number: usize) -> String {
+    match number {
+        1 => OTHER.to_string(),
+        number => format!("{OTHER}{number}_"),
+    }
+}
+
+/// What the variables of its settings begin with.
+pub fn settings_in_front(number: usize) -> String {
+    format!("{}{STORE}", in_front(number))
+}
+
 /// What the environment says about the store at a place.
 pub fn store_settings(
     place: &Place,
@@ -223,16 +242,19 @@ pub fn store_settings(
     Variables { value: &value, beginning: &beginning }.of_first(place)
 }
 
-/// What it says about a second store beside a first one. What opens the first is not for whoever runs the second: what is
-/// meant for that has AUMBRY_TO_ in front of its name. Where both are of different sorts, so are their variables.
-pub fn second_store_settings(
+/// What it says about another store, with its number from 1, beside those at `earlier` places. What opens those is not for
+/// whoever runs this one: what is meant for it has AUMBRY_TO_ in front of its name, or AUMBRY_TO_2_ for the second. An
+/// ecosystem's own variables count for the first store of their sort.
+pub fn other_store_settings(
     location: &Location,
-    first: &Place,
+    number: usize,
+    earlier: &[&Place],
     surroundings: &Surroundings,
 ) -> Result<StoreSettings, Failure> {
     let value = |name: &str| surroundings.text_variable(name);
     let beginning = |prefix: &str| surroundings.variables_with(prefix);
-    Variables { value: &value, beginning: &beginning }.of_second(location, first, SECOND)
+    let variables = Variables { value: &value, beginning: &beginning };
+    variables.of_other(location, &in_front(number), earlier)
 }
 
 /// What it says about the hot store beside a cold one: by variables with AUMBRY_HOT_ in front of their names.
@@ -258,13 +280,25 @@ mod tests {
 
     /// What a second store at a place beside a first one is told: `None`, it is refused.
     fn told(first: &str, second: &str, set: &[(&str, &str)]) -> Option<Vec<(String, String)>> {
-        told_by(set, |variables| variables.of_second(&at(second), &at(first).place, SECOND))
+        told_beside(&[first], second, set).ok()
+    }
+
+    /// The same of the last of several, or what is said instead.
+    fn told_beside(
+        earlier: &[&str],
+        last: &str,
+        set: &[(&str, &str)],
+    ) -> Result<Vec<(String, String)>, String> {
+        let earlier: Vec<_> = earlier.iter().map(|place| at(place).place).collect();
+        let front = in_front(earlier.len());
+        let earlier: Vec<_> = earlier.iter().collect();
+        told_by(set, |variables| variables.of_other(&at(last), &front, &earlier))
     }
 
     fn told_by(
         set: &[(&str, &str)],
         ask: impl Fn(&Variables<'_>) -> Result<StoreSettings, Failure>,
-    ) -> Option<Vec<(String, String)>> {
+    ) -> Result<Vec<(String, String)>, String> {
         let value = |name: &str| -> Result<Option<String>, Failure> {
             let found = set.iter().find(|(other, _)| *other == name);
             Ok(found.map(|(_, value)| value.to_string()))
@@ -274,8 +308,8 @@ mod tests {
             names.filter(|name| name.starts_with(prefix)).collect()
         };
         let variables = Variables { value: &value, beginning: &beginning };
-        let settings = ask(&variables).ok()?;
-        Some(settings.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+        let settings = ask(&variables).map_err(|failure| format!("{failure:?}"))?;
+        Ok(settings.into_iter().map(|(key, value)| (key, value.to_string())).collect())
     }
 
     fn pair(key: &str, value: &str) -> (String, String) {
@@ -319,14 +353,36 @@ mod tests {
             told_by(set, |variables| variables.of_hot(&at(hot), &at(cold)))
         };
         let set = [("B2_APPLICATION_KEY_ID", "me"), ("B2_BUCKET_ID", "cold")];
-        assert_eq!(
-            hot("b2://hot", "b2://cold", &set),
-            Some(vec![pair("application_key_id", "me")])
-        );
+        assert_eq!(hot("b2://hot", "b2://cold", &set), Ok(vec![pair("application_key_id", "me")]));
         let set = [("AWS_ACCESS_KEY_ID", "me"), ("AUMBRY_STORE_DEFAULT_STORAGE_CLASS", "GLACIER")];
-        assert_eq!(hot("s3://hot", "s3://cold", &set), Some(Vec::new()));
-        assert_eq!(hot("s3+https://other.example/hot", "s3://cold", &set), None);
+        assert_eq!(hot("s3://hot", "s3://cold", &set), Ok(Vec::new()));
+        let refused = hot("s3+https://other.example/hot", "s3://cold", &set).unwrap_err();
+        assert!(
+            refused.contains("set AUMBRY_HOT_AWS_ACCESS_KEY_ID and AUMBRY_HOT_AWS"),
+            "{refused}"
+        );
         let set = [set[0], ("AUMBRY_HOT_AWS_REGION", "eu-west-1")];
-        assert_eq!(hot("s3://hot", "s3://cold", &set), Some(vec![pair("region", "eu-west-1")]));
+        assert_eq!(hot("s3://hot", "s3://cold", &set), Ok(vec![pair("region", "eu-west-1")]));
+    }
+
+    #[test]
+    fn each_further_store_has_variables_with_its_number() {
+        let set = [
+            ("WEBDAV_PASSWORD", "own"),
+            ("AUMBRY_TO_WEBDAV_PASSWORD", "first"),
+            ("AUMBRY_TO_2_WEBDAV_PASSWORD", "second"),
+            ("AUMBRY_TO_2_STORE_USERNAME", "you"),
+            ("AWS_ACCESS_KEY_ID", "own"),
+        ];
+        let [one, two, three] =
+            ["a", "b", "c"].map(|path| format!("webdav+https://one.example/{path}"));
+        let second = [pair("password", "second"), pair("username", "you")];
+        assert_eq!(told_beside(&[&one, &two], &three, &set), Ok(second.to_vec()));
+        // The second of its sort is not handed what is for the first of it, though the repository is of another.
+        let of_first = told_beside(&["/folder"], &one, &set[..1]);
+        assert_eq!(of_first, Ok(vec![pair("password", "own")]));
+        assert_eq!(told_beside(&["/folder", &one], &two, &set[..1]), Ok(Vec::new()));
+        let refused = told_beside(&["s3://a", "/folder"], "s3://b", &set).unwrap_err();
+        assert!(refused.contains("AUMBRY_TO_2_AWS_ACCESS_KEY_ID and AUMBRY_TO_2_AWS"), "{refused}");
     }
 }

@@ -8,10 +8,10 @@ use super::journal::Journal;
 use crate::format::snapshot::BackupCounts;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
-use crate::ops::nodes::{DirectoryBuilder, INLINE_EXTENTS, ListBuilder};
+use crate::ops::nodes::{DirectoryBuilder, ListBuilder, store_long_list};
 use crate::repository::writer::SegmentWriter;
 use crate::source::OpenFile;
-use crate::tree::entry::{Content, Entry, FileContent, Node};
+use crate::tree::entry::{Entry, FileContent, Node};
 use crate::view::DirectoryRoot;
 
 /// What the parent knew of an entry.
@@ -181,16 +181,7 @@ impl<'w, 'a> Assembler<'w, 'a> {
             }
         }
         // After the journal, which keeps the chunks themselves: a list's own blobs may never be stored.
-        if let Node::File(FileContent { content, .. }) = &mut entry.node
-            && let Content::Extents(extents) = content
-            && extents.len() > INLINE_EXTENTS
-        {
-            let mut list = ListBuilder::new();
-            for extent in std::mem::take(extents) {
-                list.push(extent, &mut self.trees)?;
-            }
-            *content = list.finish(&mut self.trees)?;
-        }
+        store_long_list(&mut entry, &mut self.trees)?;
         if let Some(directory) = self.directories.last_mut() {
             directory.builder.push(&entry, &mut self.trees)?;
         }

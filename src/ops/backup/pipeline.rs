@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::ChangeDetection;
 use super::assemble::{Assembler, Change, Done, LargeFile, Ordered};
 use super::content::{ContentError, Cutting, REGION, RegionContent, Worker};
@@ -16,6 +14,7 @@ use crate::format::list::ListNode;
 use crate::id::BlobId;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
+use crate::ops::crew::{Idle, Permits};
 use crate::repository::error::RepositoryError;
 use crate::repository::reader::BlobReader;
 use crate::repository::writer::Writer;
@@ -45,45 +44,12 @@ enum Work {
     Read(Unread),
 }
 
-/// How many pieces of work may be with the workers at a time.
-struct Permits {
-    free: Mutex<usize>,
-    returned: Condvar,
-}
-
-impl Permits {
-    fn new(count: usize) -> Self {
-        Permits { free: Mutex::new(count), returned: Condvar::new() }
-    }
-
-    fn take(&self) -> Permit<'_> {
-        let mut free = self.free.lock();
-        while *free == 0 {
-            self.returned.wait(&mut free);
-        }
-        *free -= 1;
-        Permit { permits: self }
-    }
-}
-
-/// One piece of work with the workers; over when it is dropped, however the work ended.
-struct Permit<'p> {
-    permits: &'p Permits,
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        *self.permits.free.lock() += 1;
-        self.permits.returned.notify_one();
-    }
-}
-
-/// Workers that are not at work just now, each with its open segment.
+/// The workers, each with its open segment.
 struct Workers<'w> {
     writer: &'w Writer<'w>,
     /// Opens what deltas are made against; `None`: there are to be none.
     bases: Option<&'w BlobReader<'w>>,
-    idle: Mutex<Vec<Worker<'w>>>,
+    idle: Idle<Worker<'w>>,
 }
 
 impl<'w> Workers<'w> {
@@ -91,24 +57,15 @@ impl<'w> Workers<'w> {
         &self,
         work: impl FnOnce(&mut Worker<'w>) -> Result<T, ContentError>,
     ) -> Result<T, ContentError> {
-        let idle = self.idle.lock().pop();
-        let mut worker = match idle {
-            Some(worker) => worker,
-            None => {
-                let deltas = self.bases.map(|reader| self.writer.deltas(reader));
-                Worker::new(self.writer.segments(ObjectKind::DataPack)?, deltas)
-            }
+        let hire = || {
+            let deltas = self.bases.map(|reader| self.writer.deltas(reader));
+            Ok(Worker::new(self.writer.segments(ObjectKind::DataPack)?, deltas))
         };
-        let result = work(&mut worker);
-        self.idle.lock().push(worker);
-        result
+        self.idle.with(hire, work)
     }
 
     fn flush(&self) -> Result<(), RepositoryError> {
-        for mut worker in std::mem::take(&mut *self.idle.lock()) {
-            worker.flush()?;
-        }
-        Ok(())
+        self.idle.dismiss().into_iter().try_for_each(|mut worker| worker.flush())
     }
 }
 
@@ -149,8 +106,8 @@ impl<'a> Pipeline<'a> {
         mut parent: ParentWalk<'_, '_>,
         assembler: &mut Assembler<'_, '_>,
     ) -> Result<(), OpsError> {
-        let workers = Workers { writer: self.writer, bases: self.bases, idle: Mutex::default() };
-        let permits = Permits::new(rayon::current_num_threads() * 2 + 2);
+        let workers = Workers { writer: self.writer, bases: self.bases, idle: Idle::new() };
+        let permits = Permits::for_all_threads();
         let (sender, receiver) = sync_channel(QUEUE);
         let (walked, assembled) = std::thread::scope(|threads| {
             let assembling = threads.spawn(move || {

@@ -41,6 +41,7 @@
 
 mod drill;
 mod known;
+mod mirrors;
 mod names;
 mod packs;
 mod prove;
@@ -60,6 +61,7 @@ use crate::monitor::{Monitor, Phase, SilentMonitor};
 use crate::ops::OpsError;
 use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
+use crate::repository::mirrors::PassedOver;
 use crate::repository::reader::BlobReader;
 use crate::repository::snapshots::Snapshots;
 use crate::repository::verify::{Inventory, is_damage, names as objects};
@@ -182,8 +184,25 @@ pub struct CheckSummary {
     pub sample: Option<SampleResult>,
     /// The files that were restored into memory.
     pub drilled: Vec<DrilledFile>,
+    /// The other stores, if it was read from several.
+    pub mirrors: Vec<CheckedMirror>,
+    /// Stores that do not answer, and why.
+    pub silent_stores: Vec<(String, String)>,
     /// How long it took.
     pub elapsed: std::time::Duration,
+}
+
+/// A store that was checked beside the first one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckedMirror {
+    /// Where it is.
+    pub location: String,
+    /// Packs read byte for byte.
+    pub packs_read: u64,
+    /// Their bytes.
+    pub bytes_read: u64,
+    /// Objects of it that are damaged: each is told as damage, too.
+    pub damaged: u64,
 }
 
 /// Checks the repository. Damage is in the summary; an error means that the check itself could not be done.
@@ -199,6 +218,7 @@ pub fn check(
     let checked = run(repository, options, session, monitor);
     repository.end_reader(session, monitor);
     let mut summary = checked?;
+    summary.silent_stores = repository.silent_stores();
     summary.elapsed = clock.elapsed().saturating_sub(start);
     Ok(summary)
 }
@@ -282,6 +302,14 @@ fn run(
             findings.add(Finding::of_object(item, message, Vec::new()));
         }
     }
+    let first = repository.leading_location();
+    for PassedOver { location, name, what } in repository.take_passed_over() {
+        // Packs of the first store have told of it themselves.
+        if location != first || !findings.has(&name) {
+            let message = format!("in {location}: {what}; another store has it whole");
+            findings.add(Finding::of_object(name, message, Vec::new()));
+        }
+    }
     let mut findings = findings.finish();
     let followed = match findings.is_empty() {
         true => Vec::new(),
@@ -290,6 +318,10 @@ fn run(
     let is_complete = names::name_hits(&reader, &followed, &mut findings, monitor)?;
     let was_forgotten = followed.len() < snapshots.all.len();
     for mut finding in findings {
+        if finding.is_elsewhere && finding.hit_count > 0 {
+            // What it would hit can be read.
+            (finding.hits, finding.hit_count, finding.note) = (Vec::new(), 0, None);
+        }
         let nothing_lost = finding.hit_count == 0 && (is_complete || finding.blobs.is_empty());
         match finding.note.take() {
             Some(note) if nothing_lost => summary.notes.push(note),

@@ -167,6 +167,7 @@ pub fn take_stock(
     }
     summary.packs = packs.listed.len() as u64;
     packs.take_unlisted(repository, walk, sessions, damaged_indexes, findings, summary)?;
+    packs.take_elsewhere(repository, walk)?;
     summary.unreferenced_packs = packs.unreferenced(repository)?.len() as u64;
     for suspect in packs.suspects.values_mut() {
         let is_only_here = |key: &BlobKey| walk.data.is_missing(key) || walk.trees.is_missing(key);
@@ -305,6 +306,38 @@ impl Packs {
                 "{left} packs are in no index object: left by backups that were stopped, or of one that \
                  runs just now"
             ));
+        }
+        Ok(())
+    }
+
+    /// Packs that only index objects of other stores list, and that have what snapshots need and nothing here has: they are
+    /// gone from this store, and so is what listed them.
+    fn take_elsewhere(
+        &mut self,
+        repository: &Repository,
+        walk: &Walk<'_, '_>,
+    ) -> Result<(), OpsError> {
+        if repository.mirrors().is_empty() || walk.data.is_whole() && walk.trees.is_whole() {
+            return Ok(());
+        }
+        for (id, index) in repository.indexes_elsewhere()? {
+            for record in &index.packs {
+                let references = match record.header.kind {
+                    ObjectKind::TreePack => &walk.trees,
+                    _ => &walk.data,
+                };
+                let mut blobs = blobs_of(record);
+                let is_needed = blobs.any(|blob| references.is_missing(&BlobKey::new(&blob)));
+                if !is_needed || self.is_present(&record.id) {
+                    continue;
+                }
+                for blob in blobs_of(record) {
+                    references.found(&blob);
+                }
+                self.deltas.take(record, walk);
+                self.listed.insert(record.id, ListedPack::new(id, record));
+                self.missing.push((record.id, id, blobs_of(record).collect()));
+            }
         }
         Ok(())
     }

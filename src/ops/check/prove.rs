@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 
 use super::known::Known;
+use super::mirrors::{Elsewhere, prove_mirrors};
 use super::packs::Packs;
 use super::sample::Confidence;
 use super::standing::Standing;
@@ -20,7 +21,6 @@ use crate::id::{BlobId, PackId};
 use crate::monitor::{Monitor, Progress};
 use crate::ops::OpsError;
 use crate::ops::findings::{Finding, Findings};
-use crate::ops::references::BlobKey;
 use crate::repository::Repository;
 use crate::repository::ahead::Ahead;
 use crate::repository::error::RepositoryError;
@@ -172,7 +172,8 @@ pub fn prove(
         sample.bad = results.damaged.values().filter(|proof| !proof.is_gone).count() as u64;
     }
     let read: HashSet<PackId> = selected.into_iter().map(|(id, _)| id).collect();
-    settle(packs, known, repository, &results.damaged, &read, findings)?;
+    settle(packs, known, reader, &results.damaged, &read, findings)?;
+    prove_mirrors(reader, packs, &read, options, findings, monitor, summary)?;
     known.proven.extend(results.proven);
     for id in results.damaged.keys() {
         known.proven.remove(id);
@@ -280,7 +281,7 @@ fn record(repository: &Repository, id: PackId, proof: &PackProof) -> Result<bool
 }
 
 /// What is wrong with a pack, in one line.
-fn describe(id: PackId, proof: &PackProof) -> String {
+pub fn describe(id: PackId, proof: &PackProof) -> String {
     let name = names::pack(id);
     let part = |error: &RepositoryError| match error.item.strip_prefix(&name) {
         Some("") => error.message.clone(),
@@ -295,33 +296,45 @@ fn describe(id: PackId, proof: &PackProof) -> String {
 fn settle(
     packs: &Packs,
     known: &Known,
-    repository: &Repository,
+    reader: &BlobReader<'_>,
     damaged: &HashMap<PackId, PackProof>,
     read: &HashSet<PackId>,
     findings: &Findings,
 ) -> Result<(), OpsError> {
-    let cache = repository.cache();
+    let cache = reader.repository().cache();
     let mut bases = packs.deltas.bases();
     let lacks_base = bases.try_fold(false, |lacks, base| {
         Ok::<_, RepositoryError>(lacks || cache.base_outside(base, &Excluded::default())?.is_none())
     })?;
+    let repository = reader.repository();
     let is_whole = damaged.is_empty() && packs.suspects.is_empty() && packs.missing.is_empty();
     if is_whole && !lacks_base {
         return Ok(());
     }
     // What stands in packs that no index object lists is there, too.
     repository.adopt_all_packs()?;
-    let standing = Standing::new(packs, known, repository, damaged, read)?;
-    // Those that stand nowhere else, and what is read against them.
-    let nowhere_else = |blobs: &[BlobId]| -> Result<Vec<BlobKey>, RepositoryError> {
-        let mut lost = Vec::new();
-        for blob in blobs {
-            if !standing.stands_anyhow(blob)? {
-                lost.push(BlobKey::new(blob));
+    let elsewhere = Elsewhere::look(reader, packs, known, damaged, read)?;
+    let standing = Standing::new(packs, known, repository, damaged, read, Some(&elsewhere))?;
+    let has_mirrors = !repository.mirrors().is_empty();
+    let (first, other) = (repository.leading_location(), |id: &PackId| elsewhere.note(id));
+    let said_of = |id: &PackId, said: String| match has_mirrors {
+        true => format!("in {first}: {said}{}", other(id)),
+        false => said,
+    };
+    let here = match has_mirrors {
+        true => Some(Standing::new(packs, known, repository, damaged, read, None)?),
+        false => None,
+    };
+    // Those of a pack that stand nowhere else, and what is read against them. `true`: other stores have all that this pack
+    // lost, and it is what stands nowhere else in this one.
+    let nowhere_else = |id: &PackId, blobs: &[BlobId]| -> Result<_, RepositoryError> {
+        let lost = standing.lost_of(elsewhere.lost(id, blobs))?;
+        match &here {
+            Some(here) if lost.is_empty() && elsewhere.of(id).is_some() => {
+                Ok((here.lost_of(blobs)?, true))
             }
-            lost.extend(standing.lost_with(blob)?);
+            _ => Ok((lost, false)),
         }
-        Ok(lost)
     };
     if lacks_base {
         for base in packs.deltas.bases() {
@@ -353,8 +366,10 @@ fn settle(
         })
     };
     for (id, proof) in damaged.iter().filter(|(id, _)| !packs.unreadable.contains(id)) {
-        let mut finding =
-            Finding::of_object(names::pack(*id), describe(*id, proof), nowhere_else(&proof.lost)?);
+        let (lost, is_elsewhere) = nowhere_else(id, &proof.lost)?;
+        let said = said_of(id, describe(*id, proof));
+        let mut finding = Finding::of_object(names::pack(*id), said, lost);
+        finding.is_elsewhere = is_elsewhere;
         finding.note = match proof.is_gone {
             true => Some(format!(
                 "{} went while this check ran, and no snapshot needs it: it was collected",
@@ -378,15 +393,19 @@ fn settle(
             }
             _ => "recorded as damaged".to_string(),
         };
-        let mut finding = Finding::of_object(names::pack(*id), said, nowhere_else(&blobs)?);
+        let (lost, is_elsewhere) = nowhere_else(id, &blobs)?;
+        let mut finding = Finding::of_object(names::pack(*id), said_of(id, said), lost);
+        finding.is_elsewhere = is_elsewhere;
         finding.note = note(id);
         findings.add(finding);
     }
     for (id, index, blobs) in &packs.missing {
         let message =
             format!("is gone; {} lists it, with {} blobs", names::index(*index), blobs.len());
-        let mut finding =
-            Finding::of_object(names::pack(*id), message.clone(), nowhere_else(blobs)?);
+        let (lost, is_elsewhere) = nowhere_else(id, blobs)?;
+        let said = said_of(id, message.clone());
+        let mut finding = Finding::of_object(names::pack(*id), said, lost);
+        finding.is_elsewhere = is_elsewhere;
         finding.note = Some(format!(
             "{} {message}; all of it that snapshots need stands elsewhere, too",
             names::pack(*id)

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::known::Known;
+use super::mirrors::Elsewhere;
 use super::packs::Packs;
 use crate::id::{BlobId, PackId};
 use crate::monitor::SilentMonitor;
@@ -23,6 +24,8 @@ pub struct Standing<'s> {
     read: &'s HashSet<PackId>,
     /// Packs with their lengths that the store shows by now, in order, if some have gone.
     now: Vec<(PackId, u64)>,
+    /// What other stores have of packs that this one lost, if that counts.
+    elsewhere: Option<&'s Elsewhere>,
 }
 
 impl<'s> Standing<'s> {
@@ -33,6 +36,7 @@ impl<'s> Standing<'s> {
         repository: &'s Repository,
         damaged: &HashMap<PackId, PackProof>,
         read: &'s HashSet<PackId>,
+        elsewhere: Option<&'s Elsewhere>,
     ) -> std::result::Result<Self, OpsError> {
         let lost_of = |proof: &PackProof| proof.lost.iter().map(BlobKey::new).collect();
         let lost = damaged.iter().map(|(id, proof)| (*id, lost_of(proof))).collect();
@@ -43,12 +47,15 @@ impl<'s> Standing<'s> {
             repository.refresh_index(&SilentMonitor)?;
             now = repository.inventory()?.packs;
         }
-        Ok(Standing { packs, known, repository, lost, read, now })
+        Ok(Standing { packs, known, repository, lost, read, now, elsewhere })
     }
 
     /// Whether this copy is in a pack that is there, and was not found to be lost in it.
     fn has(&self, blob: &BlobId, copy: &Location) -> Result<bool> {
         let pack = self.repository.cache().pack(copy.pack)?;
+        if self.elsewhere.is_some_and(|elsewhere| elsewhere.has(&pack.id, blob)) {
+            return Ok(true);
+        }
         let is_there = self.packs.has(pack.id, pack.object_length)
             || self.now.binary_search(&(pack.id, pack.object_length)).is_ok();
         let is_lost = match self.lost.get(&pack.id) {
@@ -90,6 +97,18 @@ impl<'s> Standing<'s> {
             }
         }
         Ok(false)
+    }
+
+    /// Those of these blobs that stand nowhere, and what is read against them.
+    pub fn lost_of(&self, blobs: &[BlobId]) -> Result<Vec<BlobKey>> {
+        let mut lost = Vec::new();
+        for blob in blobs {
+            if !self.stands_anyhow(blob)? {
+                lost.push(BlobKey::new(blob));
+            }
+            lost.extend(self.lost_with(blob)?);
+        }
+        Ok(lost)
     }
 
     /// What is lost when deltas cannot be read against a blob; nothing when they can.

@@ -1,26 +1,26 @@
-//! Puts what the workers have copied back into the walk's order, and builds the target's directories from the leaves up.
+//! Puts what the workers have copied back into the walk's order, and builds each target's directories from the leaves up.
 
 use std::sync::mpsc::Receiver;
 
-use super::content::{Copied, Failure, prove};
+use super::content::{Copied, Digests, Failure, prove};
+use super::sides::Sides;
 use super::walk::Pipeline;
 use crate::monitor::Progress;
 use crate::ops::OpsError;
-use crate::ops::nodes::{DirectoryBuilder, INLINE_EXTENTS, ListBuilder};
+use crate::ops::nodes::{DirectoryBuilder, ListBuilder, store_long_list};
+use crate::repository::error::Result as StoreResult;
 use crate::repository::writer::SegmentWriter;
-use crate::tree::entry::{Content, Entry, FileContent, Node};
+use crate::tree::entry::{Entry, FileContent, Node};
 use crate::view::DirectoryRoot;
 
-/// A finished step of the walk.
+/// A finished step of the walk, for the target with this number.
 pub enum Done {
     /// A directory begins; `None`: the root.
-    Enter(Option<Entry>),
+    Enter(usize, Option<Entry>),
     /// An entry as it is to stand in the target, but for long lists of extents.
-    Entry(Entry),
-    /// What could not be read, and was named: the snapshot will not be copied.
-    Damaged,
+    Entry(usize, Entry),
     /// The directory entered last ends.
-    Leave,
+    Leave(usize),
 }
 
 /// What comes from the walk, in its order.
@@ -29,53 +29,93 @@ pub enum Ordered {
     Ready(Vec<Done>),
     /// Steps that a worker finishes.
     Batch(Receiver<Result<Vec<Done>, OpsError>>),
-    /// A file so large that its pieces are copied one by one, and what it is called.
-    Large(Box<(Entry, FileContent, String)>),
+    /// A file so large that its pieces are copied one by one.
+    Large(Box<LargeFile>),
     /// The next piece of the large file that began last.
     Piece(Receiver<Result<Copied, Failure>>),
     /// All pieces of the large file were sent, unless what they are could not be read.
     EndLarge(Option<String>),
 }
 
+/// A large file, what it is called, and which targets lack it.
+pub struct LargeFile {
+    pub entry: Entry,
+    pub file: FileContent,
+    pub display: String,
+    pub sides: Sides,
+}
+
 struct OpenLarge {
-    entry: Entry,
-    file: FileContent,
-    display: String,
-    list: ListBuilder,
-    digests: Vec<[[u8; 32]; 2]>,
+    large: LargeFile,
+    /// One for each of its targets.
+    lists: Vec<ListBuilder>,
+    digests: Vec<Digests>,
     damage: Option<String>,
 }
 
-/// Builds the copy's trees.
-pub struct Assembler<'w, 'p> {
-    trees: SegmentWriter<'w>,
-    pipeline: &'p Pipeline<'p>,
+/// The trees of one target.
+struct Trees<'w> {
+    segments: SegmentWriter<'w>,
     directories: Vec<(Option<Entry>, DirectoryBuilder)>,
-    large: Option<OpenLarge>,
     root: Option<DirectoryRoot>,
 }
 
+impl Trees<'_> {
+    fn take(&mut self, step: Done) -> StoreResult<()> {
+        match step {
+            Done::Enter(_, entry) => self.directories.push((entry, DirectoryBuilder::new())),
+            Done::Entry(_, entry) => self.add(entry)?,
+            Done::Leave(_) => {
+                let Some((entry, builder)) = self.directories.pop() else { return Ok(()) };
+                let root = builder.finish(&mut self.segments)?;
+                match entry {
+                    None => self.root = Some(root),
+                    Some(entry) => {
+                        let node = Node::Directory { root: root.blob, height: root.height };
+                        self.add(Entry { node, ..entry })?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, mut entry: Entry) -> StoreResult<()> {
+        store_long_list(&mut entry, &mut self.segments)?;
+        if let Some((_, builder)) = self.directories.last_mut() {
+            builder.push(&entry, &mut self.segments)?;
+        }
+        Ok(())
+    }
+}
+
+/// Builds the copies' trees.
+pub struct Assembler<'w, 'p> {
+    pipeline: &'p Pipeline<'p>,
+    trees: Vec<Trees<'w>>,
+    large: Option<OpenLarge>,
+}
+
 impl<'w, 'p> Assembler<'w, 'p> {
-    pub fn new(trees: SegmentWriter<'w>, pipeline: &'p Pipeline<'p>) -> Self {
-        Assembler { trees, pipeline, directories: Vec::new(), large: None, root: None }
+    /// One that writes trees with these, one for each target.
+    pub fn new(segments: Vec<SegmentWriter<'w>>, pipeline: &'p Pipeline<'p>) -> Self {
+        let trees = |segments| Trees { segments, directories: Vec::new(), root: None };
+        Assembler { pipeline, trees: segments.into_iter().map(trees).collect(), large: None }
     }
 
     /// Takes everything that comes, until the walk ends.
     pub fn run(&mut self, queue: &Receiver<Ordered>) -> Result<(), OpsError> {
         while let Ok(ordered) = queue.recv() {
             match ordered {
-                Ordered::Ready(steps) => self.take_all(steps)?,
+                Ordered::Ready(steps) => self.take_all(steps),
                 Ordered::Batch(receiver) => {
                     let steps = receiver.recv().map_err(|_| OpsError::Interrupted)??;
-                    self.take_all(steps)?;
+                    self.take_all(steps);
                 }
                 Ordered::Large(large) => {
-                    let (entry, file, display) = *large;
                     self.large = Some(OpenLarge {
-                        entry,
-                        file,
-                        display,
-                        list: ListBuilder::new(),
+                        lists: large.sides.iter().map(|_| ListBuilder::new()).collect(),
+                        large: *large,
                         digests: Vec::new(),
                         damage: None,
                     });
@@ -90,90 +130,86 @@ impl<'w, 'p> Assembler<'w, 'p> {
         Ok(())
     }
 
-    fn take_all(&mut self, steps: Vec<Done>) -> Result<(), OpsError> {
-        steps.into_iter().try_for_each(|step| self.take(step))
+    fn take_all(&mut self, steps: Vec<Done>) {
+        steps.into_iter().for_each(|step| self.take(step));
     }
 
-    fn take(&mut self, step: Done) -> Result<(), OpsError> {
-        match step {
-            Done::Enter(entry) => self.directories.push((entry, DirectoryBuilder::new())),
-            Done::Entry(entry) => self.add(entry)?,
-            Done::Damaged => {}
-            Done::Leave => {
-                let Some((entry, builder)) = self.directories.pop() else { return Ok(()) };
-                let root = builder.finish(&mut self.trees)?;
-                match entry {
-                    None => self.root = Some(root),
-                    Some(entry) => {
-                        let node = Node::Directory { root: root.blob, height: root.height };
-                        self.add(Entry { node, ..entry })?;
-                    }
-                }
-            }
-        }
-        Ok(())
+    fn take(&mut self, step: Done) {
+        let (Done::Enter(number, _) | Done::Entry(number, _) | Done::Leave(number)) = step;
+        self.with(number, |trees| trees.take(step));
     }
 
-    fn add(&mut self, mut entry: Entry) -> Result<(), OpsError> {
-        if let Node::File(FileContent { content, .. }) = &mut entry.node
-            && let Content::Extents(extents) = content
-            && extents.len() > INLINE_EXTENTS
-        {
-            let mut list = ListBuilder::new();
-            for extent in std::mem::take(extents) {
-                list.push(extent, &mut self.trees)?;
-            }
-            *content = list.finish(&mut self.trees)?;
+    /// Does something with a target's trees, unless it has failed.
+    fn with<T>(
+        &mut self,
+        number: usize,
+        work: impl FnOnce(&mut Trees<'w>) -> StoreResult<T>,
+    ) -> Option<T> {
+        let side = &self.pipeline.sides[number];
+        if side.is_failed() {
+            return None;
         }
-        if let Some((_, builder)) = self.directories.last_mut() {
-            builder.push(&entry, &mut self.trees)?;
-        }
-        Ok(())
+        work(&mut self.trees[number]).map_err(|error| side.fail(error)).ok()
     }
 
     fn take_piece(&mut self, piece: Result<Copied, Failure>) -> Result<(), OpsError> {
-        let Some(open) = self.large.as_mut() else { return Ok(()) };
+        let Some(mut open) = self.large.take() else { return Ok(()) };
         match piece {
             Ok(copied) => {
-                for extent in copied.extents {
-                    open.list.push(extent, &mut self.trees)?;
+                let of_sides = copied.extents.into_iter().zip(&mut open.lists);
+                for (number, (extents, list)) in open.large.sides.iter().zip(of_sides) {
+                    self.with(number, |trees| {
+                        let mut extents = extents.into_iter();
+                        extents.try_for_each(|extent| list.push(extent, &mut trees.segments))
+                    });
                 }
                 open.digests.extend(copied.digests);
-                Ok(())
             }
             Err(Failure::Damage(message)) => {
                 open.damage.get_or_insert(message);
-                Ok(())
             }
-            Err(Failure::Stop(error)) => Err(error),
+            Err(Failure::Stop(error)) => return Err(error),
         }
+        self.large = Some(open);
+        Ok(())
     }
 
     fn end_large(&mut self, damage: Option<String>) -> Result<(), OpsError> {
         let Some(open) = self.large.take() else { return Ok(()) };
-        let OpenLarge { entry, file, display, list, digests, damage: found } = open;
+        let OpenLarge { large, lists, digests, damage: found } = open;
+        let LargeFile { entry, file, display, sides } = large;
         self.pipeline.monitor.advance(Progress { files: 1, bytes: 0 });
-        let content = list.finish(&mut self.trees)?;
         let proven = match found.or(damage) {
             Some(message) => Err(Failure::Damage(message)),
-            None => prove(self.pipeline, file.digest, &digests),
+            None => prove(self.pipeline, file.digest, &digests, sides),
         };
-        match proven {
-            Ok(digest) => {
-                let node = Node::File(FileContent { size: file.size, content, digest });
-                self.add(Entry { node, ..entry })
-            }
+        let digests = match proven {
+            Ok(digests) => digests,
             Err(Failure::Damage(message)) => {
-                self.pipeline.damaged(display, message);
-                Ok(())
+                self.pipeline.damaged(display, message, sides);
+                return Ok(());
             }
-            Err(Failure::Stop(error)) => Err(error),
+            Err(Failure::Stop(error)) => return Err(error),
+        };
+        for (number, (list, digest)) in sides.iter().zip(lists.into_iter().zip(digests)) {
+            let (entry, size) = (entry.clone(), file.size);
+            self.with(number, |trees| {
+                let content = list.finish(&mut trees.segments)?;
+                let node = Node::File(FileContent { size, content, digest });
+                trees.add(Entry { node, ..entry })
+            });
         }
+        Ok(())
     }
 
-    /// The copy's root, when the walk went through; everything stored.
-    pub fn finish(mut self) -> Result<Option<DirectoryRoot>, OpsError> {
-        self.trees.flush()?;
-        Ok(self.root)
+    /// Each copy's root, when the walk went through; everything stored.
+    pub fn finish(mut self) -> Vec<Option<DirectoryRoot>> {
+        let finished = (0..self.trees.len()).map(|number| {
+            self.with(number, |trees| {
+                trees.segments.flush()?;
+                Ok(trees.root.take())
+            })
+        });
+        finished.map(Option::flatten).collect()
     }
 }

@@ -1,9 +1,10 @@
-//! The bytes of files: read from the source and proven there, stored in the target under its names.
+//! The bytes of files: read from the source once and proven there, stored in each target under its names.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
+use super::sides::{Segments, Sides};
 use super::walk::Pipeline;
 use crate::codec::digest::{DIGEST_REGION, NamingKeys, RegionHasher};
 use crate::id::BlobId;
@@ -11,12 +12,11 @@ use crate::monitor::Progress;
 use crate::ops::OpsError;
 use crate::repository::error::RepositoryError;
 use crate::repository::verify::is_damage;
-use crate::repository::writer::SegmentWriter;
 use crate::tree::entry::{Content, Extent, FileContent};
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Why a file could not be copied.
+/// Why a file could not be copied, into whatever target.
 #[derive(Debug)]
 pub enum Failure {
     /// It cannot be read from the source: the file is named.
@@ -32,11 +32,6 @@ impl Failure {
             true => Failure::Damage(error.to_string()),
             false => Failure::Stop(error.into()),
         }
-    }
-
-    /// What the target said: never damage of the source, whatever kind it is.
-    pub fn of_target(error: RepositoryError) -> Self {
-        Failure::Stop(error.into())
     }
 }
 
@@ -60,27 +55,39 @@ impl Piece {
     }
 }
 
+/// Digests of a piece under the keys of the source, and of each target that it is for, in the order of their numbers.
+#[derive(Debug, Clone)]
+pub struct Digests {
+    source: [u8; 32],
+    targets: Vec<[u8; 32]>,
+}
+
 /// What a piece became.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Copied {
-    /// Those that begin in it, under their new names.
-    pub extents: Vec<Extent>,
-    /// Digests of the piece under the keys of the source and of the target.
-    pub digests: Option<[[u8; 32]; 2]>,
+    /// For each target that it is for: the extents that begin in it, under their new names. Of one that has failed, they
+    /// mean nothing.
+    pub extents: Vec<Vec<Extent>>,
+    /// `None`: the file has no digest.
+    pub digests: Option<Digests>,
 }
 
 /// The digests of a piece while its bytes go by.
 struct Digester<'n> {
-    naming: [&'n NamingKeys; 2],
-    zero_regions: &'n [OnceLock<[u8; 32]>; 2],
-    hashers: [RegionHasher; 2],
+    naming: Vec<(&'n NamingKeys, &'n OnceLock<[u8; 32]>)>,
+    hashers: Vec<RegionHasher>,
 }
 
 impl<'n> Digester<'n> {
-    fn new(pipeline: &'n Pipeline<'_>) -> Self {
-        let naming = [pipeline.data.repository().naming(), pipeline.writer.repository().naming()];
-        let hashers = naming.map(NamingKeys::region_hasher);
-        Digester { naming, zero_regions: &pipeline.zero_regions, hashers }
+    fn new(pipeline: &'n Pipeline<'_>, sides: Sides) -> Self {
+        let source = (pipeline.data.repository().naming(), &pipeline.zero_region);
+        let of_side = |number: usize| {
+            let side = &pipeline.sides[number];
+            (side.writer.repository().naming(), &side.zero_region)
+        };
+        let naming: Vec<_> = [source].into_iter().chain(sides.iter().map(of_side)).collect();
+        let hashers = naming.iter().map(|(naming, _)| naming.region_hasher()).collect();
+        Digester { naming, hashers }
     }
 
     fn update(&mut self, bytes: &[u8]) {
@@ -96,34 +103,39 @@ impl<'n> Digester<'n> {
     }
 
     /// The digests of a whole region of zeros, which are computed once.
-    fn of_zero_region(&self) -> [[u8; 32]; 2] {
-        let digest = |side: usize| {
-            let naming = self.naming[side];
+    fn of_zero_region(&self) -> Digests {
+        let digest = |(naming, known): &(&NamingKeys, &OnceLock<[u8; 32]>)| {
             let compute = || naming.region_digest(&vec![0; DIGEST_REGION as usize]);
-            *self.zero_regions[side].get_or_init(compute)
+            *known.get_or_init(compute)
         };
-        [digest(0), digest(1)]
+        Digests {
+            source: digest(&self.naming[0]),
+            targets: self.naming[1..].iter().map(digest).collect(),
+        }
     }
 
-    fn finish(self) -> [[u8; 32]; 2] {
-        self.hashers.map(RegionHasher::finish)
+    fn finish(self) -> Digests {
+        let mut hashers = self.hashers.into_iter().map(RegionHasher::finish);
+        let source = hashers.next().expect("the source is the first of them");
+        Digests { source, targets: hashers.collect() }
     }
 }
 
-/// Copies a piece of a file.
-pub fn copy_piece(
-    pipeline: &Pipeline<'_>,
-    segments: &mut SegmentWriter<'_>,
+/// Copies a piece of a file into these targets.
+pub fn copy_piece<'a>(
+    pipeline: &'a Pipeline<'a>,
+    segments: &mut Segments<'a>,
     piece: &Piece,
+    sides: Sides,
 ) -> Result<Copied, Failure> {
     let range = &piece.range;
-    let mut copied = Copied::default();
-    let mut digester = piece.has_digest.then(|| Digester::new(pipeline));
+    let mut copied = Copied { extents: sides.iter().map(|_| Vec::new()).collect(), digests: None };
+    let mut digester = piece.has_digest.then(|| Digester::new(pipeline, sides));
     if let ([(_, Extent::Hole { .. })], Some(digests)) = (&piece.extents[..], &digester)
         && range.end - range.start == DIGEST_REGION
     {
         let length = DIGEST_REGION;
-        copied.extents.push(Extent::Hole { length });
+        copied.extents.iter_mut().for_each(|extents| extents.push(Extent::Hole { length }));
         copied.digests = Some(digests.of_zero_region());
         pipeline.monitor.advance(Progress { files: 0, bytes: length });
         return Ok(copied);
@@ -134,7 +146,7 @@ pub fn copy_piece(
         match extent {
             Extent::Hole { .. } => {
                 let length = span.end - span.start;
-                copied.extents.push(Extent::Hole { length });
+                copied.extents.iter_mut().for_each(|extents| extents.push(Extent::Hole { length }));
                 if let Some(digester) = &mut digester {
                     digester.zeros(length);
                 }
@@ -153,11 +165,16 @@ pub fn copy_piece(
                         .update(&bytes[(span.start - start) as usize..(span.end - start) as usize]);
                 }
                 if *start >= range.start {
-                    let (blob, _) = segments.put(&bytes).map_err(Failure::of_target)?;
-                    copied.extents.push(Extent::Data { blob, length: *length });
+                    for (number, extents) in sides.iter().zip(&mut copied.extents) {
+                        let stored = segments.put(number, &pipeline.sides[number], &bytes);
+                        extents.extend(stored.map(|blob| Extent::Data { blob, length: *length }));
+                    }
                 }
-                let counters = pipeline.counters;
-                counters.bytes_read.fetch_add(span.end - span.start, Ordering::Relaxed);
+                let read = span.end - span.start;
+                pipeline.bytes_read.fetch_add(read, Ordering::Relaxed);
+                for number in sides.iter() {
+                    pipeline.sides[number].bytes_read.fetch_add(read, Ordering::Relaxed);
+                }
             }
         }
         pipeline.monitor.advance(Progress { files: 0, bytes: span.end - span.start });
@@ -169,36 +186,45 @@ pub fn copy_piece(
     Ok(copied)
 }
 
-/// The digest for the target, when that of the source is what these pieces have. `None`: the file has none.
+/// The digest for each of these targets, when that of the source is what these pieces have. `None`: the file has none.
 pub fn prove(
     pipeline: &Pipeline<'_>,
     wanted: Option<[u8; 32]>,
-    digests: &[[[u8; 32]; 2]],
-) -> Result<Option<[u8; 32]>, Failure> {
-    let Some(wanted) = wanted else { return Ok(None) };
-    let of = |side: usize| digests.iter().map(|both| both[side]).collect::<Vec<_>>();
-    if pipeline.data.repository().naming().file_digest(&of(0)) != wanted {
+    pieces: &[Digests],
+    sides: Sides,
+) -> Result<Vec<Option<[u8; 32]>>, Failure> {
+    let Some(wanted) = wanted else { return Ok(sides.iter().map(|_| None).collect()) };
+    let of_source: Vec<_> = pieces.iter().map(|digests| digests.source).collect();
+    if pipeline.data.repository().naming().file_digest(&of_source) != wanted {
         return Err(Failure::Damage(
             "its bytes are not those that were saved: they have another digest".into(),
         ));
     }
-    Ok(Some(pipeline.writer.repository().naming().file_digest(&of(1))))
+    let of_target = |(at, number): (usize, usize)| {
+        let pieces: Vec<_> = pieces.iter().map(|digests| digests.targets[at]).collect();
+        Some(pipeline.sides[number].writer.repository().naming().file_digest(&pieces))
+    };
+    Ok(sides.iter().enumerate().map(of_target).collect())
 }
 
-/// Bytes that stand in the entry: they were proven with it.
+/// Bytes that stand in the entry, for each of these targets: they were proven with it.
 pub fn copy_inline(
     pipeline: &Pipeline<'_>,
     file: &FileContent,
     bytes: &[u8],
-) -> Result<FileContent, Failure> {
-    let digests = match file.digest {
+    sides: Sides,
+) -> Result<Vec<FileContent>, Failure> {
+    let pieces = match file.digest {
         None => Vec::new(),
         Some(_) => {
-            let mut digester = Digester::new(pipeline);
+            let mut digester = Digester::new(pipeline, sides);
             digester.update(bytes);
             vec![digester.finish()]
         }
     };
-    let digest = prove(pipeline, file.digest, &digests)?;
-    Ok(FileContent { size: file.size, content: Content::Inline(bytes.into()), digest })
+    let of_digest = |digest| {
+        let content = Content::Inline(bytes.into());
+        FileContent { size: file.size, content, digest }
+    };
+    Ok(prove(pipeline, file.digest, &pieces, sides)?.into_iter().map(of_digest).collect())
 }

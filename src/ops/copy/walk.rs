@@ -1,24 +1,21 @@
-//! The walk through a snapshot, beside the reference, and the workers that it feeds.
+//! The walk through a snapshot, beside each target's reference, and the workers that it feeds.
 
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use parking_lot::{Condvar, Mutex};
-
-use super::Counters;
-use super::assemble::{Assembler, Done, Ordered};
+use super::assemble::{Assembler, Done, LargeFile, Ordered};
 use super::content::{Failure, Piece, copy_inline, copy_piece, prove};
 use super::reference::{Pair, PairWalk, Reference};
+use super::sides::{Segments, Side, Sides};
 use crate::codec::digest::DIGEST_REGION;
-use crate::format::header::ObjectKind;
 use crate::id::BlobId;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
+use crate::ops::crew::{Idle, Permits};
 use crate::repository::error::RepositoryError;
 use crate::repository::reader::BlobReader;
 use crate::repository::verify::is_damage;
-use crate::repository::writer::{SegmentWriter, Writer};
 use crate::tree::entry::{Content, Entry, Extent, FileContent, Node};
 use crate::tree::path::Printable;
 use crate::view::{DirectoryRoot, Entries, Extents};
@@ -34,16 +31,17 @@ const QUEUE: usize = 64;
 pub struct Pipeline<'a> {
     /// What the snapshot is called where a file of it is named.
     pub snapshot: String,
-    pub writer: &'a Writer<'a>,
+    /// The targets.
+    pub sides: Vec<Side<'a>>,
     /// Reads the source's chunks.
     pub data: &'a BlobReader<'a>,
     /// Reads the source's directories and chunk lists.
     pub trees: &'a BlobReader<'a>,
-    /// Reads the reference's copy.
-    pub copies: &'a BlobReader<'a>,
-    /// Digests of a region of zeros under the keys of the source and of the target.
-    pub zero_regions: [OnceLock<[u8; 32]>; 2],
-    pub counters: &'a Counters,
+    /// The digest of a region of zeros under the source's keys.
+    pub zero_region: OnceLock<[u8; 32]>,
+    /// Files and bytes that were read, for however many targets.
+    pub files_read: &'a AtomicU64,
+    pub bytes_read: &'a AtomicU64,
     pub monitor: &'a dyn Monitor,
 }
 
@@ -53,6 +51,8 @@ struct Unread {
     path: Vec<u8>,
     /// Its extents, or why they cannot be read.
     piece: Result<Piece, String>,
+    /// The targets that lack it.
+    sides: Sides,
 }
 
 /// A step of a batch.
@@ -72,65 +72,11 @@ impl Work {
     }
 }
 
-/// How many pieces of work may be with the workers at a time.
-struct Permits {
-    free: Mutex<usize>,
-    returned: Condvar,
-}
-
-impl Permits {
-    fn take(&self) -> Permit<'_> {
-        let mut free = self.free.lock();
-        while *free == 0 {
-            self.returned.wait(&mut free);
-        }
-        *free -= 1;
-        Permit { permits: self }
-    }
-}
-
-/// One piece of work with the workers; over when it is dropped, however the work ended.
-struct Permit<'p> {
-    permits: &'p Permits,
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        *self.permits.free.lock() += 1;
-        self.permits.returned.notify_one();
-    }
-}
-
-/// Workers that are not at work just now: the open segment of each.
-struct Workers<'w> {
-    writer: &'w Writer<'w>,
-    idle: Mutex<Vec<SegmentWriter<'w>>>,
-}
-
-impl<'w> Workers<'w> {
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&mut SegmentWriter<'w>) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let idle = self.idle.lock().pop();
-        let mut segments = match idle {
-            Some(segments) => segments,
-            None => self.writer.segments(ObjectKind::DataPack).map_err(Failure::of_target)?,
-        };
-        let result = work(&mut segments);
-        self.idle.lock().push(segments);
-        result
-    }
-
-    fn flush(&self) -> Result<(), RepositoryError> {
-        std::mem::take(&mut *self.idle.lock()).into_iter().try_for_each(|mut one| one.flush())
-    }
-}
-
 /// A directory that is being gone through.
 struct Frame<'r> {
     entries: Entries<'r, 'r>,
-    reference: Option<PairWalk<'r, 'r>>,
+    /// The targets that lack it, each with its reference.
+    sides: Vec<(usize, Option<PairWalk<'r, 'r>>)>,
     path_length: usize,
 }
 
@@ -138,7 +84,7 @@ struct Frame<'r> {
 struct Feeder<'s, 'scope, 'a> {
     pipeline: &'a Pipeline<'a>,
     scope: &'s rayon::Scope<'scope>,
-    workers: &'scope Workers<'a>,
+    workers: &'scope Idle<Segments<'a>>,
     permits: &'scope Permits,
     queue: SyncSender<Ordered>,
     batch: Vec<Work>,
@@ -148,17 +94,15 @@ struct Feeder<'s, 'scope, 'a> {
 }
 
 impl<'a> Pipeline<'a> {
-    /// Goes through the directory `root` of the source to its end. Everything that was read is in the writer afterwards,
-    /// also after an interruption.
+    /// Goes through the directory `root` of the source to its end. Everything that was read is in the writers afterwards,
+    /// also after an interruption. What one target failed at is kept with it, and the others go on.
     pub fn run(
         &'a self,
         root: DirectoryRoot,
-        reference: Option<Pair>,
         assembler: &mut Assembler<'_, '_>,
     ) -> Result<(), OpsError> {
-        let workers = Workers { writer: self.writer, idle: Mutex::default() };
-        let free = Mutex::new(rayon::current_num_threads() * 2 + 2);
-        let permits = Permits { free, returned: Condvar::new() };
+        let workers = Idle::new();
+        let permits = Permits::for_all_threads();
         let (sender, receiver) = sync_channel(QUEUE);
         let (walked, assembled) = std::thread::scope(|threads| {
             let assembling = threads.spawn(move || {
@@ -177,23 +121,29 @@ impl<'a> Pipeline<'a> {
                     has_work: false,
                     path: Vec::new(),
                 };
-                feeder.walk(root, reference)
+                feeder.walk(root)
             });
             (walked, assembling.join())
         });
-        let flushed = workers.flush();
+        workers.dismiss().into_iter().for_each(|segments| segments.flush(&self.sides));
         let assembled = assembled.unwrap_or_else(|_| {
             Err(OpsError::Invalid("the thread that builds directories failed".into()))
         });
         // The assembler's error is the reason, the walk's then only that nobody listened any more.
-        assembled.and(walked)?;
-        Ok(flushed?)
+        assembled.and(walked)
     }
 
-    /// Something of the snapshot cannot be read: it will not be copied.
-    pub fn damaged(&self, item: String, message: String) {
-        self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+    /// Something of the snapshot cannot be read: it will not be copied into these targets.
+    pub fn damaged(&self, item: String, message: String, sides: Sides) {
+        sides.iter().for_each(|number| self.sides[number].count_damage());
         self.monitor.problem(Problem { item, during: "copy", message });
+    }
+
+    fn count_file(&self, sides: Sides) {
+        self.files_read.fetch_add(1, Ordering::Relaxed);
+        for number in sides.iter() {
+            self.sides[number].files_read.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn display(&self, path: &[u8]) -> String {
@@ -203,109 +153,148 @@ impl<'a> Pipeline<'a> {
 }
 
 impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
-    fn enter(&self, root: DirectoryRoot, reference: Option<Pair>, path_length: usize) -> Frame<'a> {
-        let Pipeline { trees, copies, .. } = self.pipeline;
-        Frame {
-            entries: Entries::new(trees, root),
-            reference: reference.map(|pair| PairWalk::new(trees, copies, pair)),
-            path_length,
-        }
+    fn enter(
+        &self,
+        root: DirectoryRoot,
+        sides: impl IntoIterator<Item = (usize, Option<Pair>)>,
+        path_length: usize,
+    ) -> Frame<'a> {
+        let Pipeline { trees, sides: all, .. } = self.pipeline;
+        let walk = |(number, pair): (usize, Option<Pair>)| {
+            let copies = all[number].copies;
+            (number, pair.map(|pair| PairWalk::new(trees, copies, pair)))
+        };
+        let sides = sides.into_iter().map(walk).collect();
+        Frame { entries: Entries::new(trees, root), sides, path_length }
     }
 
-    fn walk(&mut self, root: DirectoryRoot, reference: Option<Pair>) -> Result<(), OpsError> {
-        self.push(Work::Done(Done::Enter(None)))?;
-        let mut frames = vec![self.enter(root, reference, 0)];
+    fn walk(&mut self, root: DirectoryRoot) -> Result<(), OpsError> {
+        let all = self.pipeline.sides.iter().map(|side| side.reference).enumerate();
+        let mut frames = vec![self.enter(root, all, 0)];
+        for number in 0..self.pipeline.sides.len() {
+            self.push(Work::Done(Done::Enter(number, None)))?;
+        }
         while let Some(frame) = frames.last_mut() {
             if self.pipeline.monitor.interrupted() {
                 self.send_batch()?;
                 return Err(OpsError::Interrupted);
             }
+            if self.pipeline.sides.iter().all(Side::is_failed) {
+                return Ok(());
+            }
             match frame.entries.next() {
                 Some(Ok(entry)) => {
-                    let reference =
-                        frame.reference.as_mut().and_then(|pair| pair.find(&entry.name));
-                    if let Some((root, pair)) = self.entry(entry, reference)? {
+                    let references = frame.sides.iter_mut().map(|(number, pair)| {
+                        (*number, pair.as_mut().and_then(|pair| pair.find(&entry.name)))
+                    });
+                    let references = references.collect();
+                    if let Some((root, pairs)) = self.entry(entry, references)? {
                         let above = self.path.iter().rposition(|byte| *byte == b'/');
-                        frames.push(self.enter(root, pair, above.unwrap_or(0)));
+                        frames.push(self.enter(root, pairs, above.unwrap_or(0)));
                     }
                 }
                 Some(Err(error)) if is_damage(&error) => {
                     let message = format!("a part of its entries cannot be read: {error}");
-                    self.pipeline.damaged(self.pipeline.display(&self.path), message);
+                    let sides = frame.sides.iter().map(|(number, _)| *number).collect();
+                    self.pipeline.damaged(self.pipeline.display(&self.path), message, sides);
                 }
                 Some(Err(error)) => return Err(error.into()),
                 None => {
                     self.path.truncate(frame.path_length);
-                    frames.pop();
-                    self.push(Work::Done(Done::Leave))?;
+                    for (number, _) in frames.pop().map(|frame| frame.sides).unwrap_or_default() {
+                        self.push(Work::Done(Done::Leave(number)))?;
+                    }
                 }
             }
         }
         self.send_batch()
     }
 
-    /// Decides what is to be done with one entry. Of a directory that has to be gone through, its root and its reference.
+    /// Decides what is to be done with one entry, by what each target's reference has in its place. Of a directory that has
+    /// to be gone through, its root, and the targets that lack it with their references.
     fn entry(
         &mut self,
-        mut entry: Entry,
-        reference: Option<Reference>,
-    ) -> Result<Option<(DirectoryRoot, Option<Pair>)>, OpsError> {
-        if let Some(copy) = reference.as_ref().and_then(|reference| reference.copy_of(&entry)) {
+        entry: Entry,
+        references: Vec<(usize, Option<Reference>)>,
+    ) -> Result<Option<(DirectoryRoot, Vec<(usize, Option<Pair>)>)>, OpsError> {
+        let mut lacking = Vec::new();
+        for (number, reference) in references {
+            match reference.as_ref().and_then(|reference| reference.copy_of(&entry)) {
+                Some(copy) => {
+                    let entry = Entry { node: copy.clone(), ..entry.clone() };
+                    self.push(Work::Done(Done::Entry(number, entry)))?;
+                }
+                None => lacking.push((number, reference)),
+            }
+        }
+        if lacking.is_empty() {
             if let Node::File(file) = &entry.node {
                 self.pipeline.monitor.advance(Progress { files: 1, bytes: file.size });
             }
-            entry.node = copy.clone();
-            self.push(Work::Done(Done::Entry(entry)))?;
             return Ok(None);
         }
         if let Some(root) = DirectoryRoot::of_entry(&entry) {
             self.path.push(b'/');
             self.path.extend_from_slice(&entry.name);
-            self.push(Work::Done(Done::Enter(Some(entry))))?;
-            return Ok(Some((root, reference.and_then(|reference| reference.pair()))));
+            let mut pairs = Vec::new();
+            for (number, reference) in lacking {
+                self.push(Work::Done(Done::Enter(number, Some(entry.clone()))))?;
+                pairs.push((number, reference.and_then(|reference| reference.pair())));
+            }
+            return Ok(Some((root, pairs)));
         }
-        let Node::File(file) = &entry.node else {
-            self.push(Work::Done(Done::Entry(entry)))?;
-            return Ok(None);
-        };
+        let sides: Sides = lacking.into_iter().map(|(number, _)| number).collect();
+        match &entry.node {
+            Node::File(file) => {
+                let file = file.clone();
+                self.file(entry, file, sides)?;
+            }
+            _ => self.push_to(sides, |_| entry.clone())?,
+        }
+        Ok(None)
+    }
+
+    /// The same entry, or what it is there, for each of these targets.
+    fn push_to(&mut self, sides: Sides, entry: impl Fn(usize) -> Entry) -> Result<(), OpsError> {
+        for (at, number) in sides.iter().enumerate() {
+            self.push(Work::Done(Done::Entry(number, entry(at))))?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, entry: Entry, file: FileContent, sides: Sides) -> Result<(), OpsError> {
         let mut path = self.path.clone();
         path.push(b'/');
         path.extend_from_slice(&entry.name);
-        match &file.content {
-            Content::Inline(bytes) => {
-                let done = match copy_inline(self.pipeline, file, bytes) {
-                    Ok(file) => Done::Entry(Entry { node: Node::File(file), ..entry }),
-                    Err(Failure::Damage(message)) => {
-                        self.pipeline.damaged(self.pipeline.display(&path), message);
-                        Done::Damaged
-                    }
-                    Err(Failure::Stop(error)) => return Err(error),
-                };
-                self.pipeline.monitor.advance(Progress { files: 1, bytes: 0 });
-                self.push(Work::Done(done))?;
+        if let Content::Inline(bytes) = &file.content {
+            match copy_inline(self.pipeline, &file, bytes, sides) {
+                Ok(files) => {
+                    let node = |at: usize| Node::File(files[at].clone());
+                    self.push_to(sides, |at| Entry { node: node(at), ..entry.clone() })?;
+                }
+                Err(Failure::Damage(message)) => {
+                    self.pipeline.damaged(self.pipeline.display(&path), message, sides);
+                }
+                Err(Failure::Stop(error)) => return Err(error),
             }
-            _ if file.size > DIGEST_REGION => {
-                let file = file.clone();
-                self.large(entry, file, &path)?;
-            }
-            _ => {
-                self.batch_bytes += file.size;
-                self.has_work = true;
-                let piece = match self.pieces(file).next_piece() {
-                    Some(Err(error)) if is_damage(&error) => Err(error.to_string()),
-                    Some(Err(error)) => return Err(error.into()),
-                    Some(Ok(piece)) => Ok(piece),
-                    // A file of no bytes.
-                    None => Ok(Piece {
-                        range: 0..0,
-                        extents: Vec::new(),
-                        has_digest: file.digest.is_some(),
-                    }),
-                };
-                self.push(Work::Copy(Unread { entry, path, piece }))?;
-            }
+            self.pipeline.monitor.advance(Progress { files: 1, bytes: 0 });
+            return Ok(());
         }
-        Ok(None)
+        if file.size > DIGEST_REGION {
+            return self.large(entry, file, &path, sides);
+        }
+        self.batch_bytes += file.size;
+        self.has_work = true;
+        let piece = match self.pieces(&file).next_piece() {
+            Some(Err(error)) if is_damage(&error) => Err(error.to_string()),
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(piece)) => Ok(piece),
+            // A file of no bytes.
+            None => {
+                Ok(Piece { range: 0..0, extents: Vec::new(), has_digest: file.digest.is_some() })
+            }
+        };
+        self.push(Work::Copy(Unread { entry, path, piece, sides }))
     }
 
     fn pieces(&self, file: &FileContent) -> Pieces<'a> {
@@ -349,8 +338,12 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         let (workers, pipeline) = (self.workers, self.pipeline);
         pipeline.data.expect(batch.iter().flat_map(Work::blobs));
         self.scope.spawn(move |_| {
-            let done = workers.with(|segments| {
-                batch.into_iter().map(|work| finish(pipeline, segments, work)).collect()
+            let hire = || Ok(Segments::new(&pipeline.sides));
+            let done = workers.with(hire, |segments| {
+                let mut done = Vec::with_capacity(batch.len());
+                let mut work = batch.into_iter();
+                work.try_for_each(|work| finish(pipeline, segments, work, &mut done))?;
+                Ok(done)
             });
             let done = done.map_err(|failure| match failure {
                 Failure::Stop(error) => error,
@@ -364,12 +357,18 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
     }
 
     /// A large file goes piece by piece.
-    fn large(&mut self, entry: Entry, file: FileContent, path: &[u8]) -> Result<(), OpsError> {
+    fn large(
+        &mut self,
+        entry: Entry,
+        file: FileContent,
+        path: &[u8],
+        sides: Sides,
+    ) -> Result<(), OpsError> {
         self.send_batch()?;
         let display = self.pipeline.display(path);
         self.pipeline.monitor.current(&display);
         let mut pieces = self.pieces(&file);
-        self.send(Ordered::Large(Box::new((entry, file, display))))?;
+        self.send(Ordered::Large(Box::new(LargeFile { entry, file, display, sides })))?;
         let mut damage = None;
         while let Some(piece) = pieces.next_piece() {
             let piece = match piece {
@@ -385,7 +384,9 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
             let (workers, pipeline) = (self.workers, self.pipeline);
             pipeline.data.expect(piece.blobs());
             self.scope.spawn(move |_| {
-                let copied = workers.with(|segments| copy_piece(pipeline, segments, &piece));
+                let hire = || Ok(Segments::new(&pipeline.sides));
+                let copied =
+                    workers.with(hire, |segments| copy_piece(pipeline, segments, &piece, sides));
                 drop(permit);
                 let _ = sender.send(copied);
             });
@@ -394,36 +395,47 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
                 return Err(OpsError::Interrupted);
             }
         }
-        self.pipeline.counters.files_read.fetch_add(1, Ordering::Relaxed);
+        self.pipeline.count_file(sides);
         self.send(Ordered::EndLarge(damage))
     }
 }
 
 /// What a worker does with one step.
-fn finish(
-    pipeline: &Pipeline<'_>,
-    segments: &mut SegmentWriter<'_>,
+fn finish<'a>(
+    pipeline: &'a Pipeline<'a>,
+    segments: &mut Segments<'a>,
     work: Work,
-) -> Result<Done, Failure> {
+    done: &mut Vec<Done>,
+) -> Result<(), Failure> {
     let unread = match work {
-        Work::Done(done) => return Ok(done),
+        Work::Done(step) => {
+            done.push(step);
+            return Ok(());
+        }
         Work::Copy(unread) => unread,
     };
-    let Unread { entry, path, piece } = unread;
-    let Node::File(file) = &entry.node else { return Ok(Done::Entry(entry)) };
+    let Unread { entry, path, piece, sides } = unread;
+    let Node::File(file) = &entry.node else { return Ok(()) };
     let copied = piece.map_err(Failure::Damage).and_then(|piece| {
-        let copied = copy_piece(pipeline, segments, &piece)?;
+        let copied = copy_piece(pipeline, segments, &piece, sides)?;
         let digests = Vec::from_iter(copied.digests);
-        let digest = prove(pipeline, file.digest, &digests)?;
-        Ok(FileContent { size: file.size, content: Content::Extents(copied.extents), digest })
+        let digests = prove(pipeline, file.digest, &digests, sides)?;
+        Ok(copied.extents.into_iter().zip(digests))
     });
-    pipeline.counters.files_read.fetch_add(1, Ordering::Relaxed);
+    pipeline.count_file(sides);
     pipeline.monitor.advance(Progress { files: 1, bytes: 0 });
     match copied {
-        Ok(file) => Ok(Done::Entry(Entry { node: Node::File(file), ..entry })),
+        Ok(copied) => {
+            for (number, (extents, digest)) in sides.iter().zip(copied) {
+                let content = Content::Extents(extents);
+                let node = Node::File(FileContent { size: file.size, content, digest });
+                done.push(Done::Entry(number, Entry { node, ..entry.clone() }));
+            }
+            Ok(())
+        }
         Err(Failure::Damage(message)) => {
-            pipeline.damaged(pipeline.display(&path), message);
-            Ok(Done::Damaged)
+            pipeline.damaged(pipeline.display(&path), message, sides);
+            Ok(())
         }
         Err(stop) => Err(stop),
     }

@@ -62,6 +62,7 @@ pub fn dump(
     let (session, look) = repository.register_reader_and_look(monitor);
     let result = run(repository, look, &snapshot.1, path, output, monitor);
     repository.note_mended(monitor);
+    repository.note_passed_over(monitor);
     repository.end_reader(session, monitor);
     result
 }

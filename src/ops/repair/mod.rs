@@ -26,7 +26,7 @@ pub use config::{ConfigRepair, repair_config};
 
 pub use generations::{GenerationsRepair, repair_generations};
 pub use index::{IndexRepair, repair_index};
-pub use packs::{PacksRepair, SalvagedPack, repair_packs};
+pub use packs::{PacksRepair, SalvagedPack, repair_packs, repair_packs_from};
 pub use snapshots::{MadeSnapshot, SnapshotsRepair, repair_snapshots};
 
 use crate::ops::OpsError;

@@ -3,6 +3,9 @@
 //! The damaged pack stays where it is and is recorded as damaged: writers count it as missing from then on, readers try
 //! it last, and a collector drops it when it stands for nothing any more. It is recorded after what was
 //! good in it stands elsewhere.
+//!
+//! With mirrors, what is damaged here is read from them, and a pack that is gone is put back byte for byte: nothing stands
+//! in its place, and its name means these bytes and no others.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,6 +15,7 @@ use parking_lot::Mutex;
 use super::{RepairOptions, Trouble};
 use crate::format::header::ObjectKind;
 use crate::format::index::PackRecord;
+use crate::format::session::Purpose;
 use crate::id::{BlobId, PackId};
 use crate::monitor::{Monitor, Phase, Progress, SilentMonitor};
 use crate::ops::OpsError;
@@ -53,6 +57,8 @@ pub struct PacksRepair {
     pub bytes_read: u64,
     /// Damaged packs of which something was stored again, or that were not recorded as damaged before.
     pub salvaged: Vec<SalvagedPack>,
+    /// Packs that the index lists, that were gone, and that a mirror gave back, or would in a dry run.
+    pub put_back: Vec<PackId>,
     /// Packs that are damaged, and of which nothing can be told; packs that a newer version may be able to read.
     pub left: Vec<Trouble>,
     /// Bytes of new packs and index objects.
@@ -76,8 +82,23 @@ pub fn repair_packs(
     options: &RepairOptions,
     monitor: &dyn Monitor,
 ) -> Result<PacksRepair, OpsError> {
+    repair_packs_from(repository, None, options, monitor)
+}
+
+/// The same with mirrors: `mirrored` is the same repository, read from several stores
+/// ([`Repository::beside_mirrors`]).
+pub fn repair_packs_from(
+    repository: &Repository,
+    mirrored: Option<&Repository>,
+    options: &RepairOptions,
+    monitor: &dyn Monitor,
+) -> Result<PacksRepair, OpsError> {
     monitor.phase(Phase::Repair);
     let mut repair = PacksRepair::default();
+    if let Some(mirrored) = mirrored {
+        mirrored.refresh_index(monitor)?;
+        repair.put_back = put_back(repository, mirrored, options, monitor)?;
+    }
     let session = repository.register_reader(monitor);
     let found = find(repository, options, monitor, &mut repair);
     repository.end_reader(session, monitor);
@@ -87,13 +108,13 @@ pub fn repair_packs(
     }
     // First without storing anything: whether there is anything to do.
     let writer = Writer::begin(repository, true, &SilentMonitor)?;
-    let copied = copy(writer, options, &mut damaged, monitor)?;
+    let copied = copy(writer, mirrored, options, &mut damaged, monitor)?;
     repair.salvaged = salvaged(&damaged, &copied.blobs);
     if options.dry_run || repair.salvaged.is_empty() {
         return Ok(repair);
     }
     if copied.blobs.values().any(|blobs| *blobs > 0) {
-        let copied = copy_for_good(repository, options, &mut damaged, monitor)?;
+        let copied = copy_for_good(repository, mirrored, options, &mut damaged, monitor)?;
         repair.bytes_written = copied.bytes_written;
         repair.salvaged = salvaged(&damaged, &copied.blobs);
     }
@@ -101,6 +122,43 @@ pub fn repair_packs(
         repository.record_damage(pack.id, &pack.what, &pack.lost)?;
     }
     Ok(repair)
+}
+
+/// Puts back the packs that the index lists, that are gone, and that another store has whole.
+fn put_back(
+    repository: &Repository,
+    mirrored: &Repository,
+    options: &RepairOptions,
+    monitor: &dyn Monitor,
+) -> Result<Vec<PackId>, OpsError> {
+    repository.refresh_index(monitor)?;
+    let present: HashSet<PackId> =
+        repository.inventory()?.packs.into_iter().map(|(id, _)| id).collect();
+    let mut gone = repository.missing_packs()?;
+    gone.retain(|id| !present.contains(id));
+    if gone.is_empty() {
+        return Ok(gone);
+    }
+    let session = match options.dry_run {
+        true => None,
+        false => Some(repository.register(Purpose::Write)?),
+    };
+    let mut back = Vec::new();
+    let result = gone.into_iter().try_for_each(|id| -> Result<(), OpsError> {
+        if monitor.interrupted() {
+            return Err(OpsError::Interrupted);
+        }
+        monitor.current(&names::pack(id));
+        let Some(object) = mirrored.whole_pack(id)? else { return Ok(()) };
+        if options.dry_run || repository.put_back_pack(id, object)? {
+            back.push(id);
+        }
+        Ok(())
+    });
+    if let Some(session) = session {
+        repository.end(session)?;
+    }
+    result.map(|()| back)
 }
 
 fn salvaged(damaged: &[Damaged], copied: &HashMap<PackId, u64>) -> Vec<SalvagedPack> {
@@ -250,6 +308,7 @@ struct Copied {
 
 fn copy_for_good(
     repository: &Repository,
+    mirrored: Option<&Repository>,
     options: &RepairOptions,
     damaged: &mut [Damaged],
     monitor: &dyn Monitor,
@@ -257,7 +316,7 @@ fn copy_for_good(
     for _ in 0..ATTEMPTS {
         let writer = Writer::begin(repository, false, &SilentMonitor)?;
         let session = writer.session();
-        match copy(writer, options, damaged, monitor) {
+        match copy(writer, mirrored, options, damaged, monitor) {
             Ok(copied) if copied.stands => return Ok(copied),
             Ok(_) => {}
             Err(error) => {
@@ -275,6 +334,7 @@ fn copy_for_good(
 /// Stores every blob of these packs that can be read and stands in no pack that counts, and ends the session.
 fn copy(
     writer: Writer<'_>,
+    mirrored: Option<&Repository>,
     options: &RepairOptions,
     damaged: &mut [Damaged],
     monitor: &dyn Monitor,
@@ -285,7 +345,8 @@ fn copy(
     let mut excluded = repository.missing_packs()?;
     excluded.extend(damaged.iter().map(|pack| pack.id));
     let writer = writer.excluding(&excluded)?;
-    let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
+    let source = mirrored.unwrap_or(repository);
+    let reader = BlobReader::beside_a_writer(source, options.memory_budget);
     let mut data = writer.segments(ObjectKind::DataPack)?;
     let mut trees = writer.segments(ObjectKind::TreePack)?;
     let mut stored = HashMap::new();

@@ -91,6 +91,8 @@ pub struct RestoreSummary {
     pub files_verified: u64,
     /// The packs of a cold store that are read for it, in order: of a dry run, and of one before which they were thawed.
     pub cold_packs: Vec<PackId>,
+    /// Objects that a store had not, or damaged, and that were read from another one.
+    pub read_elsewhere: u64,
     /// How long it took.
     pub elapsed: std::time::Duration,
 }
@@ -121,8 +123,10 @@ pub fn restore(
         Ok(summary)
     });
     repository.note_mended(monitor);
+    let read_elsewhere = repository.note_passed_over(monitor);
     repository.end_reader(session, monitor);
     let mut summary = result?;
+    summary.read_elsewhere = read_elsewhere;
     summary.elapsed = repository.environment().clock.elapsed().saturating_sub(start);
     Ok(summary)
 }

@@ -224,6 +224,7 @@ impl<'w, 'a> Work<'w, 'a> {
             entries_failed: counts.entries_failed.into_inner(),
             files_verified: counts.files_verified.into_inner(),
             cold_packs,
+            read_elsewhere: 0,
             elapsed: std::time::Duration::ZERO,
         })
     }

@@ -330,7 +330,7 @@ impl Repository {
         let asked = self.in_parts(&unshown, |part| -> Result<Vec<PackId>> {
             let mut missing = Vec::new();
             for (id, length) in part {
-                if self.store.size(&layout::pack(*id))? != Some(*length) {
+                if !self.store.has(&layout::pack(*id), *length)? {
                     missing.push(*id);
                 }
             }
@@ -405,9 +405,9 @@ impl Repository {
         Ok(self.adopt(objects, false)?.0)
     }
 
-    /// Takes in every pack of the store that no index object lists.
+    /// Takes in every pack of the store that no index object lists; of several stores, of the first.
     pub fn adopt_all_packs(&self) -> Result<u64> {
-        Ok(self.adopt(self.store.list(layout::PACKS)?, false)?.0)
+        Ok(self.adopt(self.store.leading().list(layout::PACKS)?, false)?.0)
     }
 
     /// The same for a collector. Returns what could not be taken in.

@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::failure::Outcome;
 use crate::output::count;
 use crate::output::printable;
+use crate::second::MirrorsArgs;
 
 /// How thoroughly.
 #[derive(Args)]
@@ -46,6 +47,8 @@ pub struct CheckArgs {
     /// Share with other machines when each pack was last proven
     #[arg(long)]
     share_ledger: bool,
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
 }
 
 /// Finds out.
@@ -62,7 +65,7 @@ pub fn run(args: &CheckArgs, context: &Context) -> Result<Outcome, Failure> {
         share_ledger: args.share_ledger,
         memory_budget: MEMORY_BUDGET,
     };
-    let repository = context.open()?;
+    let repository = context.open_to_read(&args.mirrors)?;
     let monitor = context.monitor().with_status();
     let summary = check(&repository, &options, &monitor)?;
     monitor.finish();
@@ -71,7 +74,9 @@ pub fn run(args: &CheckArgs, context: &Context) -> Result<Outcome, Failure> {
     } else {
         tell(context, &summary, data)?;
     }
-    Ok(if summary.damage.is_empty() { Outcome::Done } else { Outcome::Damaged })
+    // A store that was named and cannot be read was not found to be whole.
+    let is_whole = summary.damage.is_empty() && summary.silent_stores.is_empty();
+    Ok(if is_whole { Outcome::Done } else { Outcome::Damaged })
 }
 
 fn parse_subset(text: &str) -> Result<DataSelection, Failure> {
@@ -155,6 +160,16 @@ fn tell_json(context: &Context, summary: &CheckSummary) -> Result<(), Failure> {
             "holds": sample.bad == 0,
         })),
         "files_restored": summary.drilled.iter().filter(|file| file.error.is_none()).count(),
+        "mirrors": summary.mirrors.iter().map(|mirror| json!({
+            "place": mirror.location,
+            "packs_read": mirror.packs_read,
+            "bytes_read": mirror.bytes_read,
+            "num_errors": mirror.damaged,
+        })).collect::<Vec<_>>(),
+        "silent_stores": summary.silent_stores.iter().map(|(place, why)| json!({
+            "place": place,
+            "message": why,
+        })).collect::<Vec<_>>(),
         "notes": summary.notes,
         "total_duration": summary.elapsed.as_secs_f64(),
     }))?;
@@ -188,6 +203,16 @@ fn tell(context: &Context, summary: &CheckSummary, data: DataSelection) -> Resul
     if summary.packs_read > 0 {
         let read = format_bytes(summary.bytes_read);
         output.say(&format!("read {} of {read}", count(summary.packs_read, "pack")))?;
+    }
+    for mirror in &summary.mirrors {
+        let place = printable(mirror.location.as_bytes());
+        let damaged = match mirror.damaged {
+            0 => "no damage".to_string(),
+            number => format!("{} damaged", count(number, "object")),
+        };
+        let read = format_bytes(mirror.bytes_read);
+        let packs = count(mirror.packs_read, "pack");
+        output.say(&format!("{place}: read {packs} of {read}; {damaged}"))?;
     }
     if let Some(sample) = &summary.sample {
         tell_sample(context, sample)?;

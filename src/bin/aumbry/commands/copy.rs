@@ -6,7 +6,7 @@ use aumbry::ops::copy::CopiedSnapshot;
 use aumbry::ops::copy::CopyOptions;
 use aumbry::ops::copy::CopyPlan;
 use aumbry::ops::copy::CopySummary;
-use aumbry::ops::copy::copy;
+use aumbry::ops::copy::copy_into;
 use aumbry::ops::select::choose;
 use aumbry::repository::CreateOptions;
 use aumbry::repository::Repository;
@@ -37,8 +37,8 @@ pub struct CopyArgs {
     snapshots: Vec<OsString>,
     #[command(flatten)]
     to: ToArgs,
-    /// Make the other repository if there is none, so that it cuts files as this one does: backups into both
-    /// then have chunks in common
+    /// Make the other repositories where there are none, so that they cut files as this one does: backups into
+    /// all then have chunks in common
     #[arg(long)]
     init: bool,
     /// Say what it would take, copy nothing
@@ -55,18 +55,52 @@ pub fn run(args: &CopyArgs, context: &Context) -> Result<Outcome, Failure> {
     let (chosen, all_are_read) = choose_all(args, context, &source, &monitor)?;
     let options = CreateOptions { cuts_like: Some(source.cutting()), ..CreateOptions::default() };
     let may_make = args.init && !args.dry_run;
-    let target = args.to.open(context, may_make.then_some(&options))?;
+    let opened = args.to.open(context, may_make.then_some(&options))?;
     let options = CopyOptions { dry_run: args.dry_run, memory_budget: MEMORY_BUDGET };
-    let summary = copy(&source, &target, &chosen, &options, &monitor)?;
+    let targets: Vec<&Repository> = opened.iter().flatten().collect();
+    let copied = match targets.is_empty() {
+        true => Vec::new(),
+        false => copy_into(&source, &targets, &chosen, &options, &monitor)?.targets,
+    };
     monitor.finish();
-    if context.output.is_json() {
-        context.output.json(&summary_json(args, &summary))?;
-    } else {
-        tell(args, context, &summary)?;
+    let mut copied = copied.into_iter().map(|copied| copied.map_err(Failure::from));
+    let results: Vec<Result<CopySummary, Failure>> = opened
+        .into_iter()
+        .map(|opened| opened.and_then(|_| copied.next().expect("each target has an end")))
+        .collect();
+    // Where none could be copied into, the command as a whole has failed, and the last of them says why.
+    let last = results.iter().all(Result::is_err).then(|| results.len() - 1);
+    let mut is_whole = all_are_read && monitor.problems() == 0;
+    for (number, (place, result)) in args.to.places().iter().zip(results).enumerate() {
+        match result {
+            Ok(summary) => {
+                is_whole &= summary.damaged.is_empty();
+                is_whole &= summary.plan.as_ref().is_none_or(|plan| plan.damaged == 0);
+                match context.output.is_json() {
+                    true => context.output.json(&summary_json(args, place, &summary))?,
+                    false => tell(place, context, &summary)?,
+                }
+            }
+            Err(failure) if last == Some(number) => return Err(failure),
+            Err(failure) => {
+                is_whole = false;
+                tell_failed(place, context, &failure)?;
+            }
+        }
     }
-    let is_whole = all_are_read && summary.damaged.is_empty() && monitor.problems() == 0;
-    let would_fail = summary.plan.is_some_and(|plan| plan.damaged > 0);
-    Ok(if is_whole && !would_fail { Outcome::Done } else { Outcome::Incomplete })
+    Ok(if is_whole { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// A target that was given up, while the others went on.
+fn tell_failed(place: &str, context: &Context, failure: &Failure) -> Result<(), Failure> {
+    if context.output.is_json() {
+        let message = failure.message();
+        let told = json!({"message_type": "target_error", "to": place, "message": message});
+        return Ok(context.output.json(&told)?);
+    }
+    context.output.error_line(&format!("nothing more was copied to {place}:"));
+    failure.report(&context.output);
+    Ok(())
 }
 
 /// The snapshots that are meant, and whether all that there are could be read.
@@ -92,14 +126,14 @@ fn choose_all(
     Ok((chosen, true))
 }
 
-fn summary_json(args: &CopyArgs, summary: &CopySummary) -> Value {
+fn summary_json(args: &CopyArgs, place: &str, summary: &CopySummary) -> Value {
     let pairs = |pairs: &[CopiedSnapshot]| {
         let pair = |pair: &CopiedSnapshot| json!({"snapshot_id": pair.source.to_string(), "copy_id": id_or_null(pair.copy)});
         pairs.iter().map(pair).collect::<Vec<_>>()
     };
     let mut value = json!({
         "message_type": "summary",
-        "to": args.to.place(),
+        "to": place,
         "copied": pairs(&summary.copied),
         "known": pairs(&summary.known),
         "damaged": summary.damaged.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -125,12 +159,11 @@ fn summary_json(args: &CopyArgs, summary: &CopySummary) -> Value {
     value
 }
 
-fn tell(args: &CopyArgs, context: &Context, summary: &CopySummary) -> Result<(), Failure> {
+fn tell(place: &str, context: &Context, summary: &CopySummary) -> Result<(), Failure> {
     let output = &context.output;
     let copied = count(summary.copied.len() as u64, "snapshot");
-    let place = args.to.place();
     match &summary.plan {
-        Some(plan) => tell_plan(context, &copied, &place, plan)?,
+        Some(plan) => tell_plan(context, &copied, place, plan)?,
         None => output.say(&format!(
             "copied {copied} to {place} in {}: read {}, added {}, {} stored",
             format_duration(summary.elapsed),

@@ -36,6 +36,7 @@ use crate::output::count;
 use crate::output::grouped;
 use crate::output::put_bytes;
 use crate::patterns::patterns;
+use crate::second::MirrorsArgs;
 use crate::selection::ChoiceArgs;
 use crate::selection::FilterArgs;
 use crate::selection::Named;
@@ -85,6 +86,8 @@ pub struct DiffArgs {
     at: Vec<String>,
     #[command(flatten)]
     filter: FilterArgs,
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
 }
 
 /// Compares.
@@ -110,7 +113,7 @@ pub fn run(args: &DiffArgs, context: &Context) -> Result<Outcome, Failure> {
         exclude: ExcludeFilter::new(&patterns)?,
         memory_budget: MEMORY_BUDGET / 4,
     };
-    let repository = context.open_at(&location)?;
+    let repository = context.open_to_read(&args.mirrors)?;
     let stdout_is_terminal = context.surroundings.stdout_is_terminal();
     // Lines and a bar on one terminal would be in each other's way.
     let has_lines = stdout_is_terminal && !args.summary;
@@ -144,6 +147,7 @@ pub fn run(args: &DiffArgs, context: &Context) -> Result<Outcome, Failure> {
             diff(&repository, &before.1, other, &options, &mut tell, &monitor)?
         }
     };
+    repository.note_passed_over(&monitor);
     monitor.finish();
     if context.output.is_json() {
         let after = after.as_ref();

@@ -12,6 +12,7 @@ use clap::Args;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::failure::Outcome;
+use crate::second::MirrorsArgs;
 use crate::selection::ChoiceArgs;
 use crate::selection::named_with_path;
 
@@ -23,12 +24,14 @@ pub struct DumpArgs {
     what: Vec<OsString>,
     #[command(flatten)]
     choice: ChoiceArgs,
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
 }
 
 /// Writes it.
 pub fn run(args: &DumpArgs, context: &Context) -> Result<Outcome, Failure> {
     let named = named_with_path(&args.what)?;
-    let repository = context.open()?;
+    let repository = context.open_to_read(&args.mirrors)?;
     let monitor = context.monitor();
     let chosen = args.choice.choose(context, &repository, &named, &monitor)?;
     let path = named.path.unwrap_or_else(TreePath::root);

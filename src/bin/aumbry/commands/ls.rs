@@ -26,6 +26,7 @@ use crate::output::printable;
 use crate::output::put_bytes;
 use crate::progress::ProgressMonitor;
 use crate::progress::is_stopping;
+use crate::second::MirrorsArgs;
 use crate::selection::ChoiceArgs;
 use crate::selection::named_with_path;
 
@@ -49,12 +50,14 @@ pub struct LsArgs {
     recursive: bool,
     #[command(flatten)]
     choice: ChoiceArgs,
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
 }
 
 /// Lists it.
 pub fn run(args: &LsArgs, context: &Context) -> Result<Outcome, Failure> {
     let named = named_with_path(&args.what)?;
-    let repository = context.open()?;
+    let repository = context.open_to_read(&args.mirrors)?;
     let monitor = context.monitor();
     let chosen = args.choice.choose(context, &repository, &named, &monitor)?;
     repository.refresh_index(&monitor)?;
@@ -82,6 +85,7 @@ pub fn run(args: &LsArgs, context: &Context) -> Result<Outcome, Failure> {
         }
     }
     repository.note_mended(&monitor);
+    repository.note_passed_over(&monitor);
     Ok(if monitor.problems() == 0 { Outcome::Done } else { Outcome::Damaged })
 }
 

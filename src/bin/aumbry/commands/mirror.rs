@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::failure::Outcome;
 use crate::output::count;
 use crate::output::printable;
-use crate::second::open_store;
+use crate::second::read_others;
 
 /// Where to, and how.
 #[derive(Args)]
@@ -43,7 +43,12 @@ pub struct MirrorArgs {
 /// Mirrors it.
 pub fn run(args: &MirrorArgs, context: &Context) -> Result<Outcome, Failure> {
     let repository = context.open()?;
-    let store = open_store(context, &args.to, &args.to_option, args.dry_run)?;
+    let places = std::slice::from_ref(&args.to);
+    let others = read_others(context, places, &args.to_option, "--to-option")?;
+    let store = match others.first() {
+        Some(other) => other.open_or_make(context, args.dry_run)?,
+        None => return Err(Failure::usage("say where to mirror to").hint("--to PLACE")),
+    };
     let replica = Replica::new(&repository, store)?;
     let options = MirrorOptions {
         verify: args.verify,

@@ -11,6 +11,7 @@ use aumbry::ops::repair::repair_config;
 use aumbry::ops::repair::repair_generations;
 use aumbry::ops::repair::repair_index;
 use aumbry::ops::repair::repair_packs;
+use aumbry::ops::repair::repair_packs_from;
 use aumbry::ops::repair::repair_snapshots;
 use aumbry::repository::Repository;
 use aumbry::repository::cold::repair_hot;
@@ -30,6 +31,7 @@ use crate::output::count;
 use crate::output::printable;
 use crate::progress::ProgressMonitor;
 use crate::progress::stop_when_asked;
+use crate::second::MirrorsArgs;
 
 /// How many lines are shown of what a repaired snapshot lacks.
 const LINES: usize = 20;
@@ -77,6 +79,8 @@ struct PacksArgs {
     /// Read every byte of every pack to find the damaged ones, beside those that a check has recorded
     #[arg(long)]
     read_data: bool,
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
 }
 
 /// What becomes of the damaged ones.
@@ -129,7 +133,9 @@ pub fn run(args: &RepairArgs, context: &Context) -> Result<Outcome, Failure> {
         }
         Some(Part::Packs(packs_args)) => {
             options.read_data = packs_args.read_data;
-            vec![packs(&options, &repair_packs(&repository, &options, &monitor)?)]
+            let mirrored = packs_args.mirrors.reopen(context, &repository)?;
+            let mirrored = mirrored.as_ref();
+            vec![packs(&options, &repair_packs_from(&repository, mirrored, &options, &monitor)?)]
         }
         Some(Part::Snapshots(snapshots_args)) => {
             options.forget_originals = snapshots_args.forget_originals;
@@ -396,16 +402,22 @@ fn index(options: &RepairOptions, repair: &IndexRepair) -> Told {
 }
 
 fn packs(options: &RepairOptions, repair: &PacksRepair) -> Told {
-    let found = !repair.salvaged.is_empty();
+    let found = !repair.salvaged.is_empty() || !repair.put_back.is_empty();
     let blobs = repair.salvaged.iter().map(|pack| pack.blobs).sum();
     let lost: u64 = repair.salvaged.iter().map(|pack| pack.lost).sum();
+    let back = passive(options, repair.put_back.len() as u64, "lost pack", "put back");
     let mut text = match found {
         false => "nothing to do".to_string(),
+        true if repair.salvaged.is_empty() => back,
         true => {
             let (packs, blobs) = (repair.salvaged.len() as u64, blobs);
             let is = if packs == 1 { "is" } else { "are" };
             let stored = passive(options, blobs, "blob", "stored again");
-            format!("{} {is} damaged; {stored}", count(packs, "pack"))
+            let damaged = format!("{} {is} damaged; {stored}", count(packs, "pack"));
+            match repair.put_back.is_empty() {
+                true => damaged,
+                false => format!("{back}; {damaged}"),
+            }
         }
     };
     if lost > 0 {
@@ -426,6 +438,7 @@ fn packs(options: &RepairOptions, repair: &PacksRepair) -> Told {
             format!("pack {}: {}; {left}", pack.pack, pack.what)
         })
         .collect();
+    details.extend(repair.put_back.iter().map(|pack| format!("pack {pack}: was gone")));
     details.extend(lines("left", &repair.left));
     let salvaged: Vec<_> = repair
         .salvaged
@@ -445,6 +458,7 @@ fn packs(options: &RepairOptions, repair: &PacksRepair) -> Told {
         "bytes_read": repair.bytes_read,
         "bytes_written": repair.bytes_written,
         "salvaged": salvaged,
+        "put_back": repair.put_back.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "left": trouble_json(&repair.left),
     });
     let remains = lost > 0 || !repair.left.is_empty();

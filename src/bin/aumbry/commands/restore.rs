@@ -33,6 +33,7 @@ use crate::failure::Outcome;
 use crate::output::count;
 use crate::output::printable;
 use crate::patterns::patterns;
+use crate::second::MirrorsArgs;
 use crate::selection::ChoiceArgs;
 use crate::selection::Named;
 use crate::selection::NamedSnapshot;
@@ -84,6 +85,8 @@ pub struct RestoreArgs {
     /// Write runs of zeros as holes
     #[arg(long, help_heading = "How it is done")]
     sparse: bool,
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,7 +134,7 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome, Failure> {
                 .hint("--target DIR, or --in-place for where it was saved from"));
         }
     };
-    let repository = context.open()?;
+    let repository = context.open_to_read(&args.mirrors)?;
     let monitor = context.monitor().with_status();
     let chosen = args.choice.choose(context, &repository, &named, &monitor)?;
     let target = match target {
@@ -221,6 +224,7 @@ fn summary_json(
         "bytes_unchanged": summary.bytes_unchanged,
         "error_count": summary.entries_failed,
         "metadata_error_count": summary.metadata_failed,
+        "objects_read_elsewhere": summary.read_elsewhere,
         "dry_run": args.dry_run,
     });
     if let Some(cold) = cold {
@@ -273,6 +277,7 @@ fn tell(
             output.say(&format!("    {}", layout::pack(*pack)))?;
         }
     }
+    also(summary.read_elsewhere, "object", "read from another store, see above")?;
     if summary.entries_failed > 0 {
         let failed = count(summary.entries_failed, "entry");
         output.say(&style.yellow(&format!("  {failed} could not be restored, see above")))?;

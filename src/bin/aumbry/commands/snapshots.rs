@@ -19,6 +19,7 @@ use crate::output::base64;
 use crate::output::count;
 use crate::output::printable;
 use crate::progress::ProgressMonitor;
+use crate::second::MirrorsArgs;
 use crate::selection::FilterArgs;
 use crate::selection::NamedSnapshot;
 
@@ -33,17 +34,20 @@ pub struct SnapshotsArgs {
     forgotten: bool,
     #[command(flatten)]
     filter: FilterArgs,
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
 }
 
 /// Lists them, oldest first.
 pub fn run(args: &SnapshotsArgs, context: &Context) -> Result<Outcome, Failure> {
     let filter = args.filter.filter(context)?;
-    let repository = context.open()?;
+    let repository = context.open_to_read(&args.mirrors)?;
     let monitor = context.monitor();
     if args.forgotten {
         return list_forgotten(args, context, &filter, &repository.forgotten(&monitor)?, &monitor);
     }
     let found = context.snapshots(&repository, &monitor)?;
+    repository.note_passed_over(&monitor);
     let mut chosen: Vec<_> =
         found.all.iter().filter(|(_, snapshot)| filter.matches(snapshot)).collect();
     if let Some(latest) = args.latest {
