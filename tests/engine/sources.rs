@@ -64,6 +64,9 @@ fn change(store: &Store, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
     store.create(name, bytes).unwrap();
 }
 
+/// Does something to an object of a store.
+type Damage<'d> = &'d dyn Fn(&Store, &str);
+
 /// Flips a bit in the middle of an object, behind its header.
 fn flip(store: &Store, name: &str) {
     change(store, name, |bytes| {
@@ -93,8 +96,7 @@ fn what_one_store_lost_or_has_damaged_is_read_from_another() {
         names(&mirror).into_iter().filter(|name| store.size(name).unwrap().is_some()).collect();
     let deleted = |store: &Store, name: &str| store.delete(name).unwrap();
     let cut = |store: &Store, name: &str| change(store, name, |bytes| bytes.truncate(40));
-    let kinds: [(&str, &dyn Fn(&Store, &str)); 3] =
-        [("flipped", &flip), ("cut", &cut), ("deleted", &deleted)];
+    let kinds: [(&str, Damage<'_>); 3] = [("flipped", &flip), ("cut", &cut), ("deleted", &deleted)];
     for (what, damage) in kinds {
         for parity in 0..2 {
             let (store, mirror) = (copy_of(&store), copy_of(&mirror));

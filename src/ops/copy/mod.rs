@@ -435,8 +435,8 @@ impl<'c> Copier<'c> {
         (id, snapshot): &Named,
         target: usize,
     ) -> Result<Result<Begun<'c>, SnapshotId>, OpsError> {
-        let Target { repository, journals, .. } = &self.targets[target];
-        let repository: &'c Repository = *repository;
+        let repository: &'c Repository = self.targets[target].repository;
+        let journals = &self.targets[target].journals;
         let writer = Writer::begin(repository, false, self.monitor)?;
         let session = writer.session();
         let journal = journals.as_deref().and_then(|folder| journals::create(folder, session).ok());

@@ -80,6 +80,9 @@ struct Frame<'r> {
     path_length: usize,
 }
 
+/// A directory that has to be gone through, and the targets that lack it, with their references.
+type ToEnter = (DirectoryRoot, Vec<(usize, Option<Pair>)>);
+
 /// The walk's side of a run.
 struct Feeder<'s, 'scope, 'a> {
     pipeline: &'a Pipeline<'a>,
@@ -216,7 +219,7 @@ impl<'scope, 'a: 'scope> Feeder<'_, 'scope, 'a> {
         &mut self,
         entry: Entry,
         references: Vec<(usize, Option<Reference>)>,
-    ) -> Result<Option<(DirectoryRoot, Vec<(usize, Option<Pair>)>)>, OpsError> {
+    ) -> Result<Option<ToEnter>, OpsError> {
         let mut lacking = Vec::new();
         for (number, reference) in references {
             match reference.as_ref().and_then(|reference| reference.copy_of(&entry)) {
