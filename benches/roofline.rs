@@ -660,20 +660,21 @@ impl<'a> Storing<'a> {
     fn close_segment(&mut self) {
         self.output.clear();
         let is_compressed = self.compressor.compress(&self.plain, &mut self.output).unwrap();
-        self.plain.clear();
+        let stored = if is_compressed { &self.output } else { &self.plain };
         locked(&self.shared.segments).push(Segment {
             pack: self.number,
             offset: self.pack.len() as u64,
-            stored_length: self.output.len(),
+            stored_length: stored.len(),
             is_compressed,
             chunks: std::mem::take(&mut self.chunks),
         });
-        for (number, frame) in self.output.chunks(FRAME_LENGTH).enumerate() {
+        for (number, frame) in stored.chunks(FRAME_LENGTH).enumerate() {
             let start = self.pack.len();
             self.pack.extend_from_slice(frame);
             let tag = self.limit.cipher.seal_frame(number as u64, false, &mut self.pack[start..]);
             self.pack.extend_from_slice(&tag);
         }
+        self.plain.clear();
         if self.pack.len() >= SETTINGS.pack_length as usize {
             let pack = std::mem::replace(&mut self.pack, self.shared.buffer());
             self.sender.send((self.number, pack)).unwrap();

@@ -321,10 +321,10 @@ impl<'a> Building<'a> {
         let settings = self.repository.settings();
         let level = settings.compression_level;
         let mut compressor = Compressor::new(level, plain.len()).unwrap();
-        let mut stored = Vec::new();
-        let encoding = match compressor.compress(&plain, &mut stored).unwrap() {
-            true => Encoding::Zstd,
-            false => Encoding::Stored,
+        let mut compressed = Vec::new();
+        let (stored, encoding) = match compressor.compress(&plain, &mut compressed).unwrap() {
+            true => (compressed, Encoding::Zstd),
+            false => (plain, Encoding::Stored),
         };
         let session = session(3 << 56 | number);
         let id = PackId { session, number: 0 };

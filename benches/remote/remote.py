@@ -23,7 +23,7 @@ A restored tree that differs from its source makes the exit status 1.
 Tools and servers come from PATH, or from the environment: AUMBRY=, RESTIC=, RUSTIC=, RCLONE=, SSHD=. A tool that is not there is
 left out, and said so.
 """
-import argparse, hashlib, json, os, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+import argparse, getpass, hashlib, json, os, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 PASSWORD = "correct horse battery staple"
 STEPS = ("init", "first", "unchanged", "next", "restore", "elsewhere", "verify")
@@ -127,7 +127,8 @@ class Sftp(Far):
         self.server_port = free_port()
         self.home = os.path.join(self.folder, "home")
         os.makedirs(os.path.join(self.folder, "bin"))
-        os.makedirs("/run/sshd", exist_ok=True)
+        if os.geteuid() == 0:
+            os.makedirs("/run/sshd", exist_ok=True)
         path = lambda name: os.path.join(self.folder, name)
         for key in ("host_key", "user_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path(key)], check=True)
@@ -164,7 +165,7 @@ class Sftp(Far):
 
     def rustic(self, tool):
         return "opendal:sftp", {"endpoint": f"ssh://127.0.0.1:{self.port}", "root": f"{self.data}/{tool}",
-                                "user": "root", "key": os.path.join(self.folder, "user_key"),
+                                "user": getpass.getuser(), "key": os.path.join(self.folder, "user_key"),
                                 "known_hosts_strategy": "Accept"}
 
 

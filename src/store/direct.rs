@@ -111,3 +111,32 @@ fn set_direct(file: &OwnedFd, is_direct: bool) -> Result<(), Errno> {
     flags.set(OFlags::DIRECT, is_direct);
     fcntl_setfl(file, flags)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    /// Bytes in parts, none of which begins at a block but the first.
+    fn in_parts(bytes: &[u8]) -> Buffer {
+        let (first, rest) = bytes.split_at(1);
+        let parts = [first].into_iter().chain(rest.chunks(700_001));
+        parts.flat_map(|part| Buffer::from(part.to_vec())).collect()
+    }
+
+    #[test]
+    fn what_is_written_past_the_cache_is_what_was_given() {
+        let folder = tempfile::tempdir().unwrap();
+        for length in [LEAST, LEAST + 1, 3 * PIECE + 4097] {
+            let bytes: Vec<u8> = (0..length).map(|at| (at / 251 + at) as u8).collect();
+            for is_wanted in [true, false] {
+                let path = folder.path().join(format!("{length}-{is_wanted}"));
+                let file = OwnedFd::from(File::create(&path).unwrap());
+                Output::new(&file, is_wanted).write(&in_parts(&bytes)).unwrap();
+                assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT), "{length}");
+                assert!(fs::read(&path).unwrap() == bytes, "{length} bytes, {is_wanted}");
+            }
+        }
+    }
+}

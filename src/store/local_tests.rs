@@ -27,14 +27,17 @@ struct Mount {
 impl Mount {
     fn new(options: &str) -> Option<Mount> {
         let directory = tempfile::tempdir().unwrap();
-        let mounted = rustix::process::geteuid().is_root()
-            && Command::new("mount")
-                .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-                .arg(directory.path())
-                .status()
-                .is_ok_and(|status| status.success());
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: not root");
+            return None;
+        }
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(directory.path())
+            .status()
+            .is_ok_and(|status| status.success());
         if !mounted {
-            println!("skipped: not root, or mounting is forbidden");
+            println!("skipped: no mounting of tmpfs");
         }
         mounted.then_some(Mount { directory })
     }

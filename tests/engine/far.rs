@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use std::vec::IntoIter;
 
@@ -524,20 +524,29 @@ fn damage_is_told_far_away_as_it_is_near_by() {
 /// Wants to stop as soon as reads are under way that never end.
 struct Impatient {
     far: Far,
+    clock: SystemClock,
+    /// When it first said so.
+    since: OnceLock<Duration>,
 }
 
 impl Monitor for Impatient {
     fn problem(&self, _: Problem) {}
 
     fn interrupted(&self) -> bool {
-        *self.far.state.mode.lock().unwrap() == Mode::Silent && self.far.most_under_way() > 0
+        let wants =
+            *self.far.state.mode.lock().unwrap() == Mode::Silent && self.far.most_under_way() > 0;
+        if wants {
+            self.since.get_or_init(|| self.clock.elapsed());
+        }
+        wants
     }
 }
 
 #[test]
-fn a_wish_to_stop_ends_what_is_under_way_within_a_second() {
+fn a_wish_to_stop_ends_what_is_under_way_within_seconds() {
     let fixture = Fixture::new();
-    let monitor = Arc::new(Impatient { far: fixture.far.clone() });
+    let (far, clock) = (fixture.far.clone(), SystemClock::new());
+    let monitor = Arc::new(Impatient { far, clock, since: OnceLock::new() });
     let access = Access { monitor: monitor.clone(), ..Access::default() };
     let store = Store::remote_with(fixture.far.operator(), "far away", &access);
     let cache = tempfile::tempdir().unwrap();
@@ -550,11 +559,10 @@ fn a_wish_to_stop_ends_what_is_under_way_within_a_second() {
     // Directories are in the cache then, so that what hangs is content.
     begin().unwrap();
     fixture.far.set(Mode::Silent);
-    let clock = SystemClock::new();
-    let begun = clock.elapsed();
     let done = begin();
     assert!(matches!(done, Err(OpsError::Interrupted)), "{done:?}");
-    let elapsed = clock.elapsed() - begun;
-    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+    // A second, and what a busy machine adds.
+    let elapsed = monitor.clock.elapsed() - *monitor.since.get().unwrap();
+    assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
     assert!(fixture.far.reads()[0] > 0);
 }

@@ -25,10 +25,12 @@ impl Mount {
         let folder = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", sort, "-o", options]).arg(device).arg(folder.path());
-        let is_mounted = rustix::process::geteuid().is_root()
-            && mount.status().is_ok_and(|status| status.success());
-        if !is_mounted {
-            println!("skipped: not root, or mounting {sort} is forbidden");
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: not root");
+            return None;
+        }
+        if !mount.status().is_ok_and(|status| status.success()) {
+            println!("skipped: no mounting of {sort}");
             return None;
         }
         Some(Mount { folder })
@@ -109,9 +111,9 @@ fn a_folder_on_tmpfs_conforms() {
     conforms_in(mount.path());
 }
 
-/// Object number `number` of a thread: some are empty, some longer than a page or many.
+/// Object number `number` of a thread: some are empty, some longer than a page, some written past the page cache.
 fn object(thread: usize, number: usize) -> (String, Vec<u8>) {
-    let length = [0, 1, 700, 4_096, 30_000, 300_000][(thread + number) % 6] + number % 3;
+    let length = [0, 1, 700, 4_096, 30_000, 1_300_000][(thread + number) % 6] + number % 3;
     let mut state = (thread * 100_000 + number) as u64 * 2 + 1;
     let byte = |_| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -142,6 +144,15 @@ struct Diary {
     deleted: BTreeSet<(usize, usize)>,
 }
 
+/// Ends the threads when it is dropped, also by an assertion that failed.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// A disk is what its file system has written, and what of that has reached it: while threads create objects, its image is
 /// cloned again and again, each clone in one step, as a power failure in that moment would leave the disk. Each is then
 /// mounted as after the failure.
@@ -165,9 +176,11 @@ fn outlasts_power_failures_on(sort: &str) {
     let ends = AtomicBool::new(false);
     let mut cuts = Vec::new();
     thread::scope(|scope| {
+        let _ending = Ending(&ends);
+        let mut workers = Vec::new();
         for thread in 0..THREADS {
             let (store, diary, ends) = (&store, &diary, &ends);
-            scope.spawn(move || {
+            workers.push(scope.spawn(move || {
                 for number in (0..).take_while(|_| !ends.load(Ordering::SeqCst)) {
                     let (name, bytes) = object(thread, number);
                     diary.lock().unwrap().begun.insert((thread, number));
@@ -181,10 +194,11 @@ fn outlasts_power_failures_on(sort: &str) {
                         diary.lock().unwrap().deleted.insert(old);
                     }
                 }
-            });
+            }));
         }
         for cut in 0..CUTS {
             let before = loop {
+                assert!(!workers.iter().all(|worker| worker.is_finished()), "all threads failed");
                 let diary = diary.lock().unwrap();
                 if diary.begun.len() > cut * 15 {
                     break diary.clone();
@@ -198,7 +212,6 @@ fn outlasts_power_failures_on(sort: &str) {
             let after = diary.lock().unwrap().clone();
             cuts.push(Cut { disk: clone, before, after });
         }
-        ends.store(true, Ordering::SeqCst);
     });
     drop(store);
     // Two disks that are the same cannot be mounted at once.
