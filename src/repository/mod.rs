@@ -170,8 +170,9 @@ impl Repository {
                 format!("parity of {percent} %: it must be from 0 to {PARITY_PERCENT_MAX}");
             return Err(RepositoryError::new(Kind::Invalid, store.location(), message));
         }
-        let settings = object_locks::decide_lock(&store, options.settings, &environment)?;
+        let settings = object_locks::decide_lock(&store, options.settings)?;
         let (store, form) = proving::decide_form(store, &environment)?;
+        object_locks::try_lock(&store, &settings, &environment)?;
         let id = RepositoryId(environment.chance.bytes()?);
         let mut settings = Settings { created: environment.clock.now(), form, ..settings };
         let store = object_locks::in_lock(store, &settings)?;

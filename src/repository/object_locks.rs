@@ -19,7 +19,7 @@ use crate::format::header::ObjectKind;
 use crate::format::lock_record::{LockRecord, LockStep};
 use crate::id::PackId;
 use crate::monitor::Monitor;
-use crate::store::{self, LockMode, ObjectInfo, ObjectLock, Store, layout};
+use crate::store::{self, LockMode, ObjectInfo, ObjectLock, Store, StoreError, layout};
 use crate::units::Timestamp;
 
 /// Locks are taken to end so much sooner than they should, in seconds: whoever wrote had another clock.
@@ -38,6 +38,15 @@ pub struct LockPlan {
     numbers: Vec<u32>,
 }
 
+/// What became of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Prolonged {
+    /// How many objects are locked until then.
+    pub objects: u64,
+    /// What the store refused, in the order of the plan.
+    pub refused: Vec<StoreError>,
+}
+
 /// The lock that the repository's settings ask for.
 pub(super) fn lock_of(settings: &config::Settings) -> Option<ObjectLock> {
     settings.object_lock.map(|lock| ObjectLock {
@@ -49,13 +58,8 @@ pub(super) fn lock_of(settings: &config::Settings) -> Option<ObjectLock> {
     })
 }
 
-/// The settings of a new repository in this store, with the mode that whoever named the store wants. The store has been
-/// found to lock what it is asked to.
-pub(super) fn decide_lock(
-    store: &Store,
-    settings: config::Settings,
-    environment: &Environment,
-) -> Result<config::Settings> {
+/// The settings of a new repository in this store, with the mode that whoever named the store wants.
+pub(super) fn decide_lock(store: &Store, settings: config::Settings) -> Result<config::Settings> {
     let Some(mut lock) = settings.object_lock else {
         return match store.wanted_lock_mode() {
             None => Ok(settings),
@@ -66,6 +70,10 @@ pub(super) fn decide_lock(
             )),
         };
     };
+    if store.is_tiered() {
+        let message = "nothing is retained in a hot store and a cold one together: leave --retain away, or --repo-hot";
+        return Err(RepositoryError::new(Kind::Invalid, store.location(), message));
+    }
     let bounds = config::ObjectLock::SECONDS_MIN..=config::ObjectLock::SECONDS_MAX;
     if !bounds.contains(&lock.seconds) {
         let message = "objects are retained for a day at least, and for a hundred years at most";
@@ -77,11 +85,27 @@ pub(super) fn decide_lock(
             LockMode::Compliance => config::LockMode::Compliance,
         };
     }
-    let settings = config::Settings { object_lock: Some(lock), ..settings };
-    if let Some(lock) = lock_of(&settings) {
-        store.try_object_lock(lock.mode, &proving::nonce(environment)?)?;
-    }
-    Ok(settings)
+    Ok(config::Settings { object_lock: Some(lock), ..settings })
+}
+
+/// Finds the store of a new repository to lock what it is asked to, if the settings say that it is to. It is in the
+/// repository's form: not every server takes a lock and a condition together, and not every key may go without one.
+pub(super) fn try_lock(
+    store: &Store,
+    settings: &config::Settings,
+    environment: &Environment,
+) -> Result<()> {
+    let Some(lock) = lock_of(settings) else { return Ok(()) };
+    store.try_object_lock(lock.mode, &proving::nonce(environment)?).map_err(|error| {
+        let hint = match error.kind {
+            store::Kind::Invalid => {
+                "; leave --retain away, or see \"Object Lock\" in docs/stores.md"
+            }
+            _ => "",
+        };
+        let message = format!("{}{hint}", error.message);
+        RepositoryError { message, ..RepositoryError::from(error) }
+    })
 }
 
 /// The store as all clients of the repository use it.
@@ -101,17 +125,18 @@ pub(super) fn in_lock(store: Store, settings: &config::Settings) -> Result<Store
 
 impl Repository {
     /// Which locks a prune is to prolong now; `None`: the repository has none. `going` are packs that will not stay;
-    /// what collectors have condemned or swept is not counted in any case. A few listings, and one read.
+    /// what the newest sweep names is not counted in any case. (What is condemned and not swept is: a session may come to
+    /// need it.) A few listings, and one read.
     pub fn plan_locks(&self, going: &HashSet<PackId>) -> Result<Option<LockPlan>> {
         let Some(lock) = lock_of(&self.settings) else { return Ok(None) };
         let mut passed_over = going.clone();
         // What they say cannot be read: then too much is locked, and not too little.
         if let Ok(generations) = self.generations() {
-            passed_over.extend(generations.condemned_packs());
             passed_over.extend(generations.last.iter().flat_map(|last| &last.sweep.packs));
         }
         let still_locked = self.still_locked.lock();
         passed_over.extend(still_locked.iter().filter_map(|name| layout::parse_pack(name)));
+        let refused: HashSet<String> = still_locked.iter().cloned().collect();
         drop(still_locked);
         let mut listed = self.store.list(layout::CONFIG)?;
         let folders = [
@@ -137,36 +162,65 @@ impl Repository {
                 known => known?,
             },
         };
+        // The locks of garbage are to end. (Packs of it are named in the record.)
+        listed.retain(|ObjectInfo { name, .. }| {
+            !refused.contains(name) || layout::parse_pack(name).is_some()
+        });
         let now = self.environment.clock.now();
         let (due, record) = consider(&listed, &known, &passed_over, lock, now);
         Ok(Some(LockPlan { due, until: lock.until(now), record, numbers }))
     }
 
-    /// Prolongs the locks of a plan, and records it. Returns how many that were: what is gone by now is not counted. May
-    /// be stopped anywhere; the next one begins with the same.
-    pub fn prolong_locks(&self, plan: &LockPlan, monitor: &dyn Monitor) -> Result<u64> {
-        if plan.due.is_empty() {
-            return Ok(0);
-        }
-        let prolong = |name: &String| -> Result<u64> {
+    /// Prolongs the locks of a plan, and records it. What is gone by now is not counted. What the store refuses does not
+    /// keep the rest from being prolonged, and is tried again by the next prune. May be stopped anywhere; the next one
+    /// begins with the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] when the store turns out not to prolong locks: then no object was touched.
+    pub fn prolong_locks(&self, plan: &LockPlan, monitor: &dyn Monitor) -> Result<Prolonged> {
+        let Some(lock) = lock_of(&self.settings).filter(|_| !plan.due.is_empty()) else {
+            return Ok(Prolonged::default());
+        };
+        // A server that does not know the request may write it over the object. So it is seen on a small one first, by
+        // every prune: what is behind an address may have become another.
+        self.store.try_object_lock(lock.mode, &proving::nonce(&self.environment)?)?;
+        let prolong = |name: &String| -> Result<(u64, Option<StoreError>)> {
             if monitor.interrupted() {
                 let message = "interrupted";
                 return Err(RepositoryError::new(Kind::Interrupted, name, message));
             }
-            Ok(u64::from(self.store.lock_until(name, plan.until)?))
+            match self.store.lock_until(name, plan.until) {
+                Err(error) if matches!(error.kind, store::Kind::Denied | store::Kind::Invalid) => {
+                    Ok((0, Some(error)))
+                }
+                locked => Ok((u64::from(locked?), None)),
+            }
         };
-        let prolonged =
-            plan.due.par_iter().map(prolong).try_reduce(|| 0, |one, more| Ok(one + more))?;
+        let ended: Vec<(u64, Option<StoreError>)> =
+            plan.due.par_iter().map(prolong).collect::<Result<_>>()?;
+        let objects = ended.iter().map(|(count, _)| count).sum();
+        let refused: Vec<StoreError> = ended.into_iter().filter_map(|(_, error)| error).collect();
+        let mut record = plan.record.clone();
+        let packs = refused.iter().map(|error| layout::parse_pack(&error.name));
+        match packs.collect::<Option<Vec<PackId>>>() {
+            // They count by what they were written with.
+            Some(packs) => record.passed_over.extend(packs),
+            // Of what is no pack, a record cannot say that it was left out: all that is due is prolonged again.
+            None => return Ok(Prolonged { objects, refused }),
+        }
         let next = plan.numbers.last().map_or(Some(1), |last| last.checked_add(1));
-        let Some(number) = next else { return Ok(prolonged) };
+        let Some(number) = next else {
+            return Ok(Prolonged { objects, refused });
+        };
         let name = layout::lock_record(number);
-        let object = self.seal(ObjectKind::LockRecord, &name, plan.record.encode())?;
+        let object = self.seal(ObjectKind::LockRecord, &name, record.encode())?;
         // Where another prune was first, its record counts: it says less, or the same.
         self.store.create(&name, object)?;
         for number in &plan.numbers {
             self.store.delete(&layout::lock_record(*number))?;
         }
-        Ok(prolonged)
+        Ok(Prolonged { objects, refused })
     }
 
     fn read_lock_record(&self, number: u32) -> Result<LockRecord> {

@@ -43,6 +43,7 @@ struct State {
     bytes_free: Option<u64>,
     locks: Option<BTreeMap<String, Timestamp>>,
     keeps_locked: bool,
+    refuses_to_lock: Option<String>,
     prolonged: Vec<String>,
     archived: Option<String>,
     thawed: BTreeSet<String>,
@@ -105,6 +106,11 @@ impl FaultControl {
     /// Whether it refuses to delete what is locked, whatever the time: as stores do that keep no versions.
     pub fn keep_locked(&self, keeps: bool) {
         self.state().keeps_locked = keeps;
+    }
+
+    /// From now on it refuses to prolong the lock of this object, as where a stricter one is there; `None`: of none.
+    pub fn refuse_to_lock(&self, name: Option<&str>) {
+        self.state().refuses_to_lock = name.map(str::to_string);
     }
 
     /// What is locked, and until when.
@@ -244,6 +250,10 @@ impl FaultControl {
         state.calls += 1;
         if state.denies && matches!(call, Call::Delete { .. }) {
             let message = "these credentials may not delete";
+            return Verdict::Refuse(StoreError::new(Kind::Denied, name, message));
+        }
+        if verb == "lock" && state.refuses_to_lock.as_deref() == Some(name) {
+            let message = "AccessDenied: the lock is stricter";
             return Verdict::Refuse(StoreError::new(Kind::Denied, name, message));
         }
         let is_locked = state.locks.as_ref().is_some_and(|locks| locks.contains_key(name));

@@ -449,7 +449,10 @@ impl Store {
     pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
         match self.way() {
             Way::Several => self.main(name)?.create(name, bytes),
-            Way::Tiers(tiers) => tiers.create(self, name, bytes),
+            Way::Tiers(tiers) => {
+                self.require_lock()?;
+                tiers.create(self, name, bytes)
+            }
             Way::Here => self.create_here(name, bytes),
         }
     }

@@ -111,6 +111,9 @@ impl LockKit {
     }
 }
 
+/// Who may not look at locks is shown none, and is not told.
+const OR_BLIND: &str = "or these credentials lack s3:GetObjectRetention";
+
 /// Says so where a store has no locks.
 const NO_LOCKS: &str = "cannot keep objects from being deleted: only S3 with Object Lock can";
 
@@ -142,12 +145,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Kind::Invalid`] when it does not, with what to do about it; [`Kind::Denied`] when these credentials may not.
+    /// [`Kind::Invalid`] when it does not; [`Kind::Denied`] when these credentials may not.
     pub fn try_object_lock(&self, mode: LockMode, nonce: &str) -> Result<(), StoreError> {
-        let lacks = |what: &str| {
-            let hint = "leave --retain away, or see \"Object Lock\" in docs/stores.md";
-            StoreError::new(Kind::Invalid, self.location(), format!("{what}; {hint}"))
-        };
+        let lacks = |what: &str| StoreError::new(Kind::Invalid, self.location(), what);
         if self.simulated_locks().is_some() {
             return Ok(());
         }
@@ -176,11 +176,15 @@ impl Store {
             Ok(found.is_some_and(|until| until.seconds >= least))
         };
         if !is_locked(TRIED[0])? {
-            return Err(lacks("the store takes a lock for an object and does not keep it"));
+            return Err(lacks(&format!(
+                "the store takes a lock for an object and does not keep it, {OR_BLIND}"
+            )));
         }
         trying.lock_until(&name, later(now, TRIED[1]))?;
         if !is_locked(TRIED[1])? {
-            return Err(lacks("the store does not prolong the lock of an object"));
+            return Err(lacks(&format!(
+                "the store does not prolong the lock of an object, {OR_BLIND}"
+            )));
         }
         // It hides the object; what is locked stays behind that. That we may not is no matter.
         let _ = self.delete(&name);
@@ -207,12 +211,16 @@ impl Store {
         })
     }
 
-    /// Locks an object until then, at least: a lock that ends later stays. `false`: there is no such object.
+    /// Locks an object until then, at least: a lock that ends later stays. `false`: there is no such object. Only for a
+    /// store that was [tried](Store::try_object_lock) just before: one that does not know the request may write it
+    /// over the object.
     ///
     /// # Errors
     ///
-    /// [`Kind::Denied`] when these credentials may not; [`Kind::Invalid`] where there are no locks.
+    /// [`Kind::Denied`] when these credentials may not, or a stricter lock is there; [`Kind::Invalid`] where there are no
+    /// locks.
     pub fn lock_until(&self, name: &str, until: Timestamp) -> Result<bool, StoreError> {
+        self.pass_guard()?;
         self.call(name, "lock", Call::Other, || {
             if let Some(faults) = self.simulated_locks() {
                 let is_there = self.stat(name)?.is_some();
@@ -227,10 +235,25 @@ impl Store {
             let mode = locking.lock.mode;
             match self.operate(name, Sort::Write, 0, || kit.lock_until(name, until, mode))? {
                 Ok(()) => Ok(true),
-                Err(failed) if failed.error.kind == Kind::NotFound => Ok(false),
+                // A server that does not know the request may say so, too.
+                Err(failed) if failed.error.kind == Kind::NotFound => match self.stat(name)? {
+                    None => Ok(false),
+                    Some(_) => {
+                        let message = "the store has it, and says that it has not when its lock is to be prolonged";
+                        Err(StoreError::new(Kind::Invalid, name, message))
+                    }
+                },
                 // A lock that would be made shorter is refused in the same words as a right that lacks.
                 Err(failed) if failed.error.kind == Kind::Denied => match self.locked_until(name) {
                     Ok(Some(found)) if found.seconds >= until.seconds => Ok(true),
+                    Ok(None) => {
+                        let error = StoreError::from(failed);
+                        let message = format!(
+                            "{}: the store keeps no lock of it, {OR_BLIND}",
+                            error.message
+                        );
+                        Err(StoreError { message, ..error })
+                    }
                     _ => Err(failed.into()),
                 },
                 Err(failed) => Err(failed.into()),
@@ -242,6 +265,12 @@ impl Store {
     /// has sent anything.
     pub(super) fn require_lock(&self) -> Result<(), StoreError> {
         let Some(locking) = &self.locking else { return Ok(()) };
+        if self.is_tiered() {
+            let message = "the repository retains what it writes, and nothing is retained in a hot store and a cold one \
+                together. It can be read here; to go on writing, leave --repo-hot away, or copy it into a new repository \
+                with `aumbry copy`";
+            return Err(StoreError::new(Kind::Invalid, self.location(), message));
+        }
         if locking.operators.is_some() || self.simulated_locks().is_some() {
             return Ok(());
         }

@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use aumbry::format::config::{LockMode, ObjectLock, Settings};
-use aumbry::monitor::SilentMonitor;
+use aumbry::monitor::{RecordingMonitor, SilentMonitor};
 use aumbry::ops::backup::{BackupOptions, Deltas};
 use aumbry::ops::check::DataSelection;
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
+use aumbry::repository::cold::join;
 use aumbry::repository::error::Kind;
 use aumbry::repository::{CreateOptions, Repository};
-use aumbry::store::{FaultControl, LocalMode, Store, layout};
+use aumbry::store::{Cold, FaultControl, LocalMode, Store, layout};
 
 use crate::support::{
     back_up, back_up_with, checked, contents, create, environment, noise, open, options,
@@ -269,6 +270,68 @@ fn a_store_without_locks_takes_no_such_repository_and_one_that_came_there_is_rea
     let refused = back_up_with(&repository, &scene.source(), &options(), &SilentMonitor);
     let error = refused.unwrap_err().to_string();
     assert!(error.contains("retains what it writes") && error.contains("aumbry copy"), "{error}");
+}
+
+#[test]
+fn what_the_store_refuses_to_prolong_is_told_and_keeps_nothing_else_from_it() {
+    let scene = Scene::new();
+    scene.write("a", 1);
+    back_up(&scene.open(), &scene.source());
+    scene.age(20);
+    let dry = prune(&scene.open(), &PruneOptions { dry_run: true, ..tight() }, &SilentMonitor);
+    let planned = dry.unwrap().locks_prolonged.unwrap();
+    let pack = scene.plain_store().list(layout::PACKS).unwrap().remove(0).name;
+    let prune_with_problems = || {
+        let monitor = RecordingMonitor::default();
+        let pruned = prune(&scene.open(), &tight(), &monitor).unwrap();
+        let problems: Vec<String> =
+            monitor.problems().into_iter().map(|problem| problem.item).collect();
+        (pruned.locks_prolonged.unwrap(), problems)
+    };
+    // A pack that is refused is tried again alone.
+    scene.control.refuse_to_lock(Some(&pack));
+    assert_eq!(prune_with_problems(), (planned - 1, vec![pack.clone()]));
+    assert_eq!(prune_with_problems(), (0, vec![pack]));
+    scene.control.refuse_to_lock(None);
+    assert_eq!(prune_with_problems(), (1, vec![]));
+    assert_eq!(prune_with_problems(), (0, vec![]));
+    // Of other objects the record cannot say that they were left out: so nothing is recorded.
+    fs::remove_file(scene.folder.path().join("store").join(&scene.records()[0])).unwrap();
+    scene.control.refuse_to_lock(Some(layout::CONFIG));
+    for _ in 0..2 {
+        assert_eq!(prune_with_problems(), (planned - 1, vec![layout::CONFIG.to_string()]));
+        assert_eq!(scene.records(), [""; 0]);
+    }
+    scene.control.refuse_to_lock(None);
+    assert_eq!(prune_with_problems(), (planned, vec![]));
+}
+
+#[test]
+fn a_hot_store_and_a_cold_one_retain_nothing_and_say_so() {
+    let control = FaultControl::new();
+    control.simulate_locks();
+    let locking = |store: Store| store.with_faults(control.clone());
+    let (hot, cold) = (locking(Store::memory()), locking(Store::memory()));
+    let (packs, copies) = (cold.clone(), cold.clone());
+    let both = join(hot.clone(), Cold { packs, copies, thaw: None });
+    let settings = locking_settings();
+    let options = CreateOptions { settings, ..CreateOptions::default() };
+    let error = Repository::create(both.clone(), &options, &passphrase(), environment(None)).err();
+    let error = error.unwrap();
+    assert_eq!(error.kind, Kind::Invalid);
+    assert!(error.to_string().contains("--repo-hot"), "{error}");
+    assert_eq!((hot.list("").unwrap(), cold.list("").unwrap()), (vec![], vec![]));
+    // Nor is anything written where somebody brought such a repository there: packs neither.
+    let lock = aumbry::store::ObjectLock {
+        period: Duration::from_secs(30 * DAY),
+        mode: aumbry::store::LockMode::Governance,
+    };
+    let both = both.locking(lock);
+    for name in ["keys/a", "sessions/a", "packs/00/a"] {
+        let error = both.create(name, b"bytes".to_vec()).unwrap_err();
+        assert_eq!(error.kind, aumbry::store::Kind::Invalid, "{error}");
+    }
+    assert_eq!((hot.list("").unwrap(), cold.list("").unwrap()), (vec![], vec![]));
 }
 
 #[test]

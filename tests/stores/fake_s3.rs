@@ -1,10 +1,11 @@
 //! A small stand-in for S3, as its interface is documented: `PUT` with `If-None-Match: *`, `GET` with ranges, `HEAD`,
 //! `DELETE`, and `ListObjectsV2` in pages. Conditions are decided under one lock, nothing that broke off is stored, and
-//! threads answer at once: moto loses races with threads and stores what broke off. Signatures are not looked at.
+//! threads answer at once: moto loses races with threads and stores what broke off. Signatures are not looked at. It can
+//! say that it locks objects, and forget what that is.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use jiff::fmt::rfc2822::DateTimePrinter;
 
@@ -20,6 +21,23 @@ const CONFLICTS: u64 = 5;
 struct Object {
     made: jiff::Timestamp,
     bytes: Vec<u8>,
+    /// Until when it is locked, in the client's own words.
+    locked: Option<String>,
+}
+
+/// What it knows of locks.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Locks {
+    /// It says that it has none.
+    #[default]
+    None,
+    /// They are kept and shown. (Nothing is kept from being deleted.)
+    Known,
+    /// It says that it has them, keeps those that an object is made with, and takes the request to prolong one for one
+    /// that writes.
+    Mistaken,
+    /// It says that it has them, and knows neither headers nor requests.
+    Forgotten,
 }
 
 #[derive(Default)]
@@ -27,10 +45,11 @@ struct Bucket {
     objects: BTreeMap<String, Object>,
     taken: u64,
     only_adds: bool,
+    locks: Locks,
 }
 
 /// The server, until it is dropped.
-pub struct FakeS3(HttpServer);
+pub struct FakeS3(HttpServer, Arc<Mutex<Bucket>>);
 
 impl FakeS3 {
     /// Starts with an empty bucket.
@@ -43,11 +62,34 @@ impl FakeS3 {
         FakeS3::start_with(Bucket { only_adds: true, ..Bucket::default() })
     }
 
+    /// One whose bucket has Object Lock.
+    pub fn start_that_locks() -> FakeS3 {
+        FakeS3::start_with(Bucket { locks: Locks::Known, ..Bucket::default() })
+    }
+
+    /// From now on a request to prolong a lock is taken for one that writes.
+    pub fn mistake_locks(&self) {
+        self.1.lock().unwrap().locks = Locks::Mistaken;
+    }
+
+    /// The same, and no lock is kept or shown.
+    pub fn forget_locks(&self) {
+        self.1.lock().unwrap().locks = Locks::Forgotten;
+    }
+
+    /// All objects.
+    pub fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+        let bucket = self.1.lock().unwrap();
+        bucket.objects.iter().map(|(name, object)| (name.clone(), object.bytes.clone())).collect()
+    }
+
     fn start_with(bucket: Bucket) -> FakeS3 {
-        let bucket = Mutex::new(bucket);
-        FakeS3(HttpServer::start(move |request| {
-            answer(request, &mut bucket.lock().unwrap()).unwrap_or_else(|refusal| refusal)
-        }))
+        let bucket = Arc::new(Mutex::new(bucket));
+        let served = bucket.clone();
+        let server = HttpServer::start(move |request| {
+            answer(request, &mut served.lock().unwrap()).unwrap_or_else(|refusal| refusal)
+        });
+        FakeS3(server, bucket)
     }
 
     /// Where it listens.
@@ -79,6 +121,11 @@ fn answer(request: &Request, bucket: &mut Bucket) -> Result<Reply, Reply> {
     let rest = request.path.strip_prefix(&format!("/{BUCKET}")).ok_or_else(no_bucket)?;
     let name = decode(rest.strip_prefix('/').unwrap_or(rest));
     match (request.method.as_str(), name.as_str()) {
+        ("GET", "") if request.query.contains_key("object-lock") && bucket.locks != Locks::None => {
+            let enabled = "<ObjectLockEnabled>Enabled</ObjectLockEnabled>";
+            let body = format!("<ObjectLockConfiguration>{enabled}</ObjectLockConfiguration>");
+            Ok(in_xml("200 OK", &body))
+        }
         ("GET", "") => Ok(list(request, bucket)),
         (_, "") => Err(error("405 Method Not Allowed", "MethodNotAllowed", "not offered here")),
         ("PUT", name) => put(request, bucket, name),
@@ -104,13 +151,24 @@ fn put(request: &Request, bucket: &mut Bucket, name: &str) -> Result<Reply, Repl
         let message = "At least one of the pre-conditions you specified did not hold";
         return Err(error("412 Precondition Failed", "PreconditionFailed", message));
     }
-    let object = Object { made: now(), bytes: request.body.clone() };
+    if request.query.contains_key("retention") && bucket.locks == Locks::Known {
+        let body = String::from_utf8_lossy(&request.body);
+        let until = body.split_once("<RetainUntilDate>").and_then(|(_, rest)| rest.split_once('<'));
+        let no_key = || error("404 Not Found", "NoSuchKey", "The specified key does not exist.");
+        let object = bucket.objects.get_mut(name).ok_or_else(no_key)?;
+        object.locked = until.map(|(until, _)| until.to_string());
+        return Ok(Reply::new("200 OK", ""));
+    }
+    let until = request.header("x-amz-object-lock-retain-until-date");
+    let keeps = matches!(bucket.locks, Locks::Known | Locks::Mistaken) && !until.is_empty();
+    let locked = keeps.then(|| until.to_string());
+    let object = Object { made: now(), bytes: request.body.clone(), locked };
     bucket.objects.insert(name.to_string(), object);
     Ok(Reply::new("200 OK", "").with("ETag", "\"0123456789abcdef0123456789abcdef\""))
 }
 
 fn get(request: &Request, bucket: &Bucket, name: &str) -> Result<Reply, Reply> {
-    let Some(Object { made, bytes }) = bucket.objects.get(name) else {
+    let Some(Object { made, bytes, locked }) = bucket.objects.get(name) else {
         return Err(error("404 Not Found", "NoSuchKey", "The specified key does not exist."));
     };
     let reply = Reply::bytes(bytes, request.header("range")).map_err(|_| {
@@ -118,6 +176,10 @@ fn get(request: &Request, bucket: &Bucket, name: &str) -> Result<Reply, Reply> {
         error("416 Requested Range Not Satisfiable", "InvalidRange", message)
     })?;
     let made = DateTimePrinter::new().timestamp_to_rfc9110_string(made).unwrap();
+    let reply = match locked {
+        Some(until) => reply.with("x-amz-object-lock-retain-until-date", until.as_str()),
+        None => reply,
+    };
     Ok(reply.with("ETag", "\"0123456789abcdef0123456789abcdef\"").with("Last-Modified", made))
 }
 
@@ -134,7 +196,7 @@ fn list(request: &Request, bucket: &Bucket) -> Reply {
     let next = next.map(|name| format!("<NextContinuationToken>{name}</NextContinuationToken>"));
     let contents: String = found
         .iter()
-        .map(|(name, Object { made, bytes })| {
+        .map(|(name, Object { made, bytes, .. })| {
             format!(
                 "<Contents><Key>{}</Key><LastModified>{made:.3}</LastModified>\
                  <ETag>&quot;0&quot;</ETag><Size>{}</Size><StorageClass>STANDARD</StorageClass>\

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aumbry::clock::{Clock, FakeClock};
 use aumbry::monitor::SilentMonitor;
+use aumbry::ops::OpsError;
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, PruneSummary, prune};
 use aumbry::repository::chance::Chance;
@@ -19,6 +21,7 @@ use aumbry::units::Timestamp;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use crate::fake_s3::FakeS3;
 use crate::servers::{
     ACCESS_KEY, BUCKET, LOCKING_BUCKET, SECRET_KEY, Server, ask_s3, make_locking_bucket, moto,
     rclone_program, strict_s3,
@@ -66,11 +69,15 @@ fn versions(server: &Server) -> Vec<Version> {
     found.as_array().unwrap().iter().map(read).collect()
 }
 
-fn place(server: &Server, bucket: &str) -> String {
-    format!("s3+http://{}/{bucket}/{}", server.address(), PREFIX.trim_end_matches('/'))
+fn place(server: SocketAddr, bucket: &str) -> String {
+    format!("s3+http://{server}/{bucket}/{}", PREFIX.trim_end_matches('/'))
 }
 
 fn machine(server: &Server, bucket: &str, options: &[&str]) -> Machine {
+    machine_at(server.address(), bucket, options)
+}
+
+fn machine_at(server: SocketAddr, bucket: &str, options: &[&str]) -> Machine {
     let variables = [
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_string()),
         ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_string()),
@@ -80,6 +87,10 @@ fn machine(server: &Server, bucket: &str, options: &[&str]) -> Machine {
 }
 
 fn store(server: &Server, bucket: &str, clock: Arc<dyn Clock>) -> Store {
+    store_at(server.address(), bucket, clock)
+}
+
+fn store_at(server: SocketAddr, bucket: &str, clock: Arc<dyn Clock>) -> Store {
     let location = Location::parse(OsStr::new(&place(server, bucket)), &[]).unwrap();
     let settings = [("access_key_id", ACCESS_KEY), ("secret_access_key", SECRET_KEY)];
     let settings =
@@ -213,6 +224,15 @@ fn what_lasts_is_locked_and_comes_back_when_somebody_deletes_it_all() {
 
 /// Prunes as a machine whose clock is so many days ahead.
 fn prune_later(server: &Server, days: i64, dry_run: bool) -> PruneSummary {
+    prune_at(server.address(), LOCKING_BUCKET, days, dry_run).unwrap()
+}
+
+fn prune_at(
+    server: SocketAddr,
+    bucket: &str,
+    days: i64,
+    dry_run: bool,
+) -> Result<PruneSummary, OpsError> {
     let clock: Arc<dyn Clock> = Arc::new(FakeClock::new(at(now() + days * DAY)));
     let environment = Environment {
         clock: clock.clone(),
@@ -222,11 +242,51 @@ fn prune_later(server: &Server, days: i64, dry_run: bool) -> PruneSummary {
         user: "tester".into(),
     };
     let passphrase = Credential::Passphrase(String::from("a passphrase").into());
-    let store = store(server, LOCKING_BUCKET, clock);
+    let store = store_at(server, bucket, clock);
     let repository = Repository::open(store, &passphrase, environment).unwrap();
     let mut options = PruneOptions { dry_run, patience: Duration::ZERO, ..PruneOptions::default() };
     options.limits.max_unused = UnusedLimit::Bytes(0);
-    prune(&repository, &options, &SilentMonitor).unwrap()
+    prune(&repository, &options, &SilentMonitor)
+}
+
+#[test]
+fn a_server_that_writes_what_should_prolong_a_lock_loses_nothing() {
+    let server = FakeS3::start_that_locks();
+    let machine = machine_at(server.address(), BUCKET, &[]);
+    let documents = machine.path("Documents");
+    write_tree(&documents, 1);
+    machine.ok(&["init", "--retain", "30d"]);
+    machine.ok(&["backup", "--quiet", documents.to_str().unwrap()]);
+    let lasting = || {
+        let mut contents = server.contents();
+        contents.retain(|name, _| layout::is_lasting(name.strip_prefix(PREFIX).unwrap()));
+        contents
+    };
+    let before = lasting();
+    assert!(prune_at(server.address(), BUCKET, 20, true).unwrap().locks_prolonged.unwrap() > 5);
+    for (days, forget) in [(20, false), (21, true)] {
+        match forget {
+            false => server.mistake_locks(),
+            true => server.forget_locks(),
+        }
+        let error = prune_at(server.address(), BUCKET, days, false).unwrap_err().to_string();
+        assert!(
+            error.contains("lock of an object") || error.contains("lock for an object"),
+            "{error}"
+        );
+        let after = lasting();
+        for (name, bytes) in &before {
+            assert!(after.get(name) == Some(bytes), "{name}");
+        }
+    }
+    machine.ok(&["check", "--read-data"]);
+    assert_eq!(differ(&documents, &restored(&machine)), "");
+    // A server that writes what should prolong a lock is found out when a repository is made, too.
+    let other = FakeS3::start_that_locks();
+    other.mistake_locks();
+    let refused = machine_at(other.address(), BUCKET, &[]).run(&["init", "--retain", "30d"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("does not prolong"), "{said}");
 }
 
 #[test]
@@ -359,7 +419,7 @@ fn requests_with_locks_and_about_them_are_signed_whole() {
     store.create("sessions/a", vec![7; 700]).unwrap();
     assert_eq!(store.locked_until("sessions/a").unwrap(), None);
 
-    let location = Location::parse(OsStr::new(&place(&server, BUCKET)), &[]).unwrap();
+    let location = Location::parse(OsStr::new(&place(server.address(), BUCKET)), &[]).unwrap();
     let settings = [("access_key_id", ACCESS_KEY), ("secret_access_key", "another")];
     let settings =
         settings.map(|(key, value)| (key.to_string(), Zeroizing::new(value.to_string())));

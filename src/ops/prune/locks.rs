@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::PruneOptions;
 use super::plan::PackPlan;
-use crate::monitor::{Monitor, Phase};
+use crate::monitor::{Monitor, Phase, Problem};
 use crate::ops::OpsError;
+use crate::ops::threads::with_waiting;
 use crate::repository::Repository;
 
 /// Prolongs the locks that are due, or counts them in a dry run. `None`: the repository locks nothing.
@@ -28,5 +29,17 @@ pub(super) fn prolong(
         return Ok(Some(plan.due.len() as u64));
     }
     monitor.phase(Phase::Lock);
-    Ok(Some(repository.prolong_locks(&plan, monitor)?))
+    let prolonged = with_waiting(repository, || repository.prolong_locks(&plan, monitor))?;
+    if let Some(first) = prolonged.refused.first() {
+        let others = match prolonged.refused.len() - 1 {
+            0 => String::new(),
+            others => format!(", and so of {others} more"),
+        };
+        let message = format!(
+            "its lock was not prolonged: {}{others}; the rest was, and the next prune tries again",
+            first.message
+        );
+        monitor.problem(Problem { item: first.name.clone(), during: "lock", message });
+    }
+    Ok(Some(prolonged.objects))
 }

@@ -186,7 +186,12 @@ pub fn prune(
     // Whatever became of the rest: what is there must not lose its lock because something else is wrong.
     let prolonged = match &outcome {
         Err(OpsError::Interrupted) => Ok(None),
-        Err(OpsError::Repository(error)) if error.kind == Kind::Unavailable => Ok(None),
+        // Also where the store is not what it was: then nothing in it is touched.
+        Err(OpsError::Repository(error))
+            if matches!(error.kind, Kind::Unavailable | Kind::Invalid) =>
+        {
+            Ok(None)
+        }
         _ => locks::prolong(repository, options, summary.plan.as_ref(), monitor),
     };
     let outcome = outcome?;

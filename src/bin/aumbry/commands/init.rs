@@ -27,7 +27,8 @@ pub struct InitArgs {
     #[arg(long, value_name = "N%", value_parser = parse_parity, default_value = "0%")]
     parity: u8,
     /// Let nobody delete what is written before so much time is over, where the store can: S3 with Object Lock.
-    /// `prune` prolongs it for what is still needed, and has to run at least twice in that time
+    /// `prune` prolongs it for what is still needed: prune every day, and say twice the time that you want to be safe
+    /// for. Not with --repo-hot
     #[arg(long, value_name = "TIME")]
     retain: Option<String>,
 }
