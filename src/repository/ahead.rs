@@ -2,17 +2,19 @@
 //!
 //! Whoever reads says what will be read. Threads of their own fetch it: as many requests are under way as the store takes
 //! at once, and as many bytes are under way or wait to be taken as the budget says. Nothing depends on it: what was
-//! not fetched, or could not be, is read as it would have been, with its retries and its errors. The threads make
+//! not fetched, or could not be, is read as it would have been, with its retries and its errors. Only where the store could
+//! not be reached after all its retries, whoever asks is told so, and does not wait for all of them again. The threads make
 //! ordinary calls of the store, so that bounds on bytes and requests hold, and a wish to stop ends them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::id::PackId;
-use crate::store::{Store, layout};
+use crate::store::{Store, StoreError, layout};
 
 /// Neighbouring ranges of a pack become one request up to so many bytes: what a fast line carries in the time of a
 /// round trip, shared by the requests that are under way at once.
@@ -23,7 +25,7 @@ const GAP_BYTES: u64 = 64 << 10;
 /// room until then.
 const REQUEST_RANGES: usize = 64;
 /// Whoever reads may take this many requests out of their order before what lies behind is taken for forgotten.
-const OUT_OF_ORDER: usize = 16;
+const OUT_OF_ORDER: u64 = 16;
 
 /// What will be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +46,9 @@ pub struct Ahead {
     requests: usize,
 }
 
-/// Reads bytes of a pack, or, where that is wanted, all of it.
-type Fetch = dyn Fn(&Wanted) -> Option<Vec<u8>> + Send + Sync;
+/// Reads bytes of a pack, or, where that is wanted, all of it. An error without a reason: whoever needs it reads it, and
+/// finds out why.
+type Fetch = dyn Fn(&Wanted) -> Result<Vec<u8>, Option<StoreError>> + Send + Sync;
 
 struct Shared {
     fetch: Box<Fetch>,
@@ -56,28 +59,27 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// In the order in which they will be needed.
-    requests: Vec<Request>,
+    /// By their numbers, in the order in which they will be needed. Only those that somebody may still ask for: however
+    /// much is read, there are as many as are planned and not taken.
+    requests: BTreeMap<u64, Request>,
+    /// How many there were ever: the number of the next that is made.
+    made: u64,
     /// Which request has a part.
-    by_part: HashMap<(PackId, u64), usize>,
+    by_part: HashMap<(PackId, u64), u64>,
     /// All before it were begun, or are not wanted any more.
-    next: usize,
-    /// All before it were let go.
-    kept_from: usize,
+    next: u64,
     /// Bytes under way, and those that came and were not taken.
     held: u64,
-    /// What was asked for before this number was raised is not wanted any more.
-    round: u64,
     threads: usize,
     is_closed: bool,
 }
 
 struct Request {
     wanted: Wanted,
-    /// Of how many parts nobody has asked for their bytes yet.
+    /// Where its parts begin in the pack's plaintext.
+    parts: Vec<u64>,
+    /// Of how many of them nobody has asked for their bytes yet.
     untaken: usize,
-    /// It came too late, whenever it comes.
-    is_forgotten: bool,
     status: Status,
 }
 
@@ -85,8 +87,8 @@ enum Status {
     Waiting,
     UnderWay,
     Here(Vec<u8>),
-    /// Taken, or never to come.
-    Gone,
+    /// It will not come, and would not if it were asked for again.
+    Failed(StoreError),
 }
 
 impl Request {
@@ -106,7 +108,7 @@ impl Ahead {
             // Whoever needs what did not come, or came damaged, reads it, and is told what is wrong.
             match wanted.is_whole {
                 // Of several stores, the pack of the first is meant: it is proven.
-                true => store.leading().get(&name).ok(),
+                true => store.leading().get(&name).map_err(StoreError::if_given_up),
                 false => store.get_range_ahead(&name, wanted.range.clone()),
             }
         };
@@ -126,52 +128,51 @@ impl Ahead {
 
     /// Says what will be read after what was said before.
     pub fn add(&self, wanted: impl IntoIterator<Item = Wanted>) {
-        let mut state = self.shared.state.lock();
-        if state.next == state.requests.len() && state.held == 0 {
-            state.forget();
-        }
-        let first = state.requests.len();
-        let mut open: HashMap<PackId, (usize, usize)> = HashMap::new();
+        let mut guard = self.shared.state.lock();
+        let state = &mut *guard;
+        let first = state.made;
+        let mut open: HashMap<PackId, (u64, usize)> = HashMap::new();
         for (rank, wanted) in wanted.into_iter().enumerate() {
             let Wanted { pack, offset, ref range, is_whole } = wanted;
             if state.by_part.contains_key(&(pack, offset)) {
                 continue;
             }
-            let joined = open.get(&pack).copied().filter(|(at, first_rank)| {
-                let before = &state.requests[*at].wanted.range;
-                !is_whole
-                    && (before.start..=before.end + GAP_BYTES).contains(&range.start)
-                    && before.end.max(range.end) - before.start <= REQUEST_BYTES
-                    && rank - first_rank < REQUEST_RANGES
+            let joined = open
+                .get(&pack)
+                .copied()
+                .filter(|(_, first_rank)| !is_whole && rank - first_rank < REQUEST_RANGES);
+            let joined = joined.and_then(|(at, _)| {
+                let request = state.requests.get_mut(&at)?;
+                let before = &request.wanted.range;
+                let is_near = (before.start..=before.end + GAP_BYTES).contains(&range.start)
+                    && before.end.max(range.end) - before.start <= REQUEST_BYTES;
+                is_near.then_some((at, request))
             });
             let at = match joined {
-                Some((at, _)) => {
-                    let request = &mut state.requests[at];
+                Some((at, request)) => {
                     let end = &mut request.wanted.range.end;
                     *end = range.end.max(*end);
+                    request.parts.push(offset);
                     request.untaken += 1;
                     at
                 }
                 None => {
-                    let at = state.requests.len();
+                    let at = state.made;
+                    state.made += 1;
                     if !is_whole {
                         open.insert(pack, (at, rank));
                     }
-                    state.requests.push(Request {
-                        wanted,
-                        untaken: 1,
-                        is_forgotten: false,
-                        status: Status::Waiting,
-                    });
+                    let (parts, status) = (vec![offset], Status::Waiting);
+                    state.requests.insert(at, Request { wanted, parts, untaken: 1, status });
                     at
                 }
             };
             state.by_part.insert((pack, offset), at);
         }
-        let added = state.requests.len() - first;
+        let added = (state.made - first) as usize;
         let more = self.requests.min(state.threads + added) - state.threads;
         state.threads += more;
-        drop(state);
+        drop(guard);
         self.shared.changed.notify_all();
         for _ in 0..more {
             let shared = self.shared.clone();
@@ -191,33 +192,42 @@ impl Ahead {
     }
 
     /// A whole pack that was wanted, once; else as [`Ahead::take`].
-    pub fn take_pack(&self, pack: PackId) -> Option<Vec<u8>> {
+    pub fn take_pack(&self, pack: PackId) -> Option<Result<Vec<u8>, StoreError>> {
         self.take(pack, 0, &(0..0))
     }
 
     /// The bytes of a part that was wanted, once. Waits where they are under way. `None`: they have to be read.
-    pub fn take(&self, pack: PackId, offset: u64, range: &Range<u64>) -> Option<Vec<u8>> {
+    ///
+    /// # Errors
+    ///
+    /// The store could not be reached, however often it was tried, or somebody wants to stop.
+    pub fn take(
+        &self,
+        pack: PackId,
+        offset: u64,
+        range: &Range<u64>,
+    ) -> Option<Result<Vec<u8>, StoreError>> {
         let shared = &self.shared;
         let mut state = shared.state.lock();
         let at = state.by_part.remove(&(pack, offset))?;
-        let round = state.round;
-        while state.round == round && matches!(state.requests[at].status, Status::UnderWay) {
+        while let Some(Request { status: Status::UnderWay, .. }) = state.requests.get(&at) {
             shared.changed.wait(&mut state);
         }
-        if state.round != round {
-            return None;
-        }
-        if matches!(state.requests[at].status, Status::Waiting) && state.threads > 0 {
+        // Not there: not wanted any more.
+        if matches!(state.requests.get(&at)?.status, Status::Waiting) && state.threads > 0 {
             state.drop_forgotten(at, shared.budget);
         }
-        let request = &mut state.requests[at];
+        let request = state.requests.get_mut(&at)?;
         request.untaken -= 1;
         let is_last = request.untaken == 0;
         let start = request.wanted.range.start;
         let bytes = match (&mut request.status, is_last) {
-            (Status::Here(bytes), true) if request.wanted.is_whole => Some(std::mem::take(bytes)),
-            (Status::Here(bytes), _) => cut(bytes, start, range, is_last),
-            _ => None,
+            (Status::Here(bytes), true) if request.wanted.is_whole => {
+                Some(Ok(std::mem::take(bytes)))
+            }
+            (Status::Here(bytes), _) => cut(bytes, start, range, is_last).map(Ok),
+            (Status::Failed(error), _) => Some(Err(error.clone())),
+            (Status::Waiting | Status::UnderWay, _) => None,
         };
         if is_last {
             state.let_go(at);
@@ -255,39 +265,39 @@ impl Drop for Ahead {
 impl State {
     /// Nothing that was said counts any more.
     fn forget(&mut self) {
-        for at in 0..self.requests.len() {
+        while let Some(at) = self.requests.keys().next().copied() {
             self.let_go(at);
         }
-        self.requests.clear();
-        self.by_part.clear();
-        (self.next, self.kept_from) = (0, 0);
-        self.round += 1;
+        self.next = self.made;
     }
 
     /// A request's bytes are not needed any more. Those that are under way count until they come.
-    fn let_go(&mut self, at: usize) {
-        let request = &mut self.requests[at];
-        let length = request.length();
-        match std::mem::replace(&mut request.status, Status::Gone) {
-            Status::Here(_) => self.held -= length,
-            Status::UnderWay => request.status = Status::UnderWay,
-            Status::Waiting | Status::Gone => {}
+    fn let_go(&mut self, at: u64) {
+        let Some(request) = self.requests.remove(&at) else { return };
+        for part in &request.parts {
+            let part = (request.wanted.pack, *part);
+            // One that was taken may be wanted again by now.
+            if self.by_part.get(&part) == Some(&at) {
+                self.by_part.remove(&part);
+            }
+        }
+        if matches!(request.status, Status::Here(_)) {
+            self.held -= request.length();
         }
     }
 
     /// Somebody asks for what was not begun, because there is no room: what should have been taken long before, and was not,
     /// never will be. What should have been fetched before is not any more; whoever needs it reads it.
-    fn drop_forgotten(&mut self, at: usize, budget: u64) {
-        if self.held + self.requests[at].length() <= budget {
+    fn drop_forgotten(&mut self, at: u64, budget: u64) {
+        let length = self.requests.get(&at).map_or(0, Request::length);
+        if self.held + length <= budget {
             return;
         }
         self.next = self.next.max(at + 1);
         let until = at.saturating_sub(OUT_OF_ORDER);
-        for earlier in self.kept_from..until {
-            self.requests[earlier].is_forgotten = true;
-            self.let_go(earlier);
+        while let Some((earlier, _)) = self.requests.range(..until).next() {
+            self.let_go(*earlier);
         }
-        self.kept_from = self.kept_from.max(until);
     }
 }
 
@@ -299,40 +309,32 @@ impl Shared {
             if state.is_closed {
                 return;
             }
-            while state
-                .requests
-                .get(state.next)
-                .is_some_and(|it| !matches!(it.status, Status::Waiting))
-            {
-                state.next += 1;
-            }
-            let at = state.next;
-            let length = state.requests.get(at).map(Request::length);
-            let Some(length) =
-                length.filter(|length| state.held == 0 || state.held + length <= self.budget)
-            else {
+            let (next, held) = (state.next, state.held);
+            let first = state.requests.range_mut(next..).next();
+            let first = first.filter(|(_, it)| held == 0 || held + it.length() <= self.budget);
+            let Some((&at, request)) = first else {
                 self.changed.wait(&mut state);
                 continue;
             };
-            state.next += 1;
-            state.held += length;
-            let round = state.round;
-            let request = &mut state.requests[at];
             request.status = Status::UnderWay;
-            let wanted = request.wanted.clone();
+            let (wanted, length) = (request.wanted.clone(), request.length());
+            state.next = at + 1;
+            state.held += length;
             drop(state);
-            let fetched = (self.fetch)(&wanted);
+            // Whoever waits for it must not wait for ever, whatever becomes of it.
+            let fetched = panic::catch_unwind(AssertUnwindSafe(|| (self.fetch)(&wanted)));
             state = self.state.lock();
-            let is_wanted = state.round == round
-                && state.requests[at].untaken > 0
-                && !state.requests[at].is_forgotten;
-            match fetched {
-                Some(bytes) if is_wanted => state.requests[at].status = Status::Here(bytes),
-                _ => {
+            let request = state.requests.get_mut(&at);
+            match (fetched.unwrap_or(Err(None)), request) {
+                (Ok(bytes), Some(request)) => request.status = Status::Here(bytes),
+                (Err(Some(error)), Some(request)) => {
+                    request.status = Status::Failed(error);
                     state.held -= length;
-                    if state.round == round {
-                        state.requests[at].status = Status::Gone;
-                    }
+                }
+                // Not wanted any more, or left to whoever needs it.
+                (_, _) => {
+                    state.let_go(at);
+                    state.held -= length;
                 }
             }
             self.changed.notify_all();

@@ -27,7 +27,9 @@ struct Service {
     most_at_once: AtomicUsize,
     is_open: Mutex<bool>,
     opened: Condvar,
-    fails: bool,
+    /// What it answers instead of bytes.
+    fails: Option<Option<StoreError>>,
+    panics: bool,
 }
 
 impl Service {
@@ -57,7 +59,11 @@ impl Service {
             }
             drop(is_open);
             service.at_once.fetch_sub(1, Ordering::SeqCst);
-            (!service.fails).then(|| bytes(wanted.pack.number, &wanted.range))
+            assert!(!service.panics, "a fetch that panics");
+            match &service.fails {
+                None => Ok(bytes(wanted.pack.number, &wanted.range)),
+                Some(why) => Err(why.clone()),
+            }
         };
         Ahead::over(Box::new(fetch), requests, budget)
     }
@@ -67,7 +73,7 @@ impl Service {
         let mut state = ahead.shared.state.lock();
         while state
             .requests
-            .iter()
+            .values()
             .any(|it| matches!(it.status, Status::Waiting | Status::UnderWay))
         {
             ahead.shared.changed.wait(&mut state);
@@ -83,8 +89,13 @@ impl Service {
     }
 }
 
+/// What was taken where the store can be reached.
+fn taken(found: Option<Result<Vec<u8>, StoreError>>) -> Option<Vec<u8>> {
+    found.map(|found| found.expect("the store can be reached"))
+}
+
 fn take(ahead: &Ahead, number: u32, range: Range<u64>) -> Option<Vec<u8>> {
-    ahead.take(pack(number), range.start, &range)
+    taken(ahead.take(pack(number), range.start, &range))
 }
 
 #[test]
@@ -101,11 +112,11 @@ fn what_was_said_comes_whole_and_once_whatever_order_it_is_taken_in() {
     order.chunks_mut(5).for_each(<[_]>::reverse);
     let mut came = 0;
     for wanted in order {
-        if let Some(found) = ahead.take(wanted.pack, wanted.offset, &wanted.range) {
+        if let Some(found) = taken(ahead.take(wanted.pack, wanted.offset, &wanted.range)) {
             assert_eq!(found, bytes(wanted.pack.number, &wanted.range));
             came += 1;
         }
-        assert_eq!(ahead.take(wanted.pack, wanted.offset, &wanted.range), None, "twice");
+        assert_eq!(taken(ahead.take(wanted.pack, wanted.offset, &wanted.range)), None, "twice");
     }
     assert!(came > 0, "nothing was fetched before it was asked for");
     assert_eq!(ahead.held(), 0);
@@ -175,7 +186,7 @@ fn neighbours_come_with_one_request_and_what_is_far_or_needed_late_does_not() {
     assert_eq!(of_one.collect::<Vec<_>>(), expected);
     assert_eq!(asked.len(), expected.len() + 2 + others.len());
     for wanted in all {
-        let found = ahead.take(wanted.pack, wanted.offset, &wanted.range);
+        let found = taken(ahead.take(wanted.pack, wanted.offset, &wanted.range));
         assert_eq!(found, Some(bytes(wanted.pack.number, &wanted.range)));
     }
     assert_eq!(ahead.held(), 0);
@@ -192,7 +203,7 @@ fn parts_that_share_a_frame_come_with_it_each_once() {
     ahead.add(all[5..9].to_vec());
     service.settled(&ahead);
     for wanted in &all {
-        let found = ahead.take(wanted.pack, wanted.offset, &wanted.range);
+        let found = taken(ahead.take(wanted.pack, wanted.offset, &wanted.range));
         assert_eq!(found, Some(bytes(1, &wanted.range)));
     }
     assert_eq!((service.asked.lock().len(), ahead.held()), (1, 0));
@@ -201,7 +212,7 @@ fn parts_that_share_a_frame_come_with_it_each_once() {
 #[test]
 fn what_fails_is_left_to_whoever_needs_it() {
     let service =
-        Arc::new(Service { is_open: Mutex::new(true), fails: true, ..Service::default() });
+        Arc::new(Service { is_open: Mutex::new(true), fails: Some(None), ..Service::default() });
     let ahead = service.ahead(4, 4 * MIB);
     ahead.replace((0..32).map(|number| part(number, 0..MIB)));
     service.await_asked(1);
@@ -272,10 +283,70 @@ fn whole_packs_come_whole() {
     let ahead = service.ahead(2, 2 * MIB);
     ahead.add_packs((0..5).map(|number| (pack(number), MIB)));
     for number in 0..5 {
-        if let Some(found) = ahead.take_pack(pack(number)) {
+        if let Some(found) = taken(ahead.take_pack(pack(number))) {
             assert_eq!(found, bytes(number, &(0..MIB)));
         }
     }
-    assert_eq!(ahead.take_pack(pack(9)), None);
+    assert_eq!(taken(ahead.take_pack(pack(9))), None);
     assert_eq!(ahead.held(), 0);
+}
+
+#[test]
+fn however_much_is_read_only_what_is_planned_and_not_taken_takes_room() {
+    let service = Service::open();
+    let ahead = service.ahead(4, 4 * MIB);
+    const LAG: u32 = 50;
+    // Nobody ever takes it, and it is not in anybody's way.
+    ahead.add([part(1_000_000, 0..KIB)]);
+    for number in 0..5000 {
+        ahead.add([part(number, 0..KIB), part(number, 512 * KIB..513 * KIB)]);
+        if let Some(slow) = number.checked_sub(LAG) {
+            for range in [0..KIB, 512 * KIB..513 * KIB] {
+                let found = take(&ahead, slow, range.clone());
+                assert!(found.is_none_or(|found| found == bytes(slow, &range)));
+            }
+        }
+        let state = ahead.shared.state.lock();
+        let most = 2 * (LAG as usize + 1) + 1;
+        assert!(state.requests.len() <= most && state.by_part.len() <= most);
+    }
+}
+
+#[test]
+fn a_fetch_that_panics_leaves_nobody_waiting() {
+    let service =
+        Arc::new(Service { is_open: Mutex::new(true), panics: true, ..Service::default() });
+    let ahead = service.ahead(2, 4 * MIB);
+    ahead.replace((0..8).map(|number| part(number, 0..MIB)));
+    service.await_asked(1);
+    for number in 0..8 {
+        assert_eq!(take(&ahead, number, 0..MIB), None);
+    }
+    // All threads go on.
+    service.settled(&ahead);
+    assert_eq!(ahead.held(), 0);
+}
+
+#[test]
+fn who_asks_for_what_the_store_was_given_up_for_is_told_so_once_for_each_part() {
+    use crate::store::Kind;
+    let why = StoreError {
+        kind: Kind::Unavailable,
+        name: "packs/far".to_string(),
+        message: "nothing came".to_string(),
+    };
+    let service = Arc::new(Service {
+        is_open: Mutex::new(true),
+        fails: Some(Some(why.clone())),
+        ..Service::default()
+    });
+    let ahead = service.ahead(1, 4 * MIB);
+    ahead.replace([part(1, 0..KIB), part(1, KIB..2 * KIB)]);
+    service.settled(&ahead);
+    assert_eq!(ahead.held(), 0);
+    for range in [0..KIB, KIB..2 * KIB] {
+        assert_eq!(ahead.take(pack(1), range.start, &range), Some(Err(why.clone())));
+        assert_eq!(ahead.take(pack(1), range.start, &range), None);
+    }
+    assert_eq!((service.asked.lock().len(), ahead.shared.state.lock().requests.len()), (1, 0));
 }

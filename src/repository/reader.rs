@@ -657,12 +657,18 @@ impl<'a> BlobReader<'a> {
             Some(Some(ahead)) => ahead.take(pack.id, offset, &range),
             _ => None,
         };
+        let (fetched, given_up) = match fetched {
+            Some(Ok(bytes)) => (Some(bytes), None),
+            Some(Err(error)) => (None, Some(error)),
+            None => (None, None),
+        };
         if let Some(opened) = fetched.map(unseal).filter(|opened| !is_damaged(opened)) {
             return opened;
         }
-        let mut found = match self.repository.read_kept_range(pack, &name, &range) {
-            Some(kept) => kept.and_then(unseal),
-            None => self.repository.unseal_from_first(&name, &range, &unseal),
+        let mut found = match (self.repository.read_kept_range(pack, &name, &range), given_up) {
+            (Some(kept), _) => kept.and_then(unseal),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => self.repository.unseal_from_first(&name, &range, &unseal),
         };
         // The damaged copy may be the cache's own, of which no answer may depend.
         if is_damaged(&found) && self.repository.drop_kept_pack(&pack.id) {

@@ -24,7 +24,7 @@ use crate::format::pack::{
     Encoding, PACK_TRAILER_LENGTH, PackDirectory, SegmentRecord, locate_directory,
 };
 use crate::id::{BlobId, IndexId, KeySlotId, PackId, SessionId, TombId};
-use crate::store::{self, Store, layout};
+use crate::store::{self, Store, StoreError, layout};
 
 /// No pack is longer: 1 GiB of stored bytes, a segment and a directory. An index that says more lies.
 const PACK_LENGTH_MAX: u64 = 2 << 30;
@@ -280,13 +280,13 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     fn verify_at(
         &mut self,
         store: &Store,
-        fetched: Option<Vec<u8>>,
+        fetched: Option<std::result::Result<Vec<u8>, StoreError>>,
         id: PackId,
         listed: Option<&ListedPack>,
     ) -> Result<PackProof> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
-        let object = match fetched.map_or_else(|| store.get(&name), Ok) {
+        let object = match fetched.unwrap_or_else(|| store.get(&name)) {
             Ok(object) => object,
             Err(error) => {
                 let error = RepositoryError::from(error);

@@ -3,7 +3,8 @@
 //! Each thread that stores blobs owns a [`SegmentWriter`], which gathers them into segments and compresses
 //! them on that thread. Finished segments go into one of at least two open packs, chosen at random, so that the
 //! order of packs tells the store nothing of a file. Memory: a segment and its compressed form for each
-//! thread, and for each thread and each upload (two, or three to a store far away) a pack.
+//! thread, and for each thread (two at least) and each upload (one to three on a disk, three to a store far away) a pack;
+//! and a pack of trees, or two where the store is far away.
 
 mod segments;
 
@@ -40,9 +41,9 @@ use crate::store::{Created, Store, layout};
 const SHARDS: usize = 64;
 /// An index object is written when this many blobs wait for one.
 const INDEX_BLOBS: u64 = 100_000;
-/// Packs on their way to the store at a time, and threads that bring them there. A disk that is written past the page cache
-/// takes one faster than two cores make it, and a second would be 17 MiB more.
-const UPLOADS: usize = 1;
+/// Packs on their way to a disk at a time, and threads that bring them there, at most. One for four threads that fill them: a
+/// disk that is written past the page cache takes one faster than two cores make it, and each further one is 17 MiB more.
+const UPLOADS_MAX: usize = 3;
 /// The same where the way is long: while one waits for its answer the others go on.
 const FAR_UPLOADS: usize = 3;
 
@@ -89,8 +90,9 @@ struct Uploads {
     store: Store,
     unindexed: Mutex<Unindexed>,
     failure: Mutex<Option<RepositoryError>>,
-    /// Buffers of packs that are in the store.
+    /// Buffers of packs that are in the store, as many as are uploaded at once.
     spare: Mutex<Vec<Vec<u8>>>,
+    spare_max: usize,
 }
 
 /// One write session.
@@ -225,13 +227,14 @@ impl<'a> Writer<'a> {
         let excluded = excluded.packs().iter().chain(condemned).copied();
         let excluded = repository.cache.excluding(excluded)?;
 
+        let uploads_at_once = uploads_at_once(repository);
         let uploads = Arc::new(Uploads {
             store: repository.store.clone(),
             unindexed: Mutex::new(Unindexed { packs, blobs }),
             failure: Mutex::default(),
             spare: Mutex::default(),
+            spare_max: uploads_at_once.max(1),
         });
-        let uploads_at_once = uploads_at_once(repository);
         let most_packs = rayon::current_num_threads().max(2) + uploads_at_once.max(1);
         let (sender, receiver) = sync_channel(0);
         let receiver = Arc::new(Mutex::new(receiver));
@@ -241,6 +244,8 @@ impl<'a> Writer<'a> {
                 std::thread::spawn(move || upload(&uploads, &receiver))
             })
             .collect();
+        // Far away, trees are gathered in one pack while another is on its way.
+        let tree_packs = if repository.store.lists_cheaply() { 1 } else { 2 };
         let writer = Writer {
             repository,
             trusts_parent,
@@ -250,7 +255,7 @@ impl<'a> Writer<'a> {
             dry_run,
             new_blobs: (0..SHARDS).map(|_| Mutex::default()).collect(),
             // Two of data at least, so that the store cannot tell which chunks follow one another.
-            open_packs: [OpenPacks::new(2, most_packs), OpenPacks::new(1, 1)],
+            open_packs: [OpenPacks::new(2, most_packs), OpenPacks::new(1, tree_packs)],
             pack_count: AtomicU32::new(0),
             index_count: AtomicU32::new(0),
             counters: Counters::default(),
@@ -603,7 +608,9 @@ impl Drop for Writer<'_> {
 fn uploads_at_once(repository: &Repository) -> usize {
     match repository.threads(2) {
         1 => 0,
-        _ if repository.store.lists_cheaply() => UPLOADS,
+        _ if repository.store.lists_cheaply() => {
+            (rayon::current_num_threads() / 4).clamp(1, UPLOADS_MAX)
+        }
         _ => FAR_UPLOADS,
     }
 }
@@ -627,7 +634,7 @@ fn upload_one(uploads: &Uploads, finished: Finished) {
     if object.capacity() > 0 {
         // Memory that is there need not be cleared by the kernel. As many as there are uploads stay, no more.
         let mut spare = uploads.spare.lock();
-        if spare.len() < UPLOADS {
+        if spare.len() < uploads.spare_max {
             spare.push(object);
         }
     }

@@ -151,7 +151,7 @@ impl Store {
             }));
         }
         let mut failing_since = None;
-        let mut tries = 0;
+        let (mut tries, mut denials) = (0, 0);
         loop {
             line.may_begin(name)?;
             let generation = self.inner.handle.generation();
@@ -177,11 +177,12 @@ impl Store {
                 self.inner.handle.renew(generation);
             }
             tries += 1;
+            denials += u32::from(error.kind() == ErrorKind::PermissionDenied);
             let since = line.failing_since(failing_since, &attempt, turn.get());
             failing_since = Some(since);
             let failing_for = line.clock.elapsed().saturating_sub(since);
             let explained = line.explain(name, &error, &attempt);
-            match line.consider(&error, &attempt, tries, failing_for) {
+            match line.consider(&error, &attempt, tries, denials, failing_for) {
                 Some(wait) => line.wait(name, wait, &explained.message)?,
                 None => {
                     let was_given_up = tries > 1 || line.is_wired && attempt.status().is_none();

@@ -6,7 +6,7 @@
 
 use opendal::Buffer;
 use rustix::fd::OwnedFd;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstatfs};
 use rustix::io::{Errno, retry_on_intr, write};
 
 /// Objects of at least so many bytes are written past the cache: smaller ones cost less than the wait for the disk.
@@ -15,6 +15,16 @@ pub(super) const LEAST: usize = 1 << 20;
 const BLOCK: usize = 4096;
 /// Bytes of each write: 1 MiB was as fast as 2 and 16, and stays in the processor's cache.
 const PIECE: usize = 256 * BLOCK;
+
+/// NFS, SMB2, CIFS and FUSE, by the numbers that `statfs` tells: there the bytes go to somebody else, write by write, who
+/// keeps them in a cache of his own.
+const ELSEWHERE: [u32; 4] = [0x6969, 0xFE53_4D42, 0xFF53_4D42, 0x6573_5546];
+
+/// Whether writing past the cache makes sense in this directory's file system.
+pub(super) fn is_for(directory: &OwnedFd) -> bool {
+    // The number has 32 bits, in a field whose width and sign differ from machine to machine.
+    fstatfs(directory).is_ok_and(|told| !ELSEWHERE.contains(&(told.f_type as u32)))
+}
 
 /// Memory that begins at a block.
 struct Aligned {

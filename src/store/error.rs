@@ -45,6 +45,12 @@ impl StoreError {
         StoreError { kind, name: name.to_string(), message: message.into() }
     }
 
+    /// The same, if the store was tried for as long as it is worth, or somebody wants to stop: trying again at once would only
+    /// repeat the wait.
+    pub fn if_given_up(self) -> Option<Self> {
+        matches!(self.kind, Kind::Unavailable | Kind::Interrupted).then_some(self)
+    }
+
     pub(super) fn not_found(name: &str) -> Self {
         StoreError::new(Kind::NotFound, name, "not found")
     }

@@ -235,18 +235,19 @@ impl Line {
     }
 
     /// How long to wait before another attempt; `None`: there is to be none. `tries` attempts have failed, and the first
-    /// of them `failing_for` ago.
+    /// of them `failing_for` ago; the store said "denied" to `denials` of them.
     pub(super) fn consider(
         &self,
         error: &opendal::Error,
         attempt: &Attempt,
         tries: u32,
+        denials: u32,
         failing_for: Duration,
     ) -> Option<Duration> {
         let patience = self.patience?;
         match judge(error, attempt.status()) {
             Verdict::Stays => return None,
-            Verdict::PassesPerhaps if tries >= DENIED_TRIES => return None,
+            Verdict::PassesPerhaps if denials >= DENIED_TRIES => return None,
             Verdict::PassesPerhaps | Verdict::Passes => {}
         }
         let doubled = patience.shortest_wait.saturating_mul(1 << (tries - 1).min(16));
@@ -430,5 +431,20 @@ mod tests {
             let since = line.failing_since(Some(seconds(300)), &attempt, turn);
             assert_eq!(since, if is_anew { now } else { seconds(300) }, "{case}");
         }
+    }
+
+    #[test]
+    fn a_denial_after_connection_errors_is_the_first_denial() {
+        let access = Access::default();
+        let line = access.line("far away".to_string(), true);
+        let attempt = Attempt::default();
+        let denied = opendal::Error::new(ErrorKind::PermissionDenied, "token").set_temporary();
+        let consider = |tries, denials| {
+            line.consider(&denied, &attempt, tries, denials, Duration::from_secs(1))
+        };
+        assert!(consider(6, 1).is_some());
+        assert!(consider(7, 2).is_some());
+        assert_eq!(consider(8, 3), None);
+        assert_eq!(consider(3, 3), None);
     }
 }

@@ -33,7 +33,8 @@
 //! | exFAT, FAT | 2 to 6; no journal: a crash of the machine may damage the file system itself (1), and all files belong to whoever mounted it, whatever their permission bits |
 //! | FUSE | what the file system below does; one that knows neither the rename nor `link` is refused at the first create |
 //!
-//! Files are made with mode 0600, directories with 0700.
+//! Files are made with mode 0600, directories with 0700. Objects of a mebibyte and more are written past the page cache
+//! (`direct`), but not over a network and not through FUSE, where that is slow or means something else.
 
 use std::fmt;
 use std::io;
@@ -82,6 +83,8 @@ pub(super) struct LocalService {
     root: Arc<OwnedFd>,
     // Whether this file system knows RENAME_NOREPLACE: assumed until it says no.
     renames: Arc<AtomicBool>,
+    // Whether large objects are written past the page cache, where the file system can.
+    is_direct: bool,
     info: ServiceInfo,
 }
 
@@ -94,6 +97,7 @@ impl LocalService {
         let root = openat(CWD, path, DIRECTORY, Mode::empty())
             .map_err(|errno| failed("cannot open the directory", errno))?;
         let service = LocalService {
+            is_direct: direct::is_for(&root),
             root: Arc::new(root),
             renames: Arc::new(AtomicBool::new(true)),
             info: ServiceInfo::new("local", path.to_string_lossy(), ""),
@@ -127,7 +131,7 @@ impl LocalService {
         let folder = path.rsplit_once('/').map_or(".", |(folder, _)| folder);
         for _ in 0..MOST_ATTEMPTS {
             let mut temporary = self.temporary()?;
-            Output::new(&temporary.file, bytes.len() >= direct::LEAST)
+            Output::new(&temporary.file, self.is_direct && bytes.len() >= direct::LEAST)
                 .write(bytes)
                 .map_err(|errno| failed("cannot write", errno))?;
             fdatasync(&temporary.file).map_err(|errno| failed("cannot write", errno))?;

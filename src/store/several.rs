@@ -310,10 +310,18 @@ impl Store {
         self.several.as_ref().is_some_and(is_lacking)
     }
 
-    /// [`Store::get_range`] for who fetches ahead: from the first store that has so much. `None`: whoever needs it reads it,
-    /// and finds out what each store says. Only that one lacks it leads to the next here, and what the bytes hold is not
-    /// looked at.
-    pub fn get_range_ahead(&self, name: &str, range: Range<u64>) -> Option<Vec<u8>> {
+    /// [`Store::get_range`] for who fetches ahead: from the first store that has so much. Only that one lacks it leads to
+    /// the next here, and what the bytes hold is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// `None`: whoever needs it reads it, and finds out what each store says. Else what is not worth to be tried again: somebody
+    /// wants to stop, or the only store could not be reached.
+    pub fn get_range_ahead(
+        &self,
+        name: &str,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, Option<StoreError>> {
         let mut troubles = Vec::new();
         for (number, store) in self.each() {
             if self.is_lacking(number, name) {
@@ -326,15 +334,19 @@ impl Store {
                             .iter()
                             .for_each(|(number, it)| several.pass_over(*number, name, it));
                     }
-                    return Some(bytes);
+                    return Ok(bytes);
                 }
                 Err(error) if matches!(error.kind, Kind::NotFound | Kind::Truncated) => {
                     troubles.push((number, Trouble::Store(error)));
                 }
-                Err(_) => return None,
+                // Another store may answer.
+                Err(error) if self.several.is_some() && error.kind != Kind::Interrupted => {
+                    return Err(None);
+                }
+                Err(error) => return Err(error.if_given_up()),
             }
         }
-        None
+        Err(None)
     }
 
     fn nobody_answers(&self, name: &str) -> StoreError {
