@@ -1,0 +1,103 @@
+//! A cold store goes with one hot store at a time, and lacks nothing that the hot one relies on.
+
+use super::*;
+
+#[test]
+fn a_hot_store_that_another_has_taken_the_place_of_is_refused() {
+    let pair = Pair::new();
+    let (folder, ids, versions) = lived_in(&pair);
+    // Not lost, only out of sight.
+    let new = Pair { hot: Store::memory(), cold: pair.cold.clone() };
+    assert!(repaired(&new.store(), true).unwrap().is_new);
+    assert_whole(&pair, &versions, "told what would be, and nothing done");
+    assert!(repaired(&new.store(), false).unwrap().is_new);
+    assert_eq!(names(&pair.cold, "copy/hot/").len(), 1);
+    let told = refused(pair.store());
+    assert!(told.kind == Kind::Invalid && told.message.contains("any more"), "{told}");
+    let told = repaired(&pair.store(), false).unwrap_err();
+    assert!(told.kind == Kind::Invalid && told.message.contains("any more"), "{told}");
+    // The new one goes on, and one more takes its place in turn.
+    let repository = new.open();
+    assert_eq!(checked(&repository, DataSelection::None).notes, Vec::<String>::new());
+    repository.forget(&ids[..1], "").unwrap();
+    pruned(&repository, &tight());
+    drop(repository);
+    assert_whole(&new, &versions[1..], "the new one");
+    let third = Pair { hot: Store::memory(), cold: pair.cold.clone() };
+    repaired(&third.store(), false).unwrap();
+    assert_eq!(refused(new.store()).kind, Kind::Invalid);
+    assert_eq!(refused(pair.store()).kind, Kind::Invalid);
+    backed_up(&third.open(), folder.path());
+}
+
+#[test]
+fn making_a_hot_store_again_that_is_stopped_at_any_call_leaves_one_or_none() {
+    let pair = Pair::new();
+    let (_, _, versions) = lived_in_with(&pair, 5);
+    for call in 0.. {
+        let (old, control) = (pair.copy(), FaultControl::new());
+        let what = format!("before call {call}");
+        let new = Pair { hot: Store::memory(), cold: old.cold.clone() };
+        control.stop_at(call, Effect::Before);
+        let outcome = repaired(&new.faulty(&control), false);
+        let is_over = control.calls() <= call;
+        control.resume();
+        let opens =
+            |pair: &Pair| Repository::open(pair.store(), &quick_key(1), environment(None)).is_ok();
+        assert!(!(opens(&old) && opens(&new)), "{what}: two histories");
+        assert_eq!(outcome.is_ok(), opens(&new), "{what}");
+        if outcome.is_err() {
+            // Into the same place once more.
+            assert!(repaired(&new.store(), false).unwrap().is_new, "{what}");
+        }
+        assert_whole(&new, &versions, &what);
+        assert!(!opens(&old), "{what}");
+        if is_over {
+            break;
+        }
+    }
+}
+
+#[test]
+fn the_last_key_that_opens_the_cold_store_alone_is_not_removed() {
+    let pair = Pair::new();
+    let repository = pair.create();
+    let second = repository.add_key(&quick_key(2), None, "second").unwrap();
+    // Whoever added the slot in use was stopped before it made the copy.
+    let in_use = layout::copy(&layout::key(repository.slot()));
+    pair.cold.delete(&in_use).unwrap();
+    repository.remove_key(second).unwrap();
+    assert_eq!(names(&pair.cold, "copy/keys/"), [in_use]);
+    let rescued = pair.after_loss_of_hot();
+    assert!(Repository::open(rescued.store(), &quick_key(1), environment(None)).is_ok());
+}
+
+#[test]
+fn a_sweep_that_was_not_copied_is_copied_by_whoever_reads_it() {
+    let pair = Pair::new();
+    let (_, ids, _) = lived_in(&pair);
+    let repository = pair.open();
+    repository.forget(&ids[..1], "").unwrap();
+    pruned(&repository, &tight());
+    let sweeps: Vec<String> = names(&pair.cold, "copy/gc/");
+    let sweep = sweeps.iter().find(|name| name.ends_with(".sweep")).unwrap();
+    pair.cold.delete(sweep).unwrap();
+    pair.open().generations().unwrap();
+    assert!(names(&pair.cold, "copy/gc/").contains(sweep));
+}
+
+#[test]
+fn nothing_is_committed_without_the_copies_of_its_tree_packs() {
+    let pair = Pair::new();
+    let (folder, _, _) = lived_in(&pair);
+    write_files(folder.path(), 0..3, 8);
+    let control = FaultControl::new();
+    // It takes what it is given, and does not show it.
+    control.leave_out("copy/packs/");
+    let cold = pair.cold.clone().with_faults(control);
+    let repository = Pair { hot: pair.hot.clone(), cold }.open();
+    let outcome = back_up_with(&repository, folder.path(), &options(), &SilentMonitor);
+    let error = outcome.err().unwrap().to_string();
+    assert!(error.contains("not in the store's listing"), "{error}");
+    assert_eq!(snapshots(&pair.open()).len(), 2);
+}
