@@ -86,6 +86,7 @@ fn whoever_names_one_store_or_the_wrong_one_is_told_what_to_type() {
     says(&scene, 2, "the same place");
     scene.set("AUMBRY_REPO_HOT", "hot/below");
     says(&scene, 2, "one is in the other");
+    scene.set("AUMBRY_REPO_HOT", "hot");
     scene.unset("AUMBRY_REPOSITORY");
     says(&scene, 2, "name the cold store with -r");
     scene.set("AUMBRY_REPOSITORY", "elsewhere");

@@ -101,3 +101,30 @@ fn nothing_is_committed_without_the_copies_of_its_tree_packs() {
     assert!(error.contains("not in the store's listing"), "{error}");
     assert_eq!(snapshots(&pair.open()).len(), 2);
 }
+
+#[test]
+fn what_may_be_in_an_archived_pack_that_no_index_lists_is_not_told_as_lost() {
+    let pair = Pair::new();
+    lived_in(&pair);
+    for name in names(&pair.hot, layout::INDEX) {
+        pair.store().delete(&name).unwrap();
+    }
+    let (archived, control) = pair.archived();
+    let restored = || {
+        let (repository, monitor) = (archived.open(), RecordingMonitor::default());
+        let target = tempfile::tempdir().unwrap();
+        let newest = snapshots(&repository).pop().unwrap();
+        let options = restore_options();
+        let summary = restore(&repository, &newest, target.path(), &options, &monitor).unwrap();
+        (summary.entries_failed, monitor.problems())
+    };
+    let (failed, problems) = restored();
+    assert!(failed > 0);
+    for problem in &problems {
+        let message = &problem.message;
+        assert!(message.contains("packs/") && message.contains("No index object lists it"));
+        assert!(!message.contains("is in no pack"), "{message}");
+    }
+    control.archive(None);
+    assert_eq!(restored().0, 0);
+}
