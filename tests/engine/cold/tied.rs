@@ -128,3 +128,31 @@ fn what_may_be_in_an_archived_pack_that_no_index_lists_is_not_told_as_lost() {
     control.archive(None);
     assert_eq!(restored().0, 0);
 }
+
+#[test]
+fn a_displaced_hot_store_is_refused_where_its_place_is_known_from_before() {
+    let far = |name: &str| {
+        let operator = opendal::Operator::new(opendal::services::Memory::default()).unwrap();
+        Store::direct(operator, name, false)
+    };
+    let pair = Pair { hot: far("hot"), cold: far("cold") };
+    let (cache, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    pair.create();
+    let here = || environment(Some(cache.path()));
+    let backed_up = |version| {
+        write_files(folder.path(), 0..3, version);
+        let opened = Repository::open_to_write(pair.store(), &quick_key(1), here()).unwrap();
+        back_up_with(&opened, folder.path(), &options(), &SilentMonitor)
+    };
+    backed_up(1).unwrap();
+    assert!(Repository::is_known_place(&pair.store(), &here()));
+    backed_up(2).unwrap();
+    let new = Pair { hot: Store::memory(), cold: pair.cold.clone() };
+    repaired(&new.store(), false).unwrap();
+    let packs = names(&pair.cold, "packs/");
+    // It opens without a request.
+    let error = backed_up(3).err().unwrap().to_string();
+    assert!(error.contains("any more"), "{error}");
+    assert_eq!(names(&pair.cold, "packs/"), packs);
+    assert_eq!(snapshots(&new.open()).len(), 2);
+}
