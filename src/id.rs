@@ -114,6 +114,11 @@ bytes_id!(
     16
 );
 bytes_id!(
+    /// Which hot store a cold one goes with: random, and drawn anew when another takes its place.
+    HotStoreId,
+    16
+);
+bytes_id!(
     /// A key slot's name: random.
     KeySlotId,
     16

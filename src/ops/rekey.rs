@@ -183,6 +183,7 @@ fn prove_unneeded(
     match usage.lost.example {
         None => Ok(()),
         Some(example) => {
+            repository.require_readable_packs()?;
             let lost = usage.lost.blobs;
             let message = format!("is needed, and in no pack that is shown ({lost} such blobs)");
             Err(may_be_needed(format!("blob {}", example.short()), message))

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use super::chance::Chance;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::cache::Excluded;
 use super::{Repository, TELLTALES};
 use crate::format::header::{Header, ObjectKind};
 use crate::format::pack::Encoding;
-use crate::id::{PackId, RepositoryId};
+use crate::id::{HotStoreId, PackId, RepositoryId};
 use crate::monitor::{Monitor, Progress};
 use crate::store::{Cold, Gaps, Store, layout};
 
@@ -60,11 +61,22 @@ fn absent(store: &Store) -> RepositoryError {
     RepositoryError::new(Kind::NotFound, store.location(), "is not a repository")
 }
 
-/// Whether the cold one of two stores belongs to the hot one, which is this repository's.
+/// Whether two stores belong together, of which the hot one is this repository's.
+///
+/// # Errors
+///
+/// [`Kind::Invalid`]: the cold one is another's, or another hot store has taken this one's place.
 pub(super) fn require_pair(store: &Store, id: RepositoryId) -> Result<()> {
     let Some(cold) = store.cold_location() else { return Ok(()) };
-    if store.is_cold_of(id)? {
+    if store.is_tied()? {
         return Ok(());
+    }
+    if store.is_cold_of(id)? {
+        let message = format!(
+            "is not the hot store of what is in {cold} any more: `aumbry repair hot` has made another one, which is the \
+             one to name with --repo-hot. If that is lost, `aumbry repair hot` makes one more, in an empty place"
+        );
+        return Err(RepositoryError::new(Kind::Invalid, store.location(), message));
     }
     let whose = match store.cold_of()?.first() {
         Some(other) => format!("it is that of repository {}", other.short()),
@@ -101,6 +113,29 @@ pub(super) fn require_free(store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// Ties two stores to each other, and says in the cold one whose it is. `None`: there is one store.
+pub(super) fn claim(
+    store: &Store,
+    id: RepositoryId,
+    config: &[u8],
+    chance: &Chance,
+) -> Result<Option<HotStoreId>> {
+    if !store.is_tiered() {
+        return Ok(None);
+    }
+    let hot = HotStoreId(chance.bytes()?);
+    store.tie(hot, id)?;
+    store.claim_cold(id, config.to_vec())?;
+    Ok(Some(hot))
+}
+
+/// Takes that back.
+pub(super) fn release(store: &Store, id: RepositoryId, hot: Option<HotStoreId>) -> Result<()> {
+    let Some(hot) = hot else { return Ok(()) };
+    store.release_cold(id)?;
+    Ok(store.untie(hot)?)
+}
+
 /// What was done, or would be, to make a hot store whole out of the cold one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HotRepair {
@@ -113,8 +148,14 @@ pub struct HotRepair {
 }
 
 /// Makes the hot one of two stores whole again, out of the copies in the cold one: no key is needed. The config comes last, so
-/// that there is a repository when everything is there. Nobody else may be at work in it.
-pub fn repair_hot(store: &Store, dry_run: bool, monitor: &dyn Monitor) -> Result<HotRepair> {
+/// that there is a repository when everything is there. Nobody else may be at work in it. A new one takes the place of
+/// whichever there was: that is refused from then on, should somebody have it still.
+pub fn repair_hot(
+    store: &Store,
+    dry_run: bool,
+    chance: &Chance,
+    monitor: &dyn Monitor,
+) -> Result<HotRepair> {
     let Some(cold) = store.cold_location() else {
         let message = "has no hot store: `repair hot` is for a repository in two, with --repo-hot";
         return Err(RepositoryError::new(Kind::Invalid, store.location(), message));
@@ -141,7 +182,7 @@ pub fn repair_hot(store: &Store, dry_run: bool, monitor: &dyn Monitor) -> Result
             id
         }
     };
-    let gaps = store.gaps()?;
+    let mut gaps = store.gaps()?;
     let bytes = gaps.lost.iter().map(|object| object.size).sum();
     let mut repair = HotRepair { objects: gaps.lost.len() as u64, bytes, is_new };
     repair.objects += u64::from(is_new);
@@ -154,6 +195,14 @@ pub fn repair_hot(store: &Store, dry_run: bool, monitor: &dyn Monitor) -> Result
         names.push(layout::copy_of_config(id));
     }
     store.thaw(&names)?;
+    if is_new {
+        // Two hot stores would be two histories over the same packs, and each collects what only the other needs.
+        let hot = HotStoreId(chance.bytes()?);
+        store.tie(hot, id)?;
+        store.displace_all_but(hot)?;
+        // What the one before has come to until then.
+        gaps = store.gaps()?;
+    }
     monitor.expect(Progress { files: repair.objects, bytes });
     for object in &gaps.lost {
         if monitor.interrupted() {
@@ -163,7 +212,13 @@ pub fn repair_hot(store: &Store, dry_run: bool, monitor: &dyn Monitor) -> Result
         monitor.advance(Progress { files: 1, bytes: object.size });
     }
     if is_new {
-        store.create(layout::CONFIG, store.config_of_cold(id)?)?;
+        let config = store.config_of_cold(id)?;
+        if !store.is_tied()? {
+            let message = "was made the hot store by one `aumbry repair hot`, and another place by another at the same \
+                           time; run it again, once, in an empty place";
+            return Err(RepositoryError::new(Kind::Conflict, store.location(), message));
+        }
+        store.create(layout::CONFIG, config)?;
     }
     Ok(repair)
 }

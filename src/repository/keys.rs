@@ -382,7 +382,19 @@ pub fn remove(store: &Store, id: KeySlotId, in_use: KeySlotId) -> Result<()> {
              again to remove this one",
         ));
     }
+    keep(store, in_use)?;
     store.delete(&layout::key(id))?;
+    Ok(())
+}
+
+/// Makes sure that a slot is in the cold store, too, where there are two: before another goes, with which the last that
+/// opens what is in the cold store would go.
+fn keep(store: &Store, slot: KeySlotId) -> Result<()> {
+    let name = layout::key(slot);
+    if store.is_tiered() && !store.copy_to_cold(&name)? {
+        let message = "was removed meanwhile; nothing else is. Open the repository again to remove another one";
+        return Err(RepositoryError::new(Kind::Invalid, name, message));
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
+use super::cold;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::key_updates::{follow_updates, revisions, unseal_update};
 use super::keys::{self, Credential, Opened};
@@ -163,6 +164,14 @@ impl Repository {
     pub(super) fn look_at_keys(&self, listed: Vec<ObjectInfo>) -> Result<Look> {
         if !self.has_unproven_keys() {
             return Ok(Look::Same);
+        }
+        // Another hot store may have taken its place since.
+        if let Err(error) = cold::require_pair(&self.store, self.id) {
+            self.forget_place();
+            return match error.kind {
+                Kind::Invalid => Ok(Look::Elsewhere(error)),
+                _ => Err(error),
+            };
         }
         let name = layout::key(self.slot);
         let is_listed = listed.iter().any(|object| object.name == name);

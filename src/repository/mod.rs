@@ -129,6 +129,7 @@ pub struct Repository {
     marks: Shelf,
     environment: Environment,
     adopted: Mutex<Option<bool>>,
+    archived: OnceLock<RepositoryError>,
     mended: Mutex<MendedPacks>,
     damaged: Mutex<Option<Arc<HashSet<PackId>>>>,
     still_locked: Mutex<BTreeSet<String>>,
@@ -205,9 +206,9 @@ impl Repository {
         let randomness = environment.chance.bytes()?;
         let config =
             sealer.seal(ObjectKind::Config, layout::CONFIG, settings.encode(), &randomness)?;
-        store.claim_cold(id, config.clone())?;
+        let hot = cold::claim(&store, id, &config, chance)?;
         if store.create(layout::CONFIG, config)? == Created::AlreadyThere {
-            store.release_cold(id)?;
+            cold::release(&store, id, hot)?;
             store.delete(&layout::key(opened.slot))?;
             return Err(RepositoryError::new(
                 Kind::Conflict,
@@ -394,6 +395,7 @@ impl Repository {
             marks,
             environment,
             adopted: Mutex::new(None),
+            archived: OnceLock::new(),
             mended: Mutex::default(),
             damaged: Mutex::new(None),
             still_locked: Mutex::default(),
@@ -536,7 +538,7 @@ impl Repository {
         label: &str,
     ) -> Result<KeySlotId> {
         let new = self.add_key(credential, cost, label)?;
-        self.store.delete(&layout::key(self.slot))?;
+        keys::remove(&self.store, self.slot, new)?;
         Ok(new)
     }
 

@@ -311,6 +311,7 @@ impl<'a> BlobReader<'a> {
             copies = self.repository.cache.copies(id)?;
         }
         if copies.is_empty() {
+            self.repository.require_readable_packs()?;
             return Err(RepositoryError::new(
                 Kind::NotFound,
                 format!("blob {}", id.short()),

@@ -133,6 +133,7 @@ impl Repository {
                 inventory.quarantined.push((name, object.size));
             } else if name != layout::CONFIG
                 && layout::parse_reserve(&name).is_none()
+                && layout::parse_hot_mark(&name).is_none()
                 && !name.starts_with(layout::PROBE)
             {
                 inventory.unknown.push(name);

@@ -565,13 +565,14 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         let prefix = layout::session_packs(self.session);
-        let listed: BTreeSet<_> = self
-            .repository
-            .store
-            .list(&prefix)?
-            .iter()
-            .filter_map(|object| layout::parse_pack(&object.name))
-            .collect();
+        // The cold one of two stores has every pack, or its copy, and is what must not lack any.
+        let store = &self.repository.store;
+        let listed = match store.list_packs_of_cold(&prefix)? {
+            Some(listed) => listed,
+            None => store.list(&prefix)?,
+        };
+        let listed: BTreeSet<_> =
+            listed.iter().filter_map(|object| layout::parse_pack(&object.name)).collect();
         let missing = (0..expected)
             .map(|number| PackId { session: self.session, number })
             .find(|id| !listed.contains(id));

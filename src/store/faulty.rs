@@ -187,13 +187,15 @@ impl FaultControl {
         self.state().miss_read = Some(read);
     }
 
-    /// From now on listings leave out the object of this name.
+    /// From now on listings leave out the object of this name, or all in the folder of this name.
     pub fn leave_out(&self, name: &str) {
         self.state().unlisted.insert(name.to_string());
     }
 
     pub(super) fn lists(&self, name: &str) -> bool {
-        !self.state().unlisted.contains(name)
+        let is_left_out =
+            |left: &String| left == name || left.ends_with('/') && name.starts_with(&left[..]);
+        !self.state().unlisted.iter().any(is_left_out)
     }
 
     /// Create number `create` finds the store full; the next one does not.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::id::{IndexId, KeySlotId, PackId, RepositoryId, SessionId, TombId};
+use crate::id::{HotStoreId, IndexId, KeySlotId, PackId, RepositoryId, SessionId, TombId};
 
 /// The object that says what the repository is.
 pub const CONFIG: &str = "config";
@@ -38,6 +38,8 @@ pub const QUARANTINE: &str = "quarantine/";
 /// The config of a repository that has a cold store, in its hot one: where that is opened alone, there is no config.
 /// It sorts where the config does.
 pub const HOT_CONFIG: &str = "config-hot";
+/// The folder of a hot store that has the mark by which its cold one knows it.
+pub const HOT: &str = "hot/";
 /// The folder of a cold store that has the copies of what is in the hot one, each under its name.
 pub const COPY: &str = "copy/";
 
@@ -77,15 +79,23 @@ pub fn parse_copy_of_config(name: &str) -> Option<RepositoryId> {
 
 /// Whether the object with this name is copied to the cold store, so that nothing that was reported is lost with the hot one.
 /// What is about one store only is not: registrations, records of damage, ledgers, the reserve, who collects, the
-/// quarantine, what a probe leaves. The config has a name of its own there, and data packs are there anyway.
+/// quarantine, what a probe leaves, what strangers put there. The config and the hot store's mark are made by themselves, and
+/// data packs are there anyway.
 pub fn is_copied(name: &str) -> bool {
-    let folders = [SESSIONS, DAMAGED, LEDGER, QUARANTINE, PROBE];
-    let is_own = folders.iter().any(|folder| name.starts_with(folder));
-    !is_own
-        && name != CONFIG
-        && name != HOT_CONFIG
+    let folders = [KEYS, PACKS, INDEX, SNAPSHOTS, TOMBS, ABORTS, CONFIRMED, GC];
+    folders.iter().any(|folder| name.starts_with(folder))
         && name != MAINTAINER
         && !name.starts_with(RESERVE)
+}
+
+/// The name of the mark by which a cold store knows its hot one; its copy there says that this is the one.
+pub fn hot_mark(id: HotStoreId) -> String {
+    format!("{HOT}{id}")
+}
+
+/// The hot store whose mark has this name.
+pub fn parse_hot_mark(name: &str) -> Option<HotStoreId> {
+    parse(name, HOT, hot_mark)
 }
 
 /// A key slot's name.
@@ -396,6 +406,45 @@ mod tests {
             format!("{QUARANTINE}config"),
         ] {
             assert!(!is_lasting(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_decided_is_copied_and_what_is_about_one_store_is_not() {
+        let pack_id = PackId { session: example(), number: 1 };
+        let tomb_id = TombId { session: example(), number: 1 };
+        for name in [
+            key(KeySlotId([9; 16])),
+            key_update(1),
+            pack(pack_id),
+            index(IndexId { session: example(), number: 0 }),
+            snapshot(example()),
+            tomb(tomb_id),
+            undone(tomb_id),
+            abort(example()),
+            confirmed(example()),
+            condemned(1),
+            sweep(1),
+            lock_record(1),
+        ] {
+            assert!(is_copied(&name), "{name}");
+        }
+        let mark = hot_mark(HotStoreId([7; 16]));
+        assert!(is_name(&mark) && is_name(&copy(&mark)));
+        assert_eq!(parse_hot_mark(&mark), Some(HotStoreId([7; 16])));
+        for name in [
+            &mark,
+            CONFIG,
+            HOT_CONFIG,
+            MAINTAINER,
+            &reserve(1),
+            &session(example()),
+            &damaged(pack_id),
+            &ledger(example()),
+            &copy(&pack(pack_id)),
+            "lost+found/x",
+        ] {
+            assert!(!is_copied(name), "{name}");
         }
     }
 

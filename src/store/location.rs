@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where a store is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -587,6 +587,32 @@ fn split_bucket(path: &str) -> (String, String) {
 
 fn owned((first, rest): (&str, &str)) -> (String, String) {
     (first.to_string(), rest.to_string())
+}
+
+impl Location {
+    /// Whether one of two places is the other, or in it. Folders of this machine are compared as what they lead to.
+    pub fn overlaps(&self, other: &Location) -> bool {
+        if let (Some(one), Some(other)) = (self.path(), other.path()) {
+            let (one, other) = (resolved(one), resolved(other));
+            return one.starts_with(&other) || other.starts_with(&one);
+        }
+        let is_in = |inner: &str, outer: &str| {
+            let rest = inner.strip_prefix(outer.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let (one, other) = (self.to_string(), other.to_string());
+        is_in(&one, &other) || is_in(&other, &one)
+    }
+}
+
+/// The path without links, as far as it is there.
+fn resolved(path: &Path) -> PathBuf {
+    for folder in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (folder.canonicalize(), path.strip_prefix(folder)) {
+            return real.join(rest);
+        }
+    }
+    path.to_path_buf()
 }
 
 impl fmt::Display for Location {

@@ -7,6 +7,39 @@ fn parse(text: &str) -> Result<Location> {
 }
 
 #[test]
+fn places_that_are_one_or_in_each_other_are_told_from_those_beside_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| Location::local(folder.path().join(name));
+    std::fs::create_dir(folder.path().join("cold")).unwrap();
+    std::os::unix::fs::symlink(folder.path().join("cold"), folder.path().join("link")).unwrap();
+    for (one, other, overlap) in [
+        ("cold", "cold", true),
+        ("cold", "cold/hot", true),
+        ("link/hot", "cold", true),
+        ("link/a/b", "cold/a", true),
+        ("cold", "cold-hot", false),
+        ("link/a", "cold/b", false),
+    ] {
+        assert_eq!(at(one).overlaps(&at(other)), overlap, "{one} {other}");
+        assert_eq!(at(other).overlaps(&at(one)), overlap, "{other} {one}");
+    }
+    for (one, other, overlap) in [
+        ("s3://bucket", "s3://bucket", true),
+        ("s3://bucket", "s3://bucket/hot", true),
+        ("s3://bucket/a", "s3://bucket/a/b", true),
+        ("s3://bucket/a", "s3://bucket/ab", false),
+        ("s3://bucket/hot", "s3://bucket/cold", false),
+        ("s3://bucket", "s3://bucket-hot", false),
+        ("s3://bucket", "gcs://bucket/hot", false),
+        ("s3://bucket", "/bucket/hot", false),
+    ] {
+        let (one, other) = (parse(one).unwrap(), parse(other).unwrap());
+        assert_eq!(one.overlaps(&other), overlap, "{one} {other}");
+        assert_eq!(other.overlaps(&one), overlap, "{other} {one}");
+    }
+}
+
+#[test]
 fn places_are_understood_and_printed_again() {
     for (text, sort, printed) in [
         ("/srv/backup", "local", "/srv/backup"),

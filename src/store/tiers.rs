@@ -6,27 +6,28 @@
 //! | data pack | - | `packs/…` | |
 //! | tree pack | `packs/…` | `copy/packs/…` | cold, hot |
 //! | config | `config-hot` | `copy/config-<repository>` | cold, hot |
+//! | the mark that ties the two | `hot/<id>` | `copy/hot/<id>` | hot, cold |
 //! | what is about the hot store only | as named | - | |
-//! | all else | as named | `copy/…` | hot, which decides who was first; cold |
+//! | what is decided | as named | `copy/…` | hot, which decides who was first; cold |
 //!
-//! Newer keys are copied by whoever reads them, too: what is sealed with them must not outlive them.
+//! Newer keys, and sweeps, are copied by whoever reads them, too: what is sealed with them must not outlive them.
 //!
-//! Deleting goes the other way: first the copy, then what others see. So nothing in the cold store is without its like in the
+//! Deleting goes the other way: first the copy, then what others see; and the copy again, if somebody made it meanwhile. So nothing in the cold store is without its like in the
 //! hot one, but for what a crash left of a pack, and whoever sees something in the hot store can take it away again.
 //! Why all this: `docs/design/0013-hot-and-cold.md`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::error::{Kind, StoreError};
-use super::layout::{self, CONFIG, COPY, HOT_CONFIG, PACKS};
+use super::layout::{self, CONFIG, COPY, HOT, HOT_CONFIG, PACKS};
 use super::traffic::Traffic;
 use super::{Created, ObjectInfo, Store};
-use crate::id::RepositoryId;
+use crate::id::{HotStoreId, RepositoryId};
 
 /// Has the objects of these names thawed, and returns when they can be read, or why they cannot.
 pub type Thaw = Arc<dyn Fn(&[String]) -> Result<(), NotThawed> + Send + Sync>;
@@ -70,8 +71,6 @@ pub(super) struct Tiers {
     /// looked yet. About 120 bytes for each.
     hot_packs: Mutex<Option<HashSet<String>>>,
     thawed: Mutex<HashSet<String>>,
-    /// Whose cold store it was found to be.
-    owner: OnceLock<RepositoryId>,
 }
 
 impl Store {
@@ -79,8 +78,10 @@ impl Store {
     pub fn with_cold(self, cold: Cold, goes_hot: fn(&[u8]) -> bool) -> Store {
         let identity = format!("{} cold {}", self.identity(), cold.packs.identity());
         let (hot_packs, thawed) = (Mutex::default(), Mutex::default());
-        let owner = OnceLock::new();
-        let tiers = Tiers { cold, goes_hot, identity, hot_packs, thawed, owner };
+        // It decides nothing, and what is in it is looked for before it is written.
+        let (packs, copies) = (cold.packs.without_conditions(), cold.copies.without_conditions());
+        let cold = Cold { packs, copies, ..cold };
+        let tiers = Tiers { cold, goes_hot, identity, hot_packs, thawed };
         Store { tiers: Some(Arc::new(tiers)), ..self }
     }
 
@@ -130,15 +131,61 @@ impl Store {
     /// Whether the cold one of two stores is this repository's. Nothing is read: it may all be in an archive.
     pub fn is_cold_of(&self, repository: RepositoryId) -> Result<bool, StoreError> {
         let Some(tiers) = &self.tiers else { return Ok(false) };
-        if tiers.owner.get() == Some(&repository) {
-            return Ok(true);
+        Ok(tiers.cold.copies.size_here(&layout::copy_of_config(repository))?.is_some())
+    }
+
+    /// Whether the hot one of two stores is the one that the cold one goes with: it has a mark, and the cold one its copy.
+    /// Nothing is read. Asked each time: another hot store may have taken its place.
+    pub fn is_tied(&self) -> Result<bool, StoreError> {
+        let Some(tiers) = &self.tiers else { return Ok(false) };
+        for mark in self.list_here(HOT)? {
+            let is_mark = layout::parse_hot_mark(&mark.name).is_some();
+            if is_mark && tiers.cold.copies.size_here(&layout::copy(&mark.name))?.is_some() {
+                return Ok(true);
+            }
         }
-        let found = tiers.cold.copies.size_here(&layout::copy_of_config(repository))?.is_some();
-        if found {
-            // Another one's is asked about each time.
-            let _ = tiers.owner.set(repository);
+        Ok(false)
+    }
+
+    /// Ties two stores of this repository to each other, by a mark in both. `id` was never used before.
+    pub fn tie(&self, id: HotStoreId, repository: RepositoryId) -> Result<(), StoreError> {
+        let Some(tiers) = &self.tiers else { return Ok(()) };
+        let (mark, bytes) = (layout::hot_mark(id), repository.to_string().into_bytes());
+        self.create_here(&mark, bytes.clone())?;
+        tiers.copies().create_archived(&layout::copy(&mark), bytes).map(drop)
+    }
+
+    /// Takes that back.
+    pub fn untie(&self, id: HotStoreId) -> Result<(), StoreError> {
+        let Some(tiers) = &self.tiers else { return Ok(()) };
+        let mark = layout::hot_mark(id);
+        tiers.cold.copies.delete_here(&layout::copy(&mark))?;
+        self.delete_here(&mark)
+    }
+
+    /// Takes from the cold one of two stores the marks of all hot stores but this: whoever has one of them is refused from
+    /// then on.
+    pub fn displace_all_but(&self, id: HotStoreId) -> Result<(), StoreError> {
+        let Some(tiers) = &self.tiers else { return Ok(()) };
+        let kept = layout::copy(&layout::hot_mark(id));
+        for mark in tiers.cold.copies.list_here(&layout::copy(HOT))? {
+            if mark.name != kept {
+                tiers.cold.copies.delete_here(&mark.name)?;
+            }
         }
-        Ok(found)
+        Ok(())
+    }
+
+    /// The packs of this folder, or whose names begin so, that the cold one of two stores lists: data packs, and copies of
+    /// tree packs. `None`: there is no cold one.
+    pub fn list_packs_of_cold(&self, prefix: &str) -> Result<Option<Vec<ObjectInfo>>, StoreError> {
+        let Some(tiers) = &self.tiers else { return Ok(None) };
+        let mut listed = tiers.cold.packs.list_here(prefix)?;
+        for mut object in tiers.cold.copies.list_here(&layout::copy(prefix))? {
+            object.name.drain(..COPY.len());
+            listed.push(object);
+        }
+        Ok(Some(listed))
     }
 
     /// An object of the cold one of two stores, or of the hot one, that would be there if it were a repository by itself:
@@ -216,13 +263,7 @@ impl Store {
             Err(error) if error.kind == Kind::NotFound => return Ok(false),
             bytes => bytes?,
         };
-        tiers.copy(self, name, bytes)?;
-        // Whoever deletes takes the copy first: if it was this one's like, the copy must not outlive what it is of.
-        if self.size_here(name)?.is_none() {
-            tiers.cold.copies.delete_here(&layout::copy(name))?;
-            return Ok(false);
-        }
-        Ok(true)
+        tiers.copy(self, name, bytes)
     }
 
     /// Brings an object that the hot one of two stores has lost back from its copy. `false`: that is gone meanwhile.
@@ -236,13 +277,21 @@ impl Store {
         Ok(true)
     }
 
-    /// [`Store::create`] where what was just written may not be read: an object of this name and length is this one. For
-    /// names that only one client makes.
+    /// [`Store::create`] where there are no conditions, and what was just written may not be read: an object of this name
+    /// and length that is archived is this one. For names that only one client makes, or several with the same bytes: two
+    /// at once may both write.
     fn create_archived(&self, name: &str, bytes: Vec<u8>) -> Result<Created, StoreError> {
-        match self.create_here(name, bytes) {
-            // It has the same length, or nobody would have tried to read it.
+        match self.size_here(name)? {
+            None => return self.create_here(name, bytes),
+            Some(size) if size != bytes.len() as u64 => return Ok(Created::AlreadyThere),
+            Some(_) => {}
+        }
+        match self.get_here(name) {
+            Ok(there) if there == bytes => Ok(Created::New),
+            Ok(_) => Ok(Created::AlreadyThere),
             Err(error) if error.kind == Kind::Archived => Ok(Created::New),
-            created => created,
+            Err(error) if error.kind == Kind::NotFound => self.create_here(name, bytes),
+            Err(error) => Err(error),
         }
     }
 }
@@ -280,22 +329,22 @@ impl Tiers {
 
     pub(super) fn get(&self, hot: &Store, name: &str) -> Result<Vec<u8>, StoreError> {
         let bytes = self.read(hot, name, |store, name| store.get_here(name))?;
-        if layout::parse_key_update(name).is_some() {
-            self.keep_key_update(hot, name, &bytes)?;
+        if layout::parse_key_update(name).or(layout::parse_sweep(name)).is_some() {
+            self.keep(hot, name, &bytes)?;
         }
         Ok(bytes)
     }
 
-    /// What is sealed with newer keys must not be reported before they are in the cold store, whoever made them. Nobody seals
-    /// with keys that he has not read.
-    fn keep_key_update(&self, hot: &Store, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    /// What is sealed with newer keys must not be reported before they are in the cold store, whoever made them; and what a
+    /// sweep lets go must not go before the sweep is there. Nobody seals with keys, or follows a sweep, that he has not read.
+    fn keep(&self, hot: &Store, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         if self.copies().size_here(&layout::copy(name))?.is_some() {
             return Ok(());
         }
         match self.copy(hot, name, bytes.to_vec()) {
-            // Whoever may not write seals nothing either.
+            // Whoever may not write seals and deletes nothing either.
             Err(error) if error.kind == Kind::Denied => Ok(()),
-            copied => copied,
+            copied => copied.map(drop),
         }
     }
 
@@ -397,29 +446,41 @@ impl Tiers {
         Ok(created)
     }
 
-    /// Copies what the hot store holds under this name.
-    fn copy(&self, hot: &Store, name: &str, bytes: Vec<u8>) -> Result<(), StoreError> {
-        let created = about(name, self.copies().create_archived(&layout::copy(name), bytes))?;
+    /// Copies what the hot store holds under this name. `false`: it is gone meanwhile, and so is the copy.
+    fn copy(&self, hot: &Store, name: &str, bytes: Vec<u8>) -> Result<bool, StoreError> {
+        let copy = layout::copy(name);
+        let created = about(name, self.copies().create_archived(&copy, bytes))?;
         // Without conditions, a mark that several make is written over, and the first copy is as good.
-        if created == Created::New || !hot.is_conditional() {
-            return Ok(());
+        if created == Created::AlreadyThere && hot.is_conditional() {
+            let message = "the copy in the cold store is another: the hot store has lost what it had of this name; \
+                           `aumbry repair hot` brings back what is lost";
+            return Err(StoreError::new(Kind::Invalid, name, message));
         }
-        let message = "the copy in the cold store is another: the hot store has lost what it had of this name; \
-                       `aumbry repair hot` brings back what is lost";
-        Err(StoreError::new(Kind::Invalid, name, message))
+        // Whoever deletes takes the copy first: if it was this one's like, the copy must not outlive what it is of.
+        if hot.size_here(name)?.is_none() {
+            about(name, self.cold.copies.delete_here(&copy))?;
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     pub(super) fn delete(&self, hot: &Store, name: &str) -> Result<(), StoreError> {
         if name == CONFIG {
             return about(name, hot.delete_here(HOT_CONFIG));
         }
+        // What the hot one is not known to do holds for both.
+        hot.pass_guard()?;
         if name.starts_with(PACKS) && !self.is_hot_pack(hot, name)? {
             return self.cold.packs.delete_here(name);
         }
-        if layout::is_copied(name) {
-            about(name, self.cold.copies.delete_here(&layout::copy(name)))?;
+        if !layout::is_copied(name) {
+            return hot.delete_here(name);
         }
-        hot.delete_here(name)
+        let copy = layout::copy(name);
+        about(name, self.cold.copies.delete_here(&copy))?;
+        hot.delete_here(name)?;
+        // Somebody may have made it once more in between.
+        about(name, self.cold.copies.delete_here(&copy))
     }
 
     pub(super) fn list(&self, hot: &Store, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {

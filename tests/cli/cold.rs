@@ -84,6 +84,9 @@ fn whoever_names_one_store_or_the_wrong_one_is_told_what_to_type() {
     says(&scene, 1, "With -r goes the cold store");
     scene.set("AUMBRY_REPO_HOT", "hot");
     says(&scene, 2, "the same place");
+    scene.set("AUMBRY_REPO_HOT", "hot/below");
+    says(&scene, 2, "one is in the other");
+    scene.set("AUMBRY_REPO_HOT", "hot");
     scene.unset("AUMBRY_REPOSITORY");
     says(&scene, 2, "name the cold store with -r");
     scene.set("AUMBRY_REPOSITORY", "elsewhere");
@@ -113,9 +116,15 @@ fn mirrors_beside_a_hot_store_are_refused_and_the_mirror_is_read_alone() {
 #[test]
 fn a_lost_hot_store_is_made_again_without_a_passphrase() {
     let mut scene = two_stores();
-    fs::remove_dir_all(scene.path("hot")).unwrap();
+    fs::rename(scene.path("hot"), scene.path("kept")).unwrap();
     scene.unset("AUMBRY_PASSWORD");
-    let run = scene.run(&["repair", "hot"]).ok();
+    // A disk that is not mounted looks as one that is lost.
+    let asked = scene.run(&["repair", "hot"]);
+    assert_eq!(asked.code, 1, "{}", asked.stderr);
+    assert!(asked.stderr.contains("is refused from then on"), "{}", asked.stderr);
+    assert!(asked.stderr.contains("--yes"), "{}", asked.stderr);
+    assert!(!scene.path("hot").join("config-hot").exists());
+    let run = scene.run(&["repair", "hot", "--yes"]).ok();
     assert!(run.text().starts_with("hot: brought back "), "{}", run.text());
     let again = scene.run(&["repair", "hot", "--dry-run"]).ok();
     assert!(again.text().contains("everything"), "{}", again.text());
@@ -123,4 +132,11 @@ fn a_lost_hot_store_is_made_again_without_a_passphrase() {
     scene.run(&["check", "--read-data"]).ok();
     scene.run(&["forget", "--keep-last", "1", "--prune", "--yes"]).ok();
     scene.run(&["restore", "--target", "to"]).ok();
+    // Whoever has the other one still is told.
+    scene.set("AUMBRY_REPO_HOT", "kept");
+    for verb in [&["snapshots"][..], &["prune"], &["repair", "hot"]] {
+        let refused = scene.run(verb);
+        assert_ne!(refused.code, 0, "{verb:?}");
+        assert!(refused.stderr.contains("any more"), "{}", refused.stderr);
+    }
 }

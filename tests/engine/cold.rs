@@ -15,7 +15,8 @@ use aumbry::ops::mirror::{MirrorOptions, mirror};
 use aumbry::ops::prune::{PruneOptions, prune};
 use aumbry::ops::rekey::{Change, RekeyOptions, plan, rekey};
 use aumbry::ops::restore::{RestoreOptions, restore};
-use aumbry::repository::cold::{join, repair_hot};
+use aumbry::repository::chance::Chance;
+use aumbry::repository::cold::{HotRepair, join, repair_hot};
 use aumbry::repository::error::{Kind, RepositoryError};
 use aumbry::repository::replica::Replica;
 use aumbry::repository::{CreateOptions, Repository};
@@ -31,6 +32,8 @@ use crate::support::{
     back_up, back_up_with, checked, contents, environment, options, restore_options,
     small_settings, snapshots,
 };
+
+mod tied;
 
 /// A hot store and a cold one.
 #[derive(Clone)]
@@ -84,10 +87,14 @@ impl Pair {
     fn after_loss_of_hot(&self) -> Pair {
         // Two hot stores beside one cold one would be two histories of it.
         let pair = Pair { hot: Store::memory(), cold: copy_of(&self.cold) };
-        let repair = repair_hot(&pair.store(), false, &SilentMonitor).unwrap();
+        let repair = repaired(&pair.store(), false).unwrap();
         assert!(repair.is_new && repair.objects > 1);
         pair
     }
+}
+
+fn repaired(store: &Store, dry_run: bool) -> Result<HotRepair, RepositoryError> {
+    repair_hot(store, dry_run, &Chance::System, &SilentMonitor)
 }
 
 fn backed_up(repository: &Repository, folder: &Path) -> SnapshotId {
@@ -286,10 +293,10 @@ fn losing_the_hot_store_loses_nothing() {
     let lost = Pair { hot: Store::memory(), cold: pair.cold.clone() };
     let told = refused(lost.store());
     assert!(told.kind == Kind::Invalid && told.message.contains("repair hot"), "{told}");
-    let dry = repair_hot(&lost.store(), true, &SilentMonitor).unwrap();
+    let dry = repaired(&lost.store(), true).unwrap();
     assert!(dry.is_new && names(&lost.hot, "").is_empty());
     let found = pair.after_loss_of_hot();
-    assert_eq!(repair_hot(&found.store(), false, &SilentMonitor).unwrap().objects, 0);
+    assert_eq!(repaired(&found.store(), false).unwrap().objects, 0);
     assert_whole(&found, &versions, "the cold store alone");
     // It goes on where it was.
     let repository = found.open();
@@ -307,7 +314,7 @@ fn losing_the_cold_store_is_told_and_nothing_is_written_to_another() {
     let lost = Pair { hot: pair.hot.clone(), cold: Store::memory() };
     let told = refused(lost.store());
     assert!(told.kind == Kind::Invalid && told.message.contains("not the cold store"), "{told}");
-    assert!(repair_hot(&lost.store(), false, &SilentMonitor).is_err());
+    assert!(repaired(&lost.store(), false).is_err());
     assert!(names(&lost.cold, "").is_empty());
 }
 
@@ -545,7 +552,7 @@ fn what_one_store_lacks_is_found_by_a_check_and_mended() {
             .any(|damage| damage.item == name && damage.message.contains("repair hot"))
     };
     assert!(gone(&index), "{:?}", found.damage);
-    let repair = repair_hot(&pair.store(), false, &SilentMonitor).unwrap();
+    let repair = repaired(&pair.store(), false).unwrap();
     assert_eq!((repair.objects, repair.is_new), (2, false));
     assert_whole(&pair, &versions, "mended");
 }
@@ -594,7 +601,7 @@ fn where_the_hot_store_has_no_conditions_the_second_form_is_as_safe() {
     pruned(&repository, &taking);
     assert_whole(&pair, &versions[1..], "pruned");
     let rescued = Pair { hot: Store::memory().without_conditions(), cold: pair.cold.clone() };
-    repair_hot(&rescued.store(), false, &SilentMonitor).unwrap();
+    repaired(&rescued.store(), false).unwrap();
     assert_whole(&rescued, &versions[1..], "the cold store alone");
     backed_up(&rescued.open(), folder.path());
 }

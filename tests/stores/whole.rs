@@ -204,7 +204,7 @@ fn with_data_packs_in_an_archive_of_s3_and_all_else_in_a_folder() {
     // The folder is gone: everything but contents is in S3 at once, and comes back without a passphrase.
     fs::remove_dir_all(hot.path().join("hot")).unwrap();
     fs::remove_dir_all(machine.path(".cache")).unwrap();
-    machine.ok(&["repair", "hot"]);
+    machine.ok(&["repair", "hot", "--yes"]);
     let machine = Machine::new(&place, &variables, &[&class[..], &thaw].concat());
     write_tree(&machine.path("Documents"), 9);
     machine.ok(&["check", "--read-data"]);

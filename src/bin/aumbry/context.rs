@@ -161,9 +161,11 @@ impl Context {
         }
         let said = Said { option: "--hot-option", variables: "AUMBRY_HOT_STORE_" };
         let hot = self.parse_place_said(&hot, &self.global.hot_option, &said)?.store;
-        if hot.to_string() == location.store.to_string() {
-            return Err(Failure::usage("the hot store and the cold one are the same place")
-                .hint("a repository in one store is named with -r alone"));
+        if hot.overlaps(&location.store) {
+            return Err(Failure::usage(
+                "the hot store and the cold one are the same place, or one is in the other",
+            )
+            .hint("put them beside each other; a repository in one store is named with -r alone"));
         }
         Ok(Location { hot: Some(hot), ..location })
     }

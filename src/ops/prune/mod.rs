@@ -672,8 +672,9 @@ impl<'a> Collection<'_, 'a> {
     fn clear_away(&mut self) -> Result<(), OpsError> {
         let generations = self.repository.generations()?;
         let snapshots = self.repository.snapshots(self.monitor)?;
-        self.add_cleared(self.repository.clear_away(&generations, &snapshots)?);
+        // With what is cleared away goes what a lost hot store could be known by instead.
         self.summary.objects_copied = self.repository.complete_cold()?;
+        self.add_cleared(self.repository.clear_away(&generations, &snapshots)?);
         if self.summary.stopped.is_none() {
             match self.repository.merge_indexes(self.monitor) {
                 Ok(merged) => self.summary.merged = merged,

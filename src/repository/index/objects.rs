@@ -425,6 +425,21 @@ impl Repository {
         Ok(rest)
     }
 
+    /// For whoever misses something: an error when it may be in a pack that no index object lists and that is in an archive,
+    /// as far as such packs were looked at. It is not lost then.
+    pub fn require_readable_packs(&self) -> Result<()> {
+        match self.archived.get() {
+            None => Ok(()),
+            Some(error) => Err(RepositoryError {
+                message: format!(
+                    "{}. No index object lists it, and something that is missed may be in it",
+                    error.message
+                ),
+                ..error.clone()
+            }),
+        }
+    }
+
     /// Whether a pack that could not be read, for this reason, never will be.
     fn is_beyond_reading(&self, id: PackId, error: &RepositoryError) -> Result<bool> {
         if !matches!(error.kind, Kind::Corrupt | Kind::WrongKey) {
@@ -471,7 +486,13 @@ impl Repository {
             for (id, length, record) in self.read_pack_directories(batch, mends) {
                 match record {
                     Ok(record) => packs.push(record),
-                    Err(error) => unread.push((id, length, error)),
+                    Err(error) => {
+                        if error.kind == Kind::Archived {
+                            // The first one is told. Set once.
+                            let _ = self.archived.set(error.clone());
+                        }
+                        unread.push((id, length, error));
+                    }
                 }
             }
             adopted += packs.len() as u64;

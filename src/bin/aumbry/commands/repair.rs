@@ -14,8 +14,10 @@ use aumbry::ops::repair::repair_packs;
 use aumbry::ops::repair::repair_packs_from;
 use aumbry::ops::repair::repair_snapshots;
 use aumbry::repository::Repository;
+use aumbry::repository::chance::Chance;
 use aumbry::repository::cold::repair_hot;
 use aumbry::store::LocalMode;
+use aumbry::store::Store;
 use aumbry::units::bytes::format_bytes;
 use clap::Args;
 use clap::Subcommand;
@@ -157,7 +159,10 @@ fn hot(args: &RepairArgs, context: &Context) -> Result<Outcome, Failure> {
     let store = context.store_in(&location, LocalMode::Open, mode)?;
     let monitor = context.monitor().with_status();
     stop_when_asked();
-    let repair = repair_hot(&store, args.dry_run, &monitor)?;
+    if !args.dry_run {
+        consent_to_displace(args, context, &store, &monitor)?;
+    }
+    let repair = repair_hot(&store, args.dry_run, &Chance::System, &monitor)?;
     monitor.finish();
     let output = &context.output;
     if output.is_json() {
@@ -181,6 +186,25 @@ fn hot(args: &RepairArgs, context: &Context) -> Result<Outcome, Failure> {
         })?;
     }
     Ok(if args.dry_run && repair.objects > 0 { Outcome::Damaged } else { Outcome::Done })
+}
+
+/// A new hot store takes the place of one that may only be out of sight.
+fn consent_to_displace(
+    args: &RepairArgs,
+    context: &Context,
+    store: &Store,
+    monitor: &ProgressMonitor,
+) -> Result<(), Failure> {
+    if !repair_hot(store, true, &Chance::System, monitor)?.is_new {
+        return Ok(());
+    }
+    let place = printable(store.location().as_bytes());
+    let concern = format!(
+        "{place} becomes the hot store. The one before it, if somebody still has it (another machine, a disk that is not \
+         mounted), is refused from then on, and what is in that alone is lost"
+    );
+    let hint = "once it is certain that the hot store is lost, consent beforehand with --yes";
+    consent::obtain(context, args.yes, &[concern], "Is the hot store lost?", hint)
 }
 
 fn tell(
