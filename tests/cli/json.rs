@@ -175,7 +175,7 @@ fn restoring_and_counting_end_with_a_summary() {
         summary,
         "message_type snapshot_id target total_entries total_files total_bytes files_restored \
          bytes_restored files_unchanged bytes_unchanged files_skipped files_deleted files_verified \
-         error_count metadata_error_count seconds_elapsed total_duration dry_run",
+         error_count objects_read_elsewhere metadata_error_count seconds_elapsed total_duration dry_run",
     );
     assert_eq!(summary["files_restored"], 4);
     assert_eq!(summary["target"], scene.text_path("out"));
@@ -247,7 +247,7 @@ fn damage_is_told_with_the_files_it_hits() {
     let whole = scene.run(&["check", "--read-data", "--json"]).ok().json_lines();
     let fields = "message_type num_errors broken_packs snapshots packs packs_read bytes_read blobs \
                   unreferenced_packs recorded_packs never_proven_packs oldest_proof sample \
-                  files_restored notes total_duration";
+                  files_restored notes mirrors silent_stores total_duration";
     assert_fields(whole.last().unwrap(), fields);
     assert_eq!(whole.last().unwrap()["num_errors"], 0);
 
@@ -370,7 +370,7 @@ fn a_repair_tells_each_part_and_a_repaired_snapshot_its_original() {
             "blocked damaged left needs_consent generation sessions_given_up quarantined",
         ),
         ("index", "packs_listed damaged left unreadable quarantined"),
-        ("packs", "packs_read bytes_read bytes_written salvaged left"),
+        ("packs", "packs_read bytes_read bytes_written salvaged left put_back"),
         (
             "snapshots",
             "snapshots put_back pending made known left blobs_stored_again damaged quarantined \
