@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aumbry::clock::Clock;
+use aumbry::clock::SystemClock;
 use aumbry::monitor::Monitor;
 use aumbry::store::NotThawed;
 use aumbry::store::Thaw;
@@ -99,6 +100,7 @@ fn run_once(
         Some(stdin) => stdin.write_all(input.as_bytes()),
         None => Ok(()),
     });
+    let clock = SystemClock::new();
     let status = loop {
         if let Some(status) = child.try_wait().map_err(|error| failed(&error))? {
             break status;
@@ -109,7 +111,7 @@ fn run_once(
             let _ = child.wait();
             return Err(NotThawed::Interrupted);
         }
-        std::thread::sleep(POLL);
+        clock.sleep(POLL);
     };
     if !status.success() {
         // The wish to stop may have reached the command first.
