@@ -108,7 +108,7 @@ impl Ahead {
             // Whoever needs what did not come, or came damaged, reads it, and is told what is wrong.
             match wanted.is_whole {
                 // Of several stores, the pack of the first is meant: it is proven.
-                true => store.leading().get(&name).map_err(StoreError::if_given_up),
+                true => store.leading().get(&name).map_err(StoreError::if_interrupted),
                 false => store.get_range_ahead(&name, wanted.range.clone()),
             }
         };

@@ -45,10 +45,9 @@ impl StoreError {
         StoreError { kind, name: name.to_string(), message: message.into() }
     }
 
-    /// The same, if the store was tried for as long as it is worth, or somebody wants to stop: trying again at once would only
-    /// repeat the wait.
-    pub fn if_given_up(self) -> Option<Self> {
-        matches!(self.kind, Kind::Unavailable | Kind::Interrupted).then_some(self)
+    /// The same, if somebody wants to stop. Anything else is worth being read once more in the ordinary way.
+    pub fn if_interrupted(self) -> Option<Self> {
+        (self.kind == Kind::Interrupted).then_some(self)
     }
 
     pub(super) fn not_found(name: &str) -> Self {

@@ -343,7 +343,7 @@ impl Store {
                 Err(error) if self.several.is_some() && error.kind != Kind::Interrupted => {
                     return Err(None);
                 }
-                Err(error) => return Err(error.if_given_up()),
+                Err(error) => return Err(error.if_interrupted()),
             }
         }
         Err(None)

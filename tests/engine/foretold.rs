@@ -137,7 +137,10 @@ fn a_dry_run_of_a_prune_says_what_it_then_asks_of_the_store() {
     // What merging the index and clearing away take comes on top, and so does looking at what is needed, which the dry
     // run did, too.
     let packs_read = Service::count(&requests, &["get packs/"]);
-    assert_requests(reads, packs_read - Service::count(&looked, &["get packs/"]), "reads");
+    let packs_read = packs_read - Service::count(&looked, &["get packs/"]);
+    // Neighbours may be read in one request, so there may be fewer.
+    assert_near(reads, packs_read, 3, 2, "reads");
+    assert!(packs_read <= reads + reads / 10 + 2, "reads: {reads} were said, {packs_read} counted");
     let made =
         ["create packs/", "create index/", "create sessions/", "create snapshots/", "create gc/"];
     let made = Service::count(&requests, &made) - done.merged.written;
