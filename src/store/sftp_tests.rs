@@ -385,6 +385,8 @@ fn a_call_that_is_dropped_leaves_no_handle_and_no_temporary() {
         let pid = server.processes()[0];
         fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
     };
+    // What was closed without waiting for an answer is closed when the next one comes.
+    runtime.block_on(service.remote.stat("config")).unwrap();
     let before = handles();
     let bytes = Buffer::from(vec![7; 8 << 20]);
     let mut dropped = 0;
@@ -411,7 +413,9 @@ fn a_call_that_is_dropped_leaves_no_handle_and_no_temporary() {
     // The server works in order: when this is answered, so is all that went before.
     runtime.block_on(service.remote.stat("config")).unwrap();
     assert_eq!(server.processes().len(), 1, "one connection served all of it");
-    assert_eq!((handles(), server.temporaries()), (before, 0));
+    let after = handles();
+    assert!(after <= before, "{after} handles are open, {before} were");
+    assert_eq!(server.temporaries(), 0);
 }
 
 #[test]
