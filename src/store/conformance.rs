@@ -104,7 +104,7 @@ fn name(rest: &str) -> String {
 }
 
 /// Bytes that differ from place to place and from seed to seed.
-fn pattern(length: usize, seed: u64) -> Vec<u8> {
+pub fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {

@@ -49,17 +49,25 @@ fn objects(store: &Store) -> BTreeMap<String, Vec<u8>> {
     names.filter(|name| !own(name)).map(|name| (name.clone(), store.get(&name).unwrap())).collect()
 }
 
-/// A repository in which everything has happened: snapshots, forgotten and brought back, collected, a key more.
-fn lived_in(store: &Store) -> (Repository, BTreeMap<SnapshotId, crate::model::Plain>) {
-    let repository = create_quick(store.clone(), None);
+/// Four snapshots of a folder that changes, in their order, and what each holds.
+pub fn four_versions(
+    repository: &Repository,
+) -> (Vec<SnapshotId>, BTreeMap<SnapshotId, crate::model::Plain>) {
     let folder = tempfile::tempdir().unwrap();
     let mut versions = BTreeMap::new();
     let mut ids = Vec::new();
     for version in 0..4 {
         write_files(folder.path(), version..8, version);
-        ids.push(back_up(&repository, folder.path()).snapshot.unwrap());
+        ids.push(back_up(repository, folder.path()).snapshot.unwrap());
         versions.insert(ids[version as usize], folder_contents(folder.path()));
     }
+    (ids, versions)
+}
+
+/// A repository in which everything has happened: snapshots, forgotten and brought back, collected, a key more.
+fn lived_in(store: &Store) -> (Repository, BTreeMap<SnapshotId, crate::model::Plain>) {
+    let repository = create_quick(store.clone(), None);
+    let (ids, mut versions) = four_versions(&repository);
     repository.forget(&ids[..1], "").unwrap();
     pruned(&repository, &tight());
     repository.forget(&ids[1..3], "").unwrap();

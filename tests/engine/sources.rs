@@ -16,6 +16,7 @@ use aumbry::repository::error::Kind;
 use aumbry::repository::replica::Replica;
 use aumbry::store::{Effect, FaultControl, Store, Unopened, layout};
 
+use crate::mirror::four_versions;
 use crate::model::{
     Plain, all_contents, assert_same, copy_of, create_quick, create_quick_with, folder_contents,
     open_quick, quick_key,
@@ -38,14 +39,7 @@ fn mirrored(repository: &Repository, to: &Store) {
 fn with_mirror() -> (Store, Store, BTreeMap<SnapshotId, Plain>) {
     let store = Store::memory();
     let repository = create_quick(store.clone(), None);
-    let folder = tempfile::tempdir().unwrap();
-    let mut versions = BTreeMap::new();
-    let mut ids = Vec::new();
-    for version in 0..4 {
-        write_files(folder.path(), version..8, version);
-        ids.push(back_up(&repository, folder.path()).snapshot.unwrap());
-        versions.insert(ids[version as usize], folder_contents(folder.path()));
-    }
+    let (ids, mut versions) = four_versions(&repository);
     repository.forget(&ids[..1], "").unwrap();
     pruned(&repository, &tight());
     repository.forget(&ids[1..2], "").unwrap();

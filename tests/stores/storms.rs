@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::conformance;
 use crate::fake_b2::{FakeB2, Mood};
 use crate::fake_gcs::FakeGcs;
 use crate::fake_s3::FakeS3;
@@ -33,16 +34,7 @@ const SSH: Weather = Weather {
 
 /// Bytes that do not compress, so that packs are long enough to be cut in their middle.
 fn write_noise(path: &Path, length: usize, seed: u64) {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        // xorshift64 (Marsaglia 2003).
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    fs::write(path, bytes).unwrap();
+    fs::write(path, conformance::pattern(length, seed)).unwrap();
 }
 
 fn write_documents(folder: &Path, version: usize) {

@@ -213,10 +213,10 @@ impl Run {
     /// Hands the places of `id` to `take` until it says that it has had enough. Returns whether it did.
     pub fn search(&self, id: &BlobId, take: &mut impl FnMut(Location) -> bool) -> io::Result<bool> {
         // Before there is a block to be cleared, which takes several times as long as the filter does.
-        if !self.filter.may_contain(id) {
-            return Ok(false);
+        match self.filter.may_contain(id) {
+            true => self.search_blocks(id, &mut LastBlock::default(), take),
+            false => Ok(false),
         }
-        self.search_at(id, &mut LastBlock::default(), take)
     }
 
     /// Like [`Run::search`], for one id after another in their order: the block that was read last is not read again.
@@ -226,9 +226,19 @@ impl Run {
         last: &mut LastBlock,
         take: &mut impl FnMut(Location) -> bool,
     ) -> io::Result<bool> {
-        if !self.filter.may_contain(id) {
-            return Ok(false);
+        match self.filter.may_contain(id) {
+            true => self.search_blocks(id, last, take),
+            false => Ok(false),
         }
+    }
+
+    /// The same for an id that the filter lets through.
+    fn search_blocks(
+        &self,
+        id: &BlobId,
+        last: &mut LastBlock,
+        take: &mut impl FnMut(Location) -> bool,
+    ) -> io::Result<bool> {
         let wanted = fence(id);
         // The block before the first that begins at or behind the id may hold it, and so may those behind.
         let first = self.fences.partition_point(|fence| *fence < wanted).saturating_sub(1);
