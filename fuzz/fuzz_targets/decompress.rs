@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
     if compressor.compress(rest, &mut output).expect("compressing works") {
         assert_eq!(decompressor.decompress(&output, &[], rest.len()).as_deref(), Ok(rest));
     } else {
-        assert_eq!(output, rest);
+        assert!(output.is_empty(), "what does not shrink is stored as it is, by the caller");
     }
     if !prefix.is_empty() {
         let delta = compress_delta(1, prefix, rest).expect("compressing works");
