@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::fake_s3::FakeS3;
 use crate::servers::{
     ACCESS_KEY, BUCKET, LOCKING_BUCKET, SECRET_KEY, Server, ask_s3, make_locking_bucket, moto,
-    rclone_program, strict_s3,
+    rclone_program, s3s_fs, strict_s3,
 };
 use crate::whole::{Machine, differ, restored, write_tree};
 
@@ -340,21 +340,32 @@ fn a_prune_prolongs_what_is_needed_and_hides_what_is_not() {
     machine.ok(&["check", "--read-data"]);
 }
 
-#[test]
-fn without_object_lock_nothing_is_made() {
-    let Some(server) = moto() else { return };
-    let without = machine(&server, BUCKET, &[]);
-    let refused = without.run(&["init", "--retain", "30d"]);
+fn nothing_is_made_without_object_lock(server: &Server) {
+    let refused = machine(server, BUCKET, &[]).run(&["init", "--retain", "30d"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success());
     assert!(said.contains("the bucket has no Object Lock") && said.contains("--retain"), "{said}");
     assert!(
-        store(&server, BUCKET, Arc::new(aumbry::clock::SystemClock::new()))
+        store(server, BUCKET, Arc::new(aumbry::clock::SystemClock::new()))
             .list("")
             .unwrap()
             .is_empty()
     );
+}
 
+/// It says that it does not know the question, and takes an object with a lock as one without.
+#[test]
+fn a_server_that_has_no_object_locks_at_all_is_refused() {
+    let Some(server) = s3s_fs() else { return };
+    nothing_is_made_without_object_lock(&server);
+}
+
+#[test]
+fn without_object_lock_nothing_is_made() {
+    let Some(server) = moto() else { return };
+    nothing_is_made_without_object_lock(&server);
+
+    let without = machine(&server, BUCKET, &[]);
     let disk = without.path("disk");
     let disk = Machine::new(disk.to_str().unwrap(), &[], &[]);
     let refused = disk.run(&["init", "--retain", "30d"]);

@@ -20,7 +20,7 @@ use crate::fake_s3::FakeS3;
 use crate::proxy::{Proxy, Weather};
 use crate::servers::{
     self, ACCESS_KEY, AZURE_ACCOUNT, AZURE_KEY, BUCKET, SECRET_KEY, apache, azurite, moto, nginx,
-    rclone_s3, rclone_webdav,
+    rclone_s3, rclone_webdav, s3s_fs,
 };
 
 /// A sort of server, as a location and what opens it.
@@ -89,6 +89,11 @@ const SLOW: Extent = Extent { races: 20, listed: 1_200, large_bytes: 40_000_000,
 const APACHE: Extent = Extent { racers: 1, ..Extent::FULL };
 /// What is asked of moto, which answers one request after another: 46 s.
 const MOTO: Extent = Extent { races: 20, listed: 2_500, ..Extent::FULL };
+
+/// What is asked of s3s-fs, which writes three files for each object, and looks at every one of the bucket for each page of a
+/// listing: [`Extent::FULL`] takes it longer than a minute. What it knows of an object is in a file whose name is a third longer
+/// than the object's: of names longer than 160 bytes it says that it failed, although the object is there.
+const S3S_FS: Extent = Extent { races: 50, listed: 2_500, name_bytes: 100, ..Extent::FULL };
 
 /// A store that honours conditions, as a probe finds, too.
 fn is_whole_and_creates_once(sort: Sort, address: SocketAddr, extent: &Extent) {
@@ -169,6 +174,39 @@ fn s3_that_ignores_conditions_is_found_out() {
     let Some(server) = rclone_s3() else { return };
     is_whole_in_the_second_form(Sort::S3, server.address(), &Extent::FULL);
     cut_uploads_show_nothing(Sort::S3, server.address());
+}
+
+#[test]
+fn s3_that_loses_races_is_found_out() {
+    let Some(server) = s3s_fs() else { return };
+    is_whole_in_the_second_form(Sort::S3, server.address(), &S3S_FS);
+    cut_uploads_show_nothing(Sort::S3, server.address());
+}
+
+#[test]
+fn s3_that_honours_conditions_but_in_races_never_passes_a_probe() {
+    let Some(server) = s3s_fs() else { return };
+    let store = Sort::S3.open(server.address());
+    // Whoever asks one thing after another sees a server that creates once.
+    assert_eq!(store.create("taken", b"first".to_vec()), Ok(Created::New));
+    assert_eq!(store.create("taken", b"other".to_vec()), Ok(Created::AlreadyThere));
+    assert_eq!(store.get("taken").unwrap(), b"first");
+    for probe in 0..20 {
+        let found = store.probe(&format!("probe{probe}")).unwrap();
+        assert!(!found.creates_once && found.writes_over, "{probe}: {found:?}");
+    }
+}
+
+#[test]
+fn an_object_that_was_stored_and_told_to_have_failed_is_told_to_have_failed() {
+    let Some(server) = s3s_fs() else { return };
+    let patience = Patience { total: Duration::ZERO, first: Duration::ZERO, ..quick() };
+    let access = Access { patience, ..Access::default() };
+    let store = Sort::S3.open_with(server.address(), access).without_conditions();
+    let name = "n".repeat(200);
+    let error = store.create(&name, b"there".to_vec()).unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable, "{error}");
+    assert_eq!(store.get(&name).unwrap(), b"there");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Real servers on loopback: started for a test, stopped by their process id when it ends.
 //!
-//! What Python and Node bring stands in the folder that `AUMBRY_TEST_SERVERS` names (`bin/`, `node_modules/.bin/`); what the
-//! system brings, in `/usr/sbin`. A test that lacks its server says `skipped: no …`, which continuous integration takes
-//! for a failure.
+//! What Python, Node and Cargo bring stands in the folder that `AUMBRY_TEST_SERVERS` names (`bin/`, `node_modules/.bin/`);
+//! what the system brings, in `/usr/sbin`. A test that lacks its server says `skipped: no …`, which continuous integration
+//! takes for a failure.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -238,6 +238,20 @@ pub fn rclone_s3() -> Option<Server> {
         let mut command = rclone(&program, folder);
         command.args(["serve", "s3", "--auth-key", &format!("{ACCESS_KEY},{SECRET_KEY}")]);
         command.args(["--addr", &format!("127.0.0.1:{port}")]).arg(folder.join("data"));
+        command
+    }))
+}
+
+/// An S3 server over a folder that looks whether a name is taken before it takes in what is uploaded: one after another, creates
+/// honour their condition, and of many at once all are told that they won.
+pub fn s3s_fs() -> Option<Server> {
+    let program = find("s3s-fs")?;
+    Some(start("s3s-fs", |port, folder| {
+        fs::create_dir_all(folder.join("data").join(BUCKET)).unwrap();
+        let mut command = Command::new(&program);
+        command.args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
+        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
+        command.arg(folder.join("data"));
         command
     }))
 }

@@ -14,7 +14,7 @@ use crate::fake_b2::{FakeB2, Mood};
 use crate::fake_gcs::FakeGcs;
 use crate::fake_s3::FakeS3;
 use crate::proxy::{Proxy, Weather};
-use crate::servers::BUCKET;
+use crate::servers::{BUCKET, s3s_fs};
 use crate::sshd::Sshd;
 use crate::whole::{Machine, b2, differ, restored, s3, write_tree};
 
@@ -108,6 +108,14 @@ fn get_through(
 fn s3_gets_through_a_storm() {
     let server = FakeS3::start();
     let proxy = Proxy::start(server.address(), HTTP, 11);
+    let (place, variables) = s3(proxy.address());
+    get_through(&proxy, &place, &variables, &[]);
+}
+
+#[test]
+fn s3_that_loses_races_gets_through_a_storm() {
+    let Some(server) = s3s_fs() else { return };
+    let proxy = Proxy::start(server.address(), HTTP, 15);
     let (place, variables) = s3(proxy.address());
     get_through(&proxy, &place, &variables, &[]);
 }

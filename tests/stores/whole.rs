@@ -12,7 +12,7 @@ use crate::fake_gcs::FakeGcs;
 use crate::fake_s3::FakeS3;
 use crate::servers::{
     ACCESS_KEY, AZURE_ACCOUNT, AZURE_KEY, BUCKET, SECRET_KEY, apache, azurite, moto, nginx,
-    rclone_s3, rclone_webdav,
+    rclone_s3, rclone_webdav, s3s_fs,
 };
 use crate::sshd::Sshd;
 
@@ -218,11 +218,26 @@ fn on_s3_as_it_is_documented() {
     tell_the_whole_story(&place, &variables, &[]);
 }
 
+/// What a repository there says of itself after all.
+fn is_in_the_second_form(place: &str, variables: &[(&'static str, String)]) {
+    let said = Machine::new(place, variables, &[]).ok(&["stats", "--store", "--json"]);
+    assert!(said.contains("\"form\":2") && said.contains("\"creates_once\":false"), "{said}");
+}
+
 #[test]
 fn on_s3_that_ignores_conditions() {
     let Some(server) = rclone_s3() else { return };
     let (place, variables) = s3(server.address());
     tell_the_whole_story(&place, &variables, &[]);
+    is_in_the_second_form(&place, &variables);
+}
+
+#[test]
+fn on_s3_that_loses_races() {
+    let Some(server) = s3s_fs() else { return };
+    let (place, variables) = s3(server.address());
+    tell_the_whole_story(&place, &variables, &[]);
+    is_in_the_second_form(&place, &variables);
 }
 
 #[test]
