@@ -85,6 +85,7 @@ impl Access {
             stop_seen: AtomicU64::new(0),
             noted_at: AtomicU64::new(0),
             races: AtomicUsize::new(0),
+            retries: AtomicU64::new(0),
         }
     }
 }

@@ -85,6 +85,8 @@ pub(super) struct Line {
     pub(super) noted_at: AtomicU64,
     // How many probes race: nothing waits for its bytes' turn meanwhile.
     pub(super) races: AtomicUsize,
+    // How often a call was tried again.
+    pub(super) retries: AtomicU64,
 }
 
 /// A race that is being run; it ends when this is dropped.
@@ -112,9 +114,9 @@ enum Verdict {
 }
 
 impl Line {
-    /// The same way for calls that race: with turns for all runners at once, and without bounds on bytes, which would put
-    /// them in a row. `wire` knows only the line that it was made with: [`Line::begin_race`] lifts the bounds of that one.
-    pub(super) fn for_races(&self, runners: usize) -> Line {
+    /// The same way for one runner of a race: with a turn of its own, and without bounds on bytes, which would put the
+    /// runners in a row. `wire` knows only the line that it was made with: [`Line::begin_race`] lifts the bounds of that one.
+    pub(super) fn for_a_runner(&self) -> Line {
         let copied = |number: &AtomicU64| AtomicU64::new(number.load(Ordering::Relaxed));
         Line {
             location: self.location.clone(),
@@ -124,13 +126,14 @@ impl Line {
             down: None,
             counters: self.counters.clone(),
             patience: self.patience,
-            calls: Semaphore::new(runners),
-            connections: runners,
+            calls: Semaphore::new(1),
+            connections: 1,
             is_wired: self.is_wired,
             has_answered: AtomicBool::new(self.has_answered.load(Ordering::Relaxed)),
             stop_seen: copied(&self.stop_seen),
             noted_at: copied(&self.noted_at),
             races: AtomicUsize::new(0),
+            retries: AtomicU64::new(0),
         }
     }
 
@@ -265,6 +268,7 @@ impl Line {
     /// Waits before another attempt, and says so. A wish to stop ends it.
     pub(super) fn wait(&self, name: &str, wait: Duration, reason: &str) -> Result<(), StoreError> {
         self.counters.retry();
+        self.retries.fetch_add(1, Ordering::Relaxed);
         let begun = self.clock.elapsed();
         let now = begun.as_millis() as u64;
         let noted = self.noted_at.load(Ordering::Relaxed);

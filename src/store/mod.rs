@@ -382,9 +382,9 @@ impl Store {
         Store { inner: Arc::new(Inner { identity: identity.to_string(), ..inner }), ..self }
     }
 
-    /// The same store for so many calls that race: none of them waits for its turn.
-    fn for_races(&self, runners: usize) -> Store {
-        let line = Arc::new(self.inner.line.for_races(runners));
+    /// The same store for one of those that race: it does not wait for its turn.
+    fn for_a_runner(&self) -> Store {
+        let line = Arc::new(self.inner.line.for_a_runner());
         Store { inner: Arc::new(Inner { line, ..self.inner.like() }), ..self.clone() }
     }
 

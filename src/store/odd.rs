@@ -27,6 +27,10 @@ pub enum Oddity {
     IgnoresConditions,
     /// Looks first and writes afterwards: of two at once both win.
     LosesRaces,
+    /// Says to everybody who creates something that it could not just now, once, and has stored it if it was the first.
+    Stumbles,
+    /// Of its calls every fourth fails for a reason that passes.
+    Flaky,
     /// Lists what was there when it was last asked.
     ListsLate,
     /// Finds what was written when it is asked a second time.
@@ -65,6 +69,8 @@ struct State {
     objects: BTreeMap<String, Buffer>,
     listed: BTreeSet<String>,
     unread: BTreeSet<String>,
+    /// Names, and the lengths of what was to be created there.
+    tried: BTreeSet<(String, usize)>,
     failures: Vec<Failure>,
 }
 
@@ -100,12 +106,15 @@ impl Odd {
     }
 
     async fn call<T>(&self, effect: impl Future<Output = Result<T>>) -> Result<T> {
-        self.calls.fetch_add(1, Ordering::SeqCst);
+        let before = self.calls.fetch_add(1, Ordering::SeqCst);
         let failure = self.state.lock().failures.pop();
         let error = |kind, is_temporary| {
             Error::new(kind, "as the test wants it").with_temporary(is_temporary)
         };
         match failure {
+            None if self.oddity == Oddity::Flaky && before % 4 == 3 => {
+                Err(error(ErrorKind::Unexpected, true))
+            }
             None => effect.await,
             Some(Failure::Before(kind, is_temporary)) => Err(error(kind, is_temporary)),
             Some(Failure::After(kind, is_temporary)) => {
@@ -141,6 +150,10 @@ impl Odd {
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, "not found"))
     }
 
+    fn is_first_try(&self, path: &str, bytes: &Buffer) -> bool {
+        self.state.lock().tried.insert((path.to_string(), bytes.len()))
+    }
+
     async fn write_whole(&self, path: &str, bytes: Buffer, if_not_exists: bool) -> Result<()> {
         let taken = || Error::new(ErrorKind::ConditionNotMatch, "taken");
         let is_there = self.state.lock().objects.contains_key(path);
@@ -151,6 +164,10 @@ impl Odd {
                 return Err(Error::new(ErrorKind::PermissionDenied, "no writing over"));
             }
             Oddity::KeepsTheFirst if is_there => return Ok(()),
+            Oddity::Stumbles if self.is_first_try(path, &bytes) => {
+                self.state.lock().objects.entry(path.to_string()).or_insert(bytes);
+                return Err(Error::new(ErrorKind::Unexpected, "not just now").set_temporary());
+            }
             _ if if_not_exists && is_there => return Err(taken()),
             _ => {}
         }

@@ -208,6 +208,24 @@ fn a_store_that_ignores_the_condition_or_loses_races_is_noticed() {
 }
 
 #[test]
+fn a_store_that_fails_whoever_races_proves_nothing() {
+    let far = far(Oddity::Stumbles);
+    let error = far.store.probe("0123").unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable);
+    assert!(error.message.starts_with("fails too often to find out"), "{}", error.message);
+    // Whoever tries again and again comes when the race is over: it looked like an honest store.
+    assert!(far.store.traffic().retries > 64);
+    assert_eq!(far.store.list("").unwrap(), []);
+}
+
+#[test]
+fn a_store_that_fails_now_and_then_can_be_asked() {
+    let found = probe(Oddity::Flaky);
+    assert!(found.creates_once && found.lists_written, "{found:?}");
+    assert_eq!(found.lacks(true), None);
+}
+
+#[test]
 fn a_store_where_no_repository_can_live_is_noticed() {
     for (oddity, lack) in [
         (Oddity::ListsLate, "missing from a listing"),

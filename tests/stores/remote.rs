@@ -198,6 +198,16 @@ fn s3_that_honours_conditions_but_in_races_never_passes_a_probe() {
 }
 
 #[test]
+fn s3_that_fails_whoever_races_proves_nothing() {
+    let Some(server) = s3s_fs() else { return };
+    // Names that this server cannot keep all it wants of: each create is told to have failed, and tried again when the race is over.
+    let nonce = "n".repeat(160);
+    let error = Sort::S3.open(server.address()).probe(&nonce).unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable, "{error}");
+    assert!(error.message.starts_with("fails too often to find out"), "{error}");
+}
+
+#[test]
 fn an_object_that_was_stored_and_told_to_have_failed_is_told_to_have_failed() {
     let Some(server) = s3s_fs() else { return };
     let patience = Patience { total: Duration::ZERO, first: Duration::ZERO, ..quick() };
