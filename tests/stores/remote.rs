@@ -202,9 +202,14 @@ fn s3_that_fails_whoever_races_proves_nothing() {
     let Some(server) = s3s_fs() else { return };
     // Names that this server cannot keep all it wants of: each create is told to have failed, and tried again when the race is over.
     let nonce = "n".repeat(160);
-    let error = Sort::S3.open(server.address()).probe(&nonce).unwrap_err();
-    assert_eq!(error.kind, Kind::Unavailable, "{error}");
-    assert!(error.message.starts_with("fails too often to find out"), "{error}");
+    match Sort::S3.open(server.address()).probe(&nonce) {
+        // On a busy machine two are told at last that they won.
+        Ok(found) => assert!(!found.creates_once, "{found:?}"),
+        Err(error) => {
+            assert_eq!(error.kind, Kind::Unavailable, "{error}");
+            assert!(error.message.starts_with("fails too often to find out"), "{error}");
+        }
+    }
 }
 
 #[test]
