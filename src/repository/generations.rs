@@ -5,6 +5,7 @@
 //! another history (`docs/design/collection.md`).
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
@@ -84,6 +85,15 @@ impl Generations {
     }
 }
 
+/// What the store has answered already, to whoever wants to know the generations.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// A listing that has `gc/` in it.
+    pub(super) listed: Option<Vec<ObjectInfo>>,
+    /// A generation, and whether it has begun.
+    pub(super) next: Option<(u32, bool)>,
+}
+
 /// The numbers of a listing of `gc/`.
 #[derive(Default)]
 struct Numbers {
@@ -100,13 +110,16 @@ impl Numbers {
 impl Repository {
     /// What a listing shows, and what is there beyond: to miss a generation that has begun would cost data, and
     /// listings of some stores are not whole. Numbers follow one another, so what comes next can be asked for by name.
-    fn list_generations(&self, listed: Option<Vec<ObjectInfo>>) -> Result<Numbers> {
+    fn list_generations(&self, asked: Asked) -> Result<Numbers> {
         let mut numbers = Numbers::default();
-        let listed = match listed {
-            Some(listed) => listed,
-            None => self.store.list(layout::GC)?,
+        let Asked { listed, mut next } = match asked.listed {
+            Some(_) => asked,
+            None => {
+                let (listed, next) = self.beside_next_generation(|| self.store.list(layout::GC))?;
+                Asked { listed: Some(listed?), next }
+            }
         };
-        for object in listed {
+        for object in listed.into_iter().flatten() {
             numbers.condemned.extend(layout::parse_condemned(&object.name));
             numbers.sweeps.extend(layout::parse_sweep(&object.name));
         }
@@ -123,13 +136,34 @@ impl Repository {
                     numbers.sweeps.insert(newest);
                 }
             }
-            let Some(next) = newest.checked_add(1) else { return Ok(numbers) };
+            let Some(following) = newest.checked_add(1) else { return Ok(numbers) };
             // It stays as long as its sweep.
-            if !self.is_there(&layout::condemned(next))? {
+            let has_begun = match next.take() {
+                Some((asked, has_begun)) if asked == following => has_begun,
+                _ => self.is_there(&layout::condemned(following))?,
+            };
+            if !has_begun {
+                self.looked_at.fetch_max(u64::from(newest) + 1, Ordering::Relaxed);
                 return Ok(numbers);
             }
-            numbers.condemned.insert(next);
+            numbers.condemned.insert(following);
         }
+    }
+
+    /// Makes a listing that has `gc/` in it, and asks for the generation that comes after the newest one seen, at once where
+    /// that saves a round trip: elsewhere it is asked for when the listing has told which is the newest. Each of the two is
+    /// right about some moment after this began, and nobody relies on more.
+    pub(super) fn beside_next_generation<T>(
+        &self,
+        list: impl FnOnce() -> T,
+    ) -> Result<(T, Option<(u32, bool)>)> {
+        let next = match self.store.answers_at_once() {
+            true => self.newest_seen()?.checked_add(1),
+            false => None,
+        };
+        let Some(next) = next else { return Ok((list(), None)) };
+        let (listed, has_begun) = self.store.both(list, || self.is_there(&layout::condemned(next)));
+        Ok((listed, Some((next, has_begun?))))
     }
 
     fn is_there(&self, name: &str) -> Result<bool> {
@@ -138,32 +172,35 @@ impl Repository {
 
     /// The newest generation of collection that has begun; 0 before the first. One listing, one question by name.
     pub(super) fn newest_generation(&self) -> Result<u32> {
-        Ok(self.list_generations(None)?.newest())
+        Ok(self.list_generations(Asked::default())?.newest())
+    }
+
+    /// Whether the store has shown which generations there are since the repository was opened.
+    pub(super) fn has_looked(&self) -> bool {
+        self.looked_at.load(Ordering::Relaxed) > 0
     }
 
     /// The newest generation that this client has seen, without asking the store: there was one with this number, and
     /// there may be newer ones.
     pub(super) fn newest_seen(&self) -> Result<u32> {
+        let looked_at = self.looked_at.load(Ordering::Relaxed).saturating_sub(1) as u32;
         let followed = self.cache.followed()?.map_or(0, |followed| followed.to);
         let kept = self.cache.newest_generation()?;
         let kept = kept
             .and_then(|name| layout::parse_condemned(&name).or_else(|| layout::parse_sweep(&name)));
-        Ok(kept.unwrap_or(0).max(followed))
+        Ok(kept.unwrap_or(0).max(followed).max(looked_at))
     }
 
     /// Reads what collectors published. One listing, one question by name or two, and one read of what is new to this
     /// client.
     pub fn generations(&self) -> Result<Generations> {
-        self.generations_of(None)
+        self.generations_of(Asked::default())
     }
 
-    /// The same by a listing that has `gc/` in it, if there is one.
-    pub(super) fn generations_of(
-        &self,
-        mut listed: Option<Vec<ObjectInfo>>,
-    ) -> Result<Generations> {
+    /// The same by what was asked before.
+    pub(super) fn generations_of(&self, mut asked: Asked) -> Result<Generations> {
         for _ in 0..LISTINGS {
-            if let Some(generations) = self.try_generations(listed.take())? {
+            if let Some(generations) = self.try_generations(std::mem::take(&mut asked))? {
                 return Ok(generations);
             }
         }
@@ -176,8 +213,8 @@ impl Repository {
     }
 
     /// `None`: what was listed was gone when it was read.
-    fn try_generations(&self, listed: Option<Vec<ObjectInfo>>) -> Result<Option<Generations>> {
-        let Numbers { condemned, sweeps } = self.list_generations(listed)?;
+    fn try_generations(&self, asked: Asked) -> Result<Option<Generations>> {
+        let Numbers { condemned, sweeps } = self.list_generations(asked)?;
         let newest = condemned.last().max(sweeps.last()).copied().unwrap_or(0);
         let mut generations = Generations { newest, condemned, sweeps, ..Generations::default() };
         let swept = generations.swept();

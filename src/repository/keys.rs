@@ -235,10 +235,14 @@ pub(super) fn open_slot(
     Ok(Some(Opened { slot: header.id, keyring, secret, trouble: None, objects }))
 }
 
-/// Finds the slot that `credential` opens, and the newest keyring that there is for it. A slot that is damaged is
-/// passed over while another opens.
-pub fn open(store: &Store, repository: RepositoryId, credential: &Credential) -> Result<Opened> {
-    let listed = store.list(layout::KEYS)?;
+/// Finds the slot that `credential` opens among those `listed` of `keys/`, and the newest keyring that there is for it. A
+/// slot that is damaged is passed over while another opens.
+pub fn open(
+    store: &Store,
+    listed: Vec<ObjectInfo>,
+    repository: RepositoryId,
+    credential: &Credential,
+) -> Result<Opened> {
     let opened = find_slot(store, &listed, repository, credential)?;
     follow_updates(store, repository, listed, opened)
 }
@@ -310,7 +314,7 @@ pub(super) fn open_any(
     }
     let mut opened = Vec::new();
     for repository in repositories {
-        match open(store, repository, credential) {
+        match open(store, store.list(layout::KEYS)?, repository, credential) {
             Ok(keys) => opened.push((repository, keys)),
             Err(error) if is_damage(&error) => damage = Some(error),
             Err(error) => return Err(error),

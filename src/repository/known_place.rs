@@ -124,8 +124,8 @@ impl Repository {
             repository.keys_unproven.store(true, Ordering::Relaxed);
             return Ok(repository);
         }
-        let (header, config) = Self::read_config(&store)?;
-        let mut opened = keys::open(&store, header.repository, credential)?;
+        let (header, config, listed) = Self::read_config_and_list_keys(&store)?;
+        let mut opened = keys::open(&store, listed, header.repository, credential)?;
         let mut objects = vec![(layout::CONFIG.to_string(), config.clone())];
         objects.append(&mut opened.objects);
         let sealer = Sealer::new(header.repository, opened.keyring.clone());

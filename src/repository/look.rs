@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Repository;
 use super::error::Result;
-use super::generations::Generations;
+use super::generations::{Asked, Generations};
 use crate::id::{IndexId, PackId};
 use crate::store::{ObjectInfo, layout};
 
@@ -45,12 +45,15 @@ impl Repository {
     pub(super) fn look(&self) -> Result<Look> {
         let known = self.cache.indexes()?;
         let folders = [layout::DAMAGED, layout::GC, layout::INDEX, layout::KEYS];
-        let listed = self.store.list_folders_at_once(&folders, known.len())?;
+        let list = || self.store.list_folders_at_once(&folders, known.len());
+        let (listed, next) = self.beside_next_generation(list)?;
+        let listed = listed?;
         let indexes = ListedIndexes::new(known, &listed);
         let names = listed.iter().map(|object| &object.name);
         let damaged = names.filter_map(|name| layout::parse_damaged(name)).collect();
         let is_of_keys = |object: &&ObjectInfo| object.name.starts_with(layout::KEYS);
         let keys = listed.iter().filter(is_of_keys).cloned().collect();
-        Ok(Look { generations: self.generations_of(Some(listed))?, keys, indexes, damaged })
+        let generations = self.generations_of(Asked { listed: Some(listed), next })?;
+        Ok(Look { generations, keys, indexes, damaged })
     }
 }

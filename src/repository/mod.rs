@@ -40,7 +40,7 @@ pub mod writer;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -55,7 +55,7 @@ use crate::format::header::{HEADER_LENGTH, Header, ObjectKind};
 use crate::format::keyring::{EpochKeys, Keyring};
 use crate::format::slot::SlotLabel;
 use crate::id::{KeySlotId, PackId, RepositoryId};
-use crate::store::{Created, Store, layout};
+use crate::store::{Created, ObjectInfo, Store, layout};
 use ahead::Ahead;
 use chance::Chance;
 use error::{Kind, Named, RepositoryError, Result};
@@ -122,6 +122,8 @@ pub struct Repository {
     keys: Keys,
     newer_keys: OnceLock<Keys>,
     keys_unproven: AtomicBool,
+    /// The newest generation that the store has shown to this value, plus one; 0: it has not been asked.
+    looked_at: AtomicU64,
     naming: NamingKeys,
     cache: IndexCache,
     cache_folder: Option<PathBuf>,
@@ -250,6 +252,17 @@ impl Repository {
         Ok((header, object))
     }
 
+    /// The config, and what is in `keys/`.
+    fn read_config_and_list_keys(store: &Store) -> Result<(Header, Vec<u8>, Vec<ObjectInfo>)> {
+        let list = || store.list(layout::KEYS);
+        let (config, listed) = match store.answers_at_once() {
+            true => store.both(|| Self::read_config(store), list),
+            false => (Ok(Self::read_config(store)?), list()),
+        };
+        let (header, object) = config?;
+        Ok((header, object, listed?))
+    }
+
     /// Opens a repository. From several stores ([`Store::with_mirrors`]), for reading: by what the first of them gives that
     /// has config and keys whole.
     ///
@@ -260,9 +273,9 @@ impl Repository {
         if store.has_mirrors() {
             return Self::open_several(store, credential, environment);
         }
-        let (header, object) = Self::read_config(&store)?;
+        let (header, object, listed) = Self::read_config_and_list_keys(&store)?;
         let id = header.repository;
-        let open_keys = || keys::open(&store, id, credential);
+        let open_keys = || keys::open(&store, listed, id, credential);
         let (opened, cache) = if environment.chance.repeats() {
             (open_keys()?, None)
         } else {
@@ -388,6 +401,7 @@ impl Repository {
             keys: Keys { sealer, trouble: opened.trouble },
             newer_keys: OnceLock::new(),
             keys_unproven: AtomicBool::new(false),
+            looked_at: AtomicU64::new(0),
             naming,
             cache,
             cache_folder,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Repository;
 use super::error::{Kind, RepositoryError, Result};
-use super::generations::Generations;
+use super::generations::{Asked, Generations};
 use super::verify::is_damage;
 use crate::format::header::ObjectKind;
 use crate::format::snapshot::Decision;
@@ -225,7 +225,8 @@ impl<'a> Replica<'a> {
         let mut source = repository.store.list(layout::GC)?;
         // What counts is the newest sweep of this list, which is copied: by a later one, slots would be left out that
         // what is copied lets live. A later one makes the run end (`is_current`).
-        let generations = repository.generations_of(Some(source.clone()))?;
+        let asked = Asked { listed: Some(source.clone()), next: None };
+        let generations = repository.generations_of(asked)?;
         generations.require_readable()?;
         let newest = layout::sweep(generations.swept());
         // Asked for by name, because lists may be late: then it belongs to this one.

@@ -61,7 +61,7 @@ impl Repository {
     ) -> Result<(SessionId, Option<Look>)> {
         // A guess: the look after registering decides. So where looking costs something, what was seen last will do; who
         // has seen nothing would often guess wrong, and register twice.
-        let is_new = self.cache.indexes()?.is_empty();
+        let is_new = !self.has_looked() && self.cache.indexes()?.is_empty();
         let mut generation = match is_new || self.store.lists_cheaply() {
             true => self.newest_generation()?,
             false => self.newest_seen()?,

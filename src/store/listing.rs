@@ -86,8 +86,7 @@ impl Store {
         folders: &[&str],
         expected: usize,
     ) -> Result<Vec<ObjectInfo>, StoreError> {
-        if self.inner.lists_in_order || self.connections().is_none_or(|connections| connections < 2)
-        {
+        if self.inner.lists_in_order || !self.answers_at_once() {
             return self.list_folders(folders, expected);
         }
         let listed: Vec<_> = std::thread::scope(|scope| {

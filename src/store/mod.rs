@@ -405,6 +405,31 @@ impl Store {
         here.or_else(|| self.tiers.as_ref().and_then(|tiers| tiers.connections()))
     }
 
+    /// Whether two questions are better asked at once than one after the other: each takes a round trip.
+    pub fn answers_at_once(&self) -> bool {
+        self.connections().is_some_and(|connections| connections > 1)
+    }
+
+    /// Does both, at once where that saves a round trip, and the first one first elsewhere.
+    pub fn both<A, B: Send>(
+        &self,
+        first: impl FnOnce() -> A,
+        second: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        if !self.answers_at_once() {
+            let first = first();
+            return (first, second());
+        }
+        std::thread::scope(|scope| {
+            let second = scope.spawn(second);
+            let first = first();
+            match second.join() {
+                Ok(second) => (first, second),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
     /// Whether it is a disk of this machine, which may be full; of two stores, the hot one.
     pub fn is_disk(&self) -> bool {
         self.inner.is_disk

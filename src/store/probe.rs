@@ -25,6 +25,8 @@ const RUNNERS: usize = CONNECTIONS;
 const RUNNERS_LEAST: usize = RUNNERS / 2;
 /// So many races are run to find [`RACES`] that prove something.
 const RACES_MOST: usize = 4 * RACES;
+/// So many are run at a time: each takes a few round trips, whoever wins.
+const RACES_AT_ONCE: usize = 2;
 
 /// What a store has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,8 +149,8 @@ impl Store {
 #[derive(Default)]
 struct Race {
     winners: usize,
-    /// What one of them wrote.
-    winning: Option<Buffer>,
+    /// What one of them wrote is there.
+    is_whole: bool,
     /// Runners that were told at their first attempt.
     at_once: usize,
 }
@@ -219,18 +221,24 @@ impl Probe<'_> {
     fn races_have_one_winner(&self) -> Result<bool, StoreError> {
         let _race = self.store.inner.line.begin_race();
         let mut proven = 0;
-        for race in 0..RACES_MOST {
-            let name = self.name(&format!("race{race}"));
-            let outcome = self.race(&name)?;
-            let is_whole = match &outcome.winning {
-                Some(bytes) => self.store.holds(&name, bytes)?,
-                None => false,
-            };
-            if outcome.winners != 1 || !is_whole {
-                return Ok(false);
+        for round in 0..RACES_MOST / RACES_AT_ONCE {
+            let outcomes: Vec<_> = thread::scope(|scope| {
+                let races: Vec<_> = (0..RACES_AT_ONCE)
+                    .map(|race| {
+                        let name = self.name(&format!("race{round}-{race}"));
+                        scope.spawn(move || self.race(&name))
+                    })
+                    .collect();
+                races.into_iter().map(|race| race.join().map_err(|_| self.died())).collect()
+            });
+            for outcome in outcomes {
+                let outcome = outcome??;
+                if outcome.winners != 1 || !outcome.is_whole {
+                    return Ok(false);
+                }
+                proven += usize::from(outcome.at_once >= RUNNERS_LEAST);
             }
-            proven += usize::from(outcome.at_once >= RUNNERS_LEAST);
-            if proven == RACES {
+            if proven >= RACES {
                 return Ok(true);
             }
         }
@@ -265,17 +273,23 @@ impl Probe<'_> {
             runners.into_iter().map(|runner| runner.join()).collect::<Vec<_>>()
         });
         let mut outcome = Race::default();
+        let mut winning = None;
         for result in results {
             let result: Result<(Option<Buffer>, bool), StoreError> =
-                result.unwrap_or_else(|_| {
-                    Err(StoreError::new(Kind::Unavailable, name, "a thread of the probe died"))
-                });
-            let (winning, at_once) = result?;
-            outcome.winners += usize::from(winning.is_some());
-            outcome.winning = winning.or(outcome.winning);
+                result.unwrap_or_else(|_| Err(self.died()));
+            let (won, at_once) = result?;
+            outcome.winners += usize::from(won.is_some());
+            winning = won.or(winning);
             outcome.at_once += usize::from(at_once);
         }
+        if let Some(bytes) = winning {
+            outcome.is_whole = self.store.holds(name, &bytes)?;
+        }
         Ok(outcome)
+    }
+
+    fn died(&self) -> StoreError {
+        StoreError::new(Kind::Unavailable, self.store.location(), "a thread of the probe died")
     }
 
     /// Whether the object is ours now.

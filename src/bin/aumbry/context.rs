@@ -302,11 +302,18 @@ impl Context {
         location: &Location,
         open: Open,
     ) -> Result<Repository, Failure> {
-        // That there is a repository at all is found out before anybody is asked for a passphrase.
-        if !Repository::is_known_place(&store, &self.library_environment()) {
-            Repository::identify(&store).map_err(Failure::opening)?;
-        }
-        let repository = match credentials::find(self)? {
+        // That there is a repository at all is found out before anybody is asked for a passphrase, and opening it finds
+        // that out as well.
+        let given = match credentials::at_hand(self) {
+            Some(Ok(given)) => Some(given),
+            _ => {
+                if !Repository::is_known_place(&store, &self.library_environment()) {
+                    Repository::identify(&store).map_err(Failure::opening)?;
+                }
+                credentials::find(self)?
+            }
+        };
+        let repository = match given {
             Some(given) => self.open_with(store, &given, open)?,
             None => self.open_asking(&store, &location.shown(), open)?,
         };

@@ -43,6 +43,14 @@ pub fn find(context: &Context) -> Result<Option<Given>, Failure> {
     from_variables(surroundings, "AUMBRY_")
 }
 
+/// The same, unless a command has to be run for it, which may ask somebody.
+pub fn at_hand(context: &Context) -> Option<Result<Given, Failure>> {
+    let (global, surroundings) = (&context.global, &context.surroundings);
+    let is_command = global.password_command.is_some()
+        || surroundings.variable("AUMBRY_PASSWORD_COMMAND").is_some();
+    if is_command { None } else { find(context).transpose() }
+}
+
 /// What the variables give whose names have this in front.
 fn from_variables(surroundings: &Surroundings, front: &str) -> Result<Option<Given>, Failure> {
     let name = |rest: &str| format!("{front}{rest}");
