@@ -6,6 +6,10 @@ use std::cell::RefCell;
 /// Smaller objects are read into memory of their own.
 const LEAST: usize = 8 << 20;
 
+/// Room for those that are read into memory that is there again: more than any pack takes, and more than 32 MiB, so that
+/// glibc's allocator asks the system for it and gives it back. What is not needed is not touched and costs no memory.
+const ROOM: usize = 33 << 20;
+
 #[derive(Default)]
 struct Spare {
     /// Whether this thread reads from a disk at all: only then there is a next one.
@@ -27,7 +31,7 @@ pub(super) fn take(length: usize) -> Vec<u8> {
         std::mem::take(&mut spare.memory)
     });
     memory.clear();
-    memory.reserve_exact(length);
+    memory.reserve_exact(length.max(ROOM));
     memory
 }
 
@@ -56,7 +60,11 @@ mod tests {
         give_back(next);
         let small = take(100);
         assert!(small.as_ptr() != place);
-        assert!(take(2 * LEAST).capacity() >= 2 * LEAST);
+        // Another one that is a little longer is not read into other memory.
+        let longer = take(2 * LEAST);
+        assert!(longer.as_ptr() == place);
+        give_back(longer);
+        assert!(take(2 * ROOM).capacity() >= 2 * ROOM);
         assert!(SPARE.with_borrow(|spare| spare.memory.capacity() == 0));
     }
 }

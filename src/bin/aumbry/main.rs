@@ -1,5 +1,6 @@
 //! The command line: arguments to options, summaries to text or JSON, errors to exit codes.
 
+mod allocator;
 mod cli;
 mod commands;
 mod consent;
@@ -25,6 +26,7 @@ use crate::environment::Surroundings;
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    allocator::set_up();
     let cli = Cli::parse();
     let output = Output::new(&cli.global);
     let context = Context::new(cli.global, Surroundings::find(), output);
