@@ -88,6 +88,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// About how many stored bytes packs hold: they are closed before they overflow, and sooner where padding is small. 13.6
+    /// to 15.6 MiB of 16 were measured, and packs that end with a session hold less.
+    pub fn usual_pack_length(&self) -> u64 {
+        let (pack, segment) = (u64::from(self.pack_length), u64::from(self.segment_length));
+        pack.saturating_sub(segment / 4 * 3).max(1)
+    }
+
     /// The defaults, measured in `docs/design/0001-sizes.md`.
     pub const DEFAULT: Settings = Settings {
         chunk_minimum: 8 << 10,

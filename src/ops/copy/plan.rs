@@ -68,7 +68,7 @@ pub fn plan(
     }
     drop(new);
     plan.damaged = of_wanted.finish().len() as u64;
-    let pack_length = u64::from(target.settings().pack_length).max(1);
+    let pack_length = target.settings().usual_pack_length();
     plan.read_requests = segments.len() as u64;
     plan.write_requests = plan.stored_bytes.div_ceil(pack_length) + OBJECTS * wanted.len() as u64;
     Ok(plan)

@@ -413,7 +413,7 @@ impl<'a> Collection<'_, 'a> {
 
     /// About how many requests to read, write and delete it takes, beside looking at what is needed and tidying up.
     fn requests(&self, plan: &PackPlan) -> [u64; 3] {
-        let pack_length = u64::from(self.repository.settings().pack_length).max(1);
+        let pack_length = self.repository.settings().usual_pack_length();
         let batches = plan.repack_bytes.div_ceil(BATCH_BYTES);
         let lists = if plan.drop.is_empty() { 0 } else { 2 };
         let writes = plan.write_bytes.div_ceil(pack_length) + BATCH_OBJECTS * batches + lists;
