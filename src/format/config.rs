@@ -73,7 +73,7 @@ pub struct Settings {
     pub chunk_maximum: u32,
     /// A segment is closed when it holds this many bytes of plaintext.
     pub segment_length: u32,
-    /// A pack is closed when it holds this many stored bytes.
+    /// A pack is closed when it holds about this many stored bytes, rather before.
     pub pack_length: u32,
     /// zstd level.
     pub compression_level: i32,
@@ -88,11 +88,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// About how many stored bytes packs hold: they are closed before they overflow, and sooner where padding is small. 13.6
-    /// to 15.6 MiB of 16 were measured, and packs that end with a session hold less.
+    /// About how many stored bytes packs hold, rather less: they are closed before another segment like the last would be too
+    /// much, and sooner where padding is small. 13.6 to 15.6 MiB of 16 were measured, and the last ones of a session hold less.
     pub fn usual_pack_length(&self) -> u64 {
         let (pack, segment) = (u64::from(self.pack_length), u64::from(self.segment_length));
-        pack.saturating_sub(segment / 4 * 3).max(1)
+        pack.saturating_sub(segment / 4 * 3).max(pack / 2).max(1)
     }
 
     /// The defaults, measured in `docs/design/0001-sizes.md`.

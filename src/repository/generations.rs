@@ -91,7 +91,7 @@ pub(super) struct Asked {
     /// A listing that has `gc/` in it.
     pub(super) listed: Option<Vec<ObjectInfo>>,
     /// A generation, and whether it has begun.
-    pub(super) next: Option<(u32, bool)>,
+    pub(super) next: Option<(u32, Result<bool>)>,
 }
 
 /// The numbers of a listing of `gc/`.
@@ -138,9 +138,9 @@ impl Repository {
             }
             let Some(following) = newest.checked_add(1) else { return Ok(numbers) };
             // It stays as long as its sweep.
-            let has_begun = match next.take() {
-                Some((asked, has_begun)) if asked == following => has_begun,
-                _ => self.is_there(&layout::condemned(following))?,
+            let has_begun = match next.take_if(|(asked, _)| *asked == following) {
+                Some((_, has_begun)) => has_begun?,
+                None => self.is_there(&layout::condemned(following))?,
             };
             if !has_begun {
                 self.looked_at.fetch_max(u64::from(newest) + 1, Ordering::Relaxed);
@@ -152,18 +152,28 @@ impl Repository {
 
     /// Makes a listing that has `gc/` in it, and asks for the generation that comes after the newest one seen, at once where
     /// that saves a round trip: elsewhere it is asked for when the listing has told which is the newest. Each of the two is
-    /// right about some moment after this began, and nobody relies on more.
+    /// right about some moment after this began, and nobody relies on more. With randomness that repeats one is asked for
+    /// after the other, in either order.
     pub(super) fn beside_next_generation<T>(
         &self,
         list: impl FnOnce() -> T,
-    ) -> Result<(T, Option<(u32, bool)>)> {
-        let next = match self.store.answers_at_once() {
-            true => self.newest_seen()?.checked_add(1),
-            false => None,
+    ) -> Result<(T, Option<(u32, Result<bool>)>)> {
+        let chance = &self.environment.chance;
+        let is_early = match chance.repeats() {
+            true => chance.bytes::<1>()?[0] % 2 == 0,
+            false => self.store.answers_at_once(),
         };
+        let next = if is_early { self.newest_seen()?.checked_add(1) } else { None };
         let Some(next) = next else { return Ok((list(), None)) };
-        let (listed, has_begun) = self.store.both(list, || self.is_there(&layout::condemned(next)));
-        Ok((listed, Some((next, has_begun?))))
+        let ask = || self.is_there(&layout::condemned(next));
+        let (listed, has_begun) = match chance.repeats() {
+            true => {
+                let has_begun = ask();
+                (list(), has_begun)
+            }
+            false => self.store.both(list, ask),
+        };
+        Ok((listed, Some((next, has_begun))))
     }
 
     fn is_there(&self, name: &str) -> Result<bool> {

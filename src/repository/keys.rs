@@ -235,6 +235,30 @@ pub(super) fn open_slot(
     Ok(Some(Opened { slot: header.id, keyring, secret, trouble: None, objects }))
 }
 
+/// Like [`open`], by a listing that may have been made before the config was there or while somebody changed keys: it is
+/// made anew before anything is said to be wrong.
+pub(super) fn open_by_early_listing(
+    store: &Store,
+    listed: Vec<ObjectInfo>,
+    repository: RepositoryId,
+    credential: &Credential,
+) -> Result<Opened> {
+    let names = |listed: &[ObjectInfo]| -> Vec<String> {
+        listed.iter().map(|object| object.name.clone()).collect()
+    };
+    let before = names(&listed);
+    match open(store, listed, repository, credential) {
+        Err(error) if store.answers_at_once() && error.kind != Kind::Interrupted => {
+            let again = store.list(layout::KEYS)?;
+            match names(&again) == before {
+                true => Err(error),
+                false => open(store, again, repository, credential),
+            }
+        }
+        opened => opened,
+    }
+}
+
 /// Finds the slot that `credential` opens among those `listed` of `keys/`, and the newest keyring that there is for it. A
 /// slot that is damaged is passed over while another opens.
 pub fn open(

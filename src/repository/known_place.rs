@@ -125,7 +125,8 @@ impl Repository {
             return Ok(repository);
         }
         let (header, config, listed) = Self::read_config_and_list_keys(&store)?;
-        let mut opened = keys::open(&store, listed, header.repository, credential)?;
+        let id = header.repository;
+        let mut opened = keys::open_by_early_listing(&store, listed, id, credential)?;
         let mut objects = vec![(layout::CONFIG.to_string(), config.clone())];
         objects.append(&mut opened.objects);
         let sealer = Sealer::new(header.repository, opened.keyring.clone());

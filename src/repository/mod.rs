@@ -275,7 +275,7 @@ impl Repository {
         }
         let (header, object, listed) = Self::read_config_and_list_keys(&store)?;
         let id = header.repository;
-        let open_keys = || keys::open(&store, listed, id, credential);
+        let open_keys = || keys::open_by_early_listing(&store, listed, id, credential);
         let (opened, cache) = if environment.chance.repeats() {
             (open_keys()?, None)
         } else {

@@ -22,7 +22,8 @@ pub(super) fn decide_form(store: Store, environment: &Environment) -> Result<(St
                 let message = format!("no repository can live there: {lack}");
                 return Err(RepositoryError::new(Kind::Invalid, store.location(), message));
             }
-            (store.proven(found), found.creates_once)
+            // What could not be proven is not relied on: the second form is as safe without it.
+            (store.proven(found), found.creates_once && found.races_prove_it)
         }
     };
     match is_conditional {

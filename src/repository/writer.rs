@@ -39,7 +39,8 @@ use crate::store::{Created, Store, layout};
 
 /// Locks that the set of this session's blobs is spread over.
 const SHARDS: usize = 64;
-/// An index object is written when this many blobs wait for one.
+/// An index object is written when this many blobs wait for one, each of about 150 bytes here. Merging, which holds less of
+/// each, makes larger ones.
 const INDEX_BLOBS: u64 = 50_000;
 /// Packs on their way to a disk at a time, and threads that bring them there, at most. One for four threads that fill them: a
 /// disk that is written past the page cache takes one faster than two cores make it, and each further one is 17 MiB more.

@@ -83,7 +83,7 @@ impl Access {
             is_wired: false,
             has_answered: AtomicBool::new(false),
             stop_seen: AtomicU64::new(0),
-            noted_at: AtomicU64::new(0),
+            noted_at: Arc::default(),
             races: AtomicUsize::new(0),
             retries: AtomicU64::new(0),
         }

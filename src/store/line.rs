@@ -82,7 +82,7 @@ pub(super) struct Line {
     pub(super) has_answered: AtomicBool,
     // Milliseconds of the clock; 0: not yet.
     pub(super) stop_seen: AtomicU64,
-    pub(super) noted_at: AtomicU64,
+    pub(super) noted_at: Arc<AtomicU64>,
     // How many probes race: nothing waits for its bytes' turn meanwhile.
     pub(super) races: AtomicUsize,
     // How often a call was tried again.
@@ -131,7 +131,7 @@ impl Line {
             is_wired: self.is_wired,
             has_answered: AtomicBool::new(self.has_answered.load(Ordering::Relaxed)),
             stop_seen: copied(&self.stop_seen),
-            noted_at: copied(&self.noted_at),
+            noted_at: self.noted_at.clone(),
             races: AtomicUsize::new(0),
             retries: AtomicU64::new(0),
         }

@@ -44,6 +44,7 @@ use std::time::Duration;
 
 use opendal::layers::RetryLayer;
 use opendal::{Buffer, OperationContext, Operator};
+use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
 pub use self::access::Access;
@@ -420,13 +421,19 @@ impl Store {
             let first = first();
             return (first, second());
         }
+        // Taken by whoever comes to it: a thread, or, where none can be started, this one.
+        let second = Mutex::new(Some(second));
+        let run = || second.lock().take().map(|second| second());
         std::thread::scope(|scope| {
-            let second = scope.spawn(second);
+            let thread = std::thread::Builder::new().spawn_scoped(scope, &run);
             let first = first();
-            match second.join() {
-                Ok(second) => (first, second),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+            let joined = thread.ok().map(|thread| thread.join());
+            let second = match joined {
+                Some(Ok(second)) => second,
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                None => run(),
+            };
+            (first, second.expect("it is taken once"))
         })
     }
 

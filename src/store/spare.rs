@@ -6,8 +6,9 @@ use std::cell::RefCell;
 /// Smaller objects are read into memory of their own.
 const LEAST: usize = 8 << 20;
 
-/// Room for those that are read into memory that is there again: more than any pack takes, and more than 32 MiB, so that
-/// glibc's allocator asks the system for it and gives it back. What is not needed is not touched and costs no memory.
+/// Room for those that are read into memory that is there again: more than a pack takes with the default settings, and more
+/// than 32 MiB, so that glibc's allocator asks the system for it and gives it back (on machines of 64 bits). What is not needed
+/// is not touched and costs no memory.
 const ROOM: usize = 33 << 20;
 
 #[derive(Default)]

@@ -85,7 +85,15 @@ fn shapes(requests: &[String]) -> Vec<&str> {
         Some(at) if request.starts_with("create") => request[..=at].len(),
         _ => request.len(),
     };
-    requests.iter().map(|request| &request[..shape(request)]).collect()
+    let mut shapes: Vec<_> = requests.iter().map(|request| &request[..shape(request)]).collect();
+    // Both are asked at once, and either may come first.
+    for at in 1..shapes.len() {
+        let is_listing = shapes[at].starts_with("list ") && shapes[at].contains("gc/");
+        if is_listing && shapes[at - 1].starts_with("size gc/") {
+            shapes.swap(at - 1, at);
+        }
+    }
+    shapes
 }
 
 fn write_files(folder: &Path, version: u64) {

@@ -304,13 +304,17 @@ impl Context {
     ) -> Result<Repository, Failure> {
         // That there is a repository at all is found out before anybody is asked for a passphrase, and opening it finds
         // that out as well.
-        let given = match credentials::at_hand(self) {
+        let at_hand = credentials::at_hand(self);
+        let given = match at_hand {
             Some(Ok(given)) => Some(given),
-            _ => {
+            at_hand => {
                 if !Repository::is_known_place(&store, &self.library_environment()) {
                     Repository::identify(&store).map_err(Failure::opening)?;
                 }
-                credentials::find(self)?
+                match at_hand {
+                    Some(failed) => Some(failed?),
+                    None => credentials::find(self)?,
+                }
             }
         };
         let repository = match given {

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::process::Stdio;
 
@@ -43,12 +43,18 @@ pub fn find(context: &Context) -> Result<Option<Given>, Failure> {
     from_variables(surroundings, "AUMBRY_")
 }
 
-/// The same, unless a command has to be run for it, which may ask somebody.
+/// The same, unless somebody may have to be asked for it: by a command, or at a terminal that passes for a file.
 pub fn at_hand(context: &Context) -> Option<Result<Given, Failure>> {
     let (global, surroundings) = (&context.global, &context.surroundings);
     let is_command = global.password_command.is_some()
         || surroundings.variable("AUMBRY_PASSWORD_COMMAND").is_some();
-    if is_command { None } else { find(context).transpose() }
+    let named = surroundings.variable("AUMBRY_PASSWORD_FILE").map(PathBuf::from);
+    let files = [global.recovery_key_file.as_ref(), global.password_file.as_ref(), named.as_ref()];
+    let is_regular = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|file| file.is_file());
+    if is_command || !files.into_iter().flatten().all(is_regular) {
+        return None;
+    }
+    find(context).transpose()
 }
 
 /// What the variables give whose names have this in front.

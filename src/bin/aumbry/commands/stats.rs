@@ -111,6 +111,7 @@ fn tell_store(context: &Context, repository: &Repository) -> Result<Outcome, Fai
             "form": match form { Form::Conditions => 1, Form::Confirmations => 2 },
             "probed": found.is_some(),
             "creates_once": found.map(|found| found.creates_once),
+            "races_prove_it": found.map(|found| found.races_prove_it),
             "reads_written": found.map(|found| found.reads_written),
             "lists_written": found.map(|found| found.lists_written),
             "may_delete": found.map(|found| found.forgets_deleted.is_some()),
@@ -145,7 +146,15 @@ fn tell_store(context: &Context, repository: &Repository) -> Result<Outcome, Fai
     match found {
         None => lines.push(("probe", "none needed: it is a disk of this machine".to_string())),
         Some(found) => lines.extend([
-            ("creates", format!("only once, also in a race: {}", yes(found.creates_once))),
+            (
+                "creates",
+                match found.races_prove_it {
+                    true => format!("only once, also in a race: {}", yes(found.creates_once)),
+                    false => {
+                        "only once; races could not be run: it turns most of many away".to_string()
+                    }
+                },
+            ),
             ("reads", format!("what was just written: {}", yes(found.reads_written))),
             ("lists", format!("what was just written: {}", yes(found.lists_written))),
             (
