@@ -2,7 +2,7 @@
 //! many. Who has said how many (`MALLOC_ARENA_MAX`) is obeyed.
 //!
 //! Memory that is freed stays with the arena that it came from. A command that reads from afar has many threads, most of which
-//! wait; with an arena for each of them a restore of 0.6 GB from S3 took 139 MiB instead of 101 (`docs/memory.md`).
+//! wait; with an arena for each of them a restore of 0.6 GB from S3 took 139 MiB instead of 101.
 
 /// To be called before there are threads. That it cannot be set costs memory, no more.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
