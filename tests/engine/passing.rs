@@ -2,10 +2,11 @@
 //! lost or damaged because of it, and whoever runs the command again comes to the same end. And what is gone between
 //! being listed and being read was removed by a collector, which is no error.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use aumbry::clock::FakeClock;
-use aumbry::monitor::SilentMonitor;
+use aumbry::monitor::{Monitor, Phase, Problem, SilentMonitor};
 use aumbry::ops::OpsError;
 use aumbry::ops::prune::prune;
 use aumbry::ops::repair::{
@@ -20,8 +21,8 @@ use aumbry::units::Timestamp;
 
 use crate::crash_collection::World;
 use crate::crash_repairs;
-use crate::model::{copy_of, quick_key};
-use crate::prune::{tight, write_files};
+use crate::model::{copy_of, create_quick, open_quick, quick_key};
+use crate::prune::{assert_whole, tight, write_files};
 use crate::support::{back_up, environment, repair_options};
 
 /// Runs a command and says what it has to tell.
@@ -280,4 +281,42 @@ fn who_is_not_the_one_that_collects_does_not_become_it_because_a_call_failed() {
             break;
         }
     }
+}
+
+/// Another collector, which is faster: it prunes when the one that is watched begins to copy, once.
+struct Faster<'r> {
+    other: &'r Repository,
+    has_pruned: AtomicBool,
+    problems: Mutex<Vec<String>>,
+}
+
+impl Monitor for Faster<'_> {
+    fn phase(&self, phase: Phase) {
+        if phase == Phase::Repack && !self.has_pruned.swap(true, Ordering::Relaxed) {
+            let done = prune(self.other, &tight(), &SilentMonitor).unwrap();
+            assert!(done.packs_deleted > 0, "{done:?}");
+        }
+    }
+
+    fn problem(&self, problem: Problem) {
+        self.problems.lock().unwrap().push(format!("{}: {}", problem.item, problem.message));
+    }
+}
+
+#[test]
+fn a_pack_that_another_collector_dropped_before_it_was_copied_is_no_damage() {
+    let (store, folder) = (Store::memory(), tempfile::tempdir().unwrap());
+    let repository = create_quick(store.clone(), None);
+    write_files(folder.path(), 0..12, 1);
+    let old = back_up(&repository, folder.path()).snapshot.unwrap();
+    write_files(folder.path(), 0..6, 2);
+    back_up(&repository, folder.path());
+    repository.forget(&[old], "").unwrap();
+    let other = open_quick(store.clone(), None);
+    let faster =
+        Faster { other: &other, has_pruned: AtomicBool::new(false), problems: Mutex::default() };
+    let done = prune(&repository, &tight(), &faster).unwrap();
+    assert!(faster.has_pruned.into_inner(), "nothing was to be copied: {done:?}");
+    assert_eq!(faster.problems.into_inner().unwrap(), [] as [String; 0]);
+    assert_whole(&store);
 }

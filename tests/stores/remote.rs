@@ -205,7 +205,6 @@ fn s3_that_fails_whoever_races_proves_nothing() {
     let found = Sort::S3.open(server.address()).probe(&nonce).unwrap();
     // On a busy machine two are told at last that they won.
     assert!(!found.creates_once || !found.races_prove_it, "{found:?}");
-    assert!(found.writes_over, "{found:?}");
 }
 
 #[test]

@@ -644,7 +644,8 @@ impl<'a> Collection<'_, 'a> {
     /// Copies what is needed out of these packs, and drops them.
     fn repack(&mut self, packs: &[PackId], bases: &HashSet<BlobKey>) -> Result<Repacked, OpsError> {
         let needed = repack::Needed { marks: self.needs.marks(), bases };
-        let copying = repack::copy(self.repository, &needed, packs, self.options, self.monitor)?;
+        let copying =
+            repack::copy(self.repository, self.newest, &needed, packs, self.options, self.monitor)?;
         let before = self.newest;
         let marked = self.mark()?;
         let (packs, full) = match copying {

@@ -60,9 +60,14 @@ impl Needed<'_> {
 }
 
 /// Copies every blob that is needed and that stands nowhere but in `packs`; deltas as they are. A pack of which something
-/// cannot be read is left as it is.
+/// cannot be read is left as it is. `planned_at` is the newest generation that the choice of packs goes by.
+///
+/// # Errors
+///
+/// What was not found, when a later generation has begun: somebody else may have dropped it.
 pub fn copy(
     repository: &Repository,
+    planned_at: u32,
     needed: &Needed<'_>,
     packs: &[PackId],
     options: &PruneOptions,
@@ -94,6 +99,7 @@ pub fn copy(
         reader: BlobReader::beside_a_writer(repository, options.memory_budget),
         needed,
         packs: &packs,
+        planned_at,
         monitor,
         failed: Mutex::default(),
     };
@@ -136,6 +142,7 @@ struct Shared<'s, 'a> {
     reader: BlobReader<'s>,
     needed: &'s Needed<'s>,
     packs: &'s [Replaced],
+    planned_at: u32,
     monitor: &'s dyn Monitor,
     /// Packs of which something could not be read.
     failed: Mutex<HashSet<PackId>>,
@@ -172,6 +179,9 @@ impl<'s, 'a> Copier<'s, 'a> {
             });
             match copied {
                 Ok(()) => {}
+                Err(error) if error.kind == Kind::NotFound && self.is_overtaken()? => {
+                    return Err(error.into());
+                }
                 Err(error) if is_damage(&error) => {
                     report(*monitor, pack.id, &error.to_string());
                     failed.lock().insert(pack.id);
@@ -185,6 +195,12 @@ impl<'s, 'a> Copier<'s, 'a> {
         self.data.flush()?;
         self.trees.flush()?;
         Ok(())
+    }
+
+    /// Whether another collector was faster: what it dropped is no damage.
+    fn is_overtaken(&self) -> Result<bool, RepositoryError> {
+        let newest = self.shared.writer.repository().generations()?.newest;
+        Ok(newest > self.shared.planned_at)
     }
 
     /// Copies what is needed of one pack and stands in no delta.
