@@ -85,13 +85,16 @@ impl Generations {
     }
 }
 
+/// A generation, and whether it has begun.
+pub(super) type Begun = (u32, Result<bool>);
+
 /// What the store has answered already, to whoever wants to know the generations.
 #[derive(Default)]
 pub(super) struct Asked {
     /// A listing that has `gc/` in it.
     pub(super) listed: Option<Vec<ObjectInfo>>,
-    /// A generation, and whether it has begun.
-    pub(super) next: Option<(u32, Result<bool>)>,
+    /// Whether the one after the newest seen has begun.
+    pub(super) next: Option<Begun>,
 }
 
 /// The numbers of a listing of `gc/`.
@@ -157,7 +160,7 @@ impl Repository {
     pub(super) fn beside_next_generation<T>(
         &self,
         list: impl FnOnce() -> T,
-    ) -> Result<(T, Option<(u32, Result<bool>)>)> {
+    ) -> Result<(T, Option<Begun>)> {
         let chance = &self.environment.chance;
         let is_early = match chance.repeats() {
             true => chance.bytes::<1>()?[0] % 2 == 0,

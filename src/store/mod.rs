@@ -425,7 +425,7 @@ impl Store {
         let second = Mutex::new(Some(second));
         let run = || second.lock().take().map(|second| second());
         std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().spawn_scoped(scope, &run);
+            let thread = std::thread::Builder::new().spawn_scoped(scope, run);
             let first = first();
             let joined = thread.ok().map(|thread| thread.join());
             let second = match joined {
