@@ -156,6 +156,8 @@ struct Race {
     winners: usize,
     /// What one of them wrote is there.
     is_whole: bool,
+    /// The winner was told so at its first attempt: of those who were not, others may have won as well.
+    is_told: bool,
     /// Runners that were told at their first attempt.
     at_once: usize,
 }
@@ -251,7 +253,8 @@ impl Probe<'_> {
                 return Ok((false, true));
             }
             for outcome in outcomes {
-                proven += usize::from(outcome?.at_once >= RUNNERS_LEAST);
+                let outcome = outcome?;
+                proven += usize::from(outcome.is_told && outcome.at_once >= RUNNERS_LEAST);
             }
             if proven >= RACES {
                 return Ok((true, true));
@@ -291,6 +294,7 @@ impl Probe<'_> {
                 result.unwrap_or_else(|_| Err(self.died()));
             let (won, at_once) = result?;
             outcome.winners += usize::from(won.is_some());
+            outcome.is_told |= won.is_some() && at_once;
             winning = won.or(winning);
             outcome.at_once += usize::from(at_once);
         }
