@@ -689,8 +689,7 @@ fn prove_slot(credential: &Credential, way: Way, stretched: &[u8; 32]) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::local(folder.path(), LocalMode::Create).unwrap();
     store.create(&format!("keys/{id}"), slot).unwrap();
-    let (listed, repository) = (store.list("keys/").unwrap(), RepositoryId([5; 16]));
-    let opened = aumbry::repository::keys::open(&store, listed, repository, credential);
+    let opened = aumbry::repository::keys::open(&store, RepositoryId([5; 16]), credential);
     let opened = opened.unwrap();
     assert!(opened.slot == id && opened.keyring == keyring);
 }

@@ -88,13 +88,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// About how many stored bytes packs hold, rather less: they are closed before another segment like the last would be too
-    /// much, and sooner where padding is small. 13.6 to 15.6 MiB of 16 were measured, and the last ones of a session hold less.
-    pub fn usual_pack_length(&self) -> u64 {
-        let (pack, segment) = (u64::from(self.pack_length), u64::from(self.segment_length));
-        pack.saturating_sub(segment / 4 * 3).max(pack / 2).max(1)
-    }
-
     /// The defaults, measured in `docs/design/0001-sizes.md`.
     pub const DEFAULT: Settings = Settings {
         chunk_minimum: 8 << 10,
@@ -108,6 +101,13 @@ impl Settings {
         object_lock: None,
         created: Timestamp { seconds: 0, nanoseconds: 0 },
     };
+
+    /// About how many stored bytes packs hold, rather less: they are closed before another segment like the last would be too
+    /// much, and sooner where padding is small. 13.6 to 15.6 MiB of 16 were measured, and the last ones of a session hold less.
+    pub fn usual_pack_length(&self) -> u64 {
+        let (pack, segment) = (u64::from(self.pack_length), u64::from(self.segment_length));
+        pack.saturating_sub(segment / 4 * 3).max(pack / 2).max(1)
+    }
 
     /// The payload's bytes.
     pub fn encode(&self) -> Vec<u8> {

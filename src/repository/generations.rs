@@ -5,7 +5,6 @@
 //! another history (`docs/design/collection.md`).
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
@@ -13,7 +12,7 @@ use super::verify::is_damage;
 use crate::format::generation::{Condemned, Sweep};
 use crate::format::header::ObjectKind;
 use crate::id::{PackId, SessionId, SnapshotId};
-use crate::store::{ObjectInfo, layout};
+use crate::store::{ObjectInfo, StoreError, layout};
 
 /// How often a listing is taken anew because what it named was removed before it could be read.
 const LISTINGS: usize = 8;
@@ -119,7 +118,7 @@ impl Repository {
             Some(_) => asked,
             None => {
                 let (listed, next) = self.beside_next_generation(|| self.store.list(layout::GC))?;
-                Asked { listed: Some(listed?), next }
+                Asked { listed: Some(listed), next }
             }
         };
         for object in listed.into_iter().flatten() {
@@ -146,7 +145,8 @@ impl Repository {
                 None => self.is_there(&layout::condemned(following))?,
             };
             if !has_begun {
-                self.looked_at.fetch_max(u64::from(newest) + 1, Ordering::Relaxed);
+                let mut shown = self.shown_generation.lock();
+                *shown = shown.max(Some(newest));
                 return Ok(numbers);
             }
             numbers.condemned.insert(following);
@@ -159,7 +159,7 @@ impl Repository {
     /// after the other, in either order.
     pub(super) fn beside_next_generation<T>(
         &self,
-        list: impl FnOnce() -> T,
+        list: impl FnOnce() -> std::result::Result<T, StoreError>,
     ) -> Result<(T, Option<Begun>)> {
         let chance = &self.environment.chance;
         let is_early = match chance.repeats() {
@@ -167,15 +167,14 @@ impl Repository {
             false => self.store.answers_at_once(),
         };
         let next = if is_early { self.newest_seen()?.checked_add(1) } else { None };
-        let Some(next) = next else { return Ok((list(), None)) };
+        let Some(next) = next else { return Ok((list()?, None)) };
         let ask = || self.is_there(&layout::condemned(next));
-        let (listed, has_begun) = match chance.repeats() {
-            true => {
-                let has_begun = ask();
-                (list(), has_begun)
-            }
-            false => self.store.both(list, ask),
-        };
+        if chance.repeats() {
+            let has_begun = ask();
+            return Ok((list()?, Some((next, has_begun))));
+        }
+        // That it cannot be told matters only where it is asked.
+        let (listed, has_begun) = self.store.both(list, || Ok(ask()))?;
         Ok((listed, Some((next, has_begun))))
     }
 
@@ -190,18 +189,18 @@ impl Repository {
 
     /// Whether the store has shown which generations there are since the repository was opened.
     pub(super) fn has_looked(&self) -> bool {
-        self.looked_at.load(Ordering::Relaxed) > 0
+        self.shown_generation.lock().is_some()
     }
 
     /// The newest generation that this client has seen, without asking the store: there was one with this number, and
     /// there may be newer ones.
     pub(super) fn newest_seen(&self) -> Result<u32> {
-        let looked_at = self.looked_at.load(Ordering::Relaxed).saturating_sub(1) as u32;
+        let shown = *self.shown_generation.lock();
         let followed = self.cache.followed()?.map_or(0, |followed| followed.to);
         let kept = self.cache.newest_generation()?;
         let kept = kept
             .and_then(|name| layout::parse_condemned(&name).or_else(|| layout::parse_sweep(&name)));
-        Ok(kept.unwrap_or(0).max(followed).max(looked_at))
+        Ok(kept.max(shown).unwrap_or(0).max(followed))
     }
 
     /// Reads what collectors published. One listing, one question by name or two, and one read of what is new to this

@@ -247,21 +247,25 @@ pub(super) fn open_by_early_listing(
         listed.iter().map(|object| object.name.clone()).collect()
     };
     let before = names(&listed);
-    match open(store, listed, repository, credential) {
+    match open_listed(store, listed, repository, credential) {
         Err(error) if store.answers_at_once() && error.kind != Kind::Interrupted => {
             let again = store.list(layout::KEYS)?;
             match names(&again) == before {
                 true => Err(error),
-                false => open(store, again, repository, credential),
+                false => open_listed(store, again, repository, credential),
             }
         }
         opened => opened,
     }
 }
 
-/// Finds the slot that `credential` opens among those `listed` of `keys/`, and the newest keyring that there is for it. A
-/// slot that is damaged is passed over while another opens.
-pub fn open(
+/// Finds the slot that `credential` opens, and the newest keyring that there is for it. A slot that is damaged is
+/// passed over while another opens.
+pub fn open(store: &Store, repository: RepositoryId, credential: &Credential) -> Result<Opened> {
+    open_listed(store, store.list(layout::KEYS)?, repository, credential)
+}
+
+fn open_listed(
     store: &Store,
     listed: Vec<ObjectInfo>,
     repository: RepositoryId,
@@ -338,7 +342,7 @@ pub(super) fn open_any(
     }
     let mut opened = Vec::new();
     for repository in repositories {
-        match open(store, store.list(layout::KEYS)?, repository, credential) {
+        match open(store, repository, credential) {
             Ok(keys) => opened.push((repository, keys)),
             Err(error) if is_damage(&error) => damage = Some(error),
             Err(error) => return Err(error),

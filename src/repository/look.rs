@@ -47,7 +47,6 @@ impl Repository {
         let folders = [layout::DAMAGED, layout::GC, layout::INDEX, layout::KEYS];
         let list = || self.store.list_folders_at_once(&folders, known.len());
         let (listed, next) = self.beside_next_generation(list)?;
-        let listed = listed?;
         let indexes = ListedIndexes::new(known, &listed);
         let names = listed.iter().map(|object| &object.name);
         let damaged = names.filter_map(|name| layout::parse_damaged(name)).collect();

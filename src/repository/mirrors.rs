@@ -327,8 +327,7 @@ fn open_keys(store: &Store, id: RepositoryId, credential: &Credential) -> Result
     let mut second_best: Option<Opened> = None;
     let mut failures: Vec<(usize, RepositoryError)> = Vec::new();
     for (number, alone) in store.each() {
-        let listed = alone.list(layout::KEYS).map_err(RepositoryError::from);
-        let opened = listed.and_then(|listed| keys::open(&alone, listed, id, credential));
+        let opened = keys::open(&alone, id, credential);
         match opened {
             Ok(opened) => match &opened.trouble {
                 None => {

@@ -40,7 +40,7 @@ pub mod writer;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -122,8 +122,8 @@ pub struct Repository {
     keys: Keys,
     newer_keys: OnceLock<Keys>,
     keys_unproven: AtomicBool,
-    /// The newest generation that the store has shown to this value, plus one; 0: it has not been asked.
-    looked_at: AtomicU64,
+    /// The newest generation that the store has shown since this was opened; `None`: it has not been asked.
+    shown_generation: Mutex<Option<u32>>,
     naming: NamingKeys,
     cache: IndexCache,
     cache_folder: Option<PathBuf>,
@@ -254,13 +254,9 @@ impl Repository {
 
     /// The config, and what is in `keys/`.
     fn read_config_and_list_keys(store: &Store) -> Result<(Header, Vec<u8>, Vec<ObjectInfo>)> {
-        let list = || store.list(layout::KEYS);
-        let (config, listed) = match store.answers_at_once() {
-            true => store.both(|| Self::read_config(store), list),
-            false => (Ok(Self::read_config(store)?), list()),
-        };
-        let (header, object) = config?;
-        Ok((header, object, listed?))
+        let list = || store.list(layout::KEYS).map_err(RepositoryError::from);
+        let ((header, object), listed) = store.both(|| Self::read_config(store), list)?;
+        Ok((header, object, listed))
     }
 
     /// Opens a repository. From several stores ([`Store::with_mirrors`]), for reading: by what the first of them gives that
@@ -401,7 +397,7 @@ impl Repository {
             keys: Keys { sealer, trouble: opened.trouble },
             newer_keys: OnceLock::new(),
             keys_unproven: AtomicBool::new(false),
-            looked_at: AtomicU64::new(0),
+            shown_generation: Mutex::new(None),
             naming,
             cache,
             cache_folder,

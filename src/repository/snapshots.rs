@@ -180,14 +180,14 @@ impl Repository {
         listed: &HashMap<SnapshotId, Option<Timestamp>>,
         snapshots: &mut Snapshots,
     ) -> Result<()> {
-        let (aborts, confirmed) = self
-            .store
-            .both(|| self.store.list(layout::ABORTS), || self.store.list(layout::CONFIRMED));
-        for object in aborts? {
+        let store = &self.store;
+        let (aborts, confirmed) =
+            store.both(|| store.list(layout::ABORTS), || store.list(layout::CONFIRMED))?;
+        for object in aborts {
             let aborted = layout::parse_abort(&object.name);
             snapshots.aborted.extend(aborted.filter(|id| !listed.contains_key(&SnapshotId(*id))));
         }
-        let confirmed: HashSet<SnapshotId> = confirmed?
+        let confirmed: HashSet<SnapshotId> = confirmed
             .iter()
             .filter_map(|object| layout::parse_confirmed(&object.name).map(SnapshotId))
             .collect();

@@ -411,15 +411,18 @@ impl Store {
         self.connections().is_some_and(|connections| connections > 1)
     }
 
-    /// Does both, at once where that saves a round trip, and the first one first elsewhere.
-    pub fn both<A, B: Send>(
+    /// Does both: at once where that saves a round trip, and elsewhere the second one after the first, if that succeeds.
+    ///
+    /// # Errors
+    ///
+    /// The first one's, or else the second one's.
+    pub fn both<A, B: Send, E: Send>(
         &self,
-        first: impl FnOnce() -> A,
-        second: impl FnOnce() -> B + Send,
-    ) -> (A, B) {
+        first: impl FnOnce() -> Result<A, E>,
+        second: impl FnOnce() -> Result<B, E> + Send,
+    ) -> Result<(A, B), E> {
         if !self.answers_at_once() {
-            let first = first();
-            return (first, second());
+            return Ok((first()?, second()?));
         }
         // Taken by whoever comes to it: a thread, or, where none can be started, this one.
         let second = Mutex::new(Some(second));
@@ -433,7 +436,7 @@ impl Store {
                 Some(Err(panic)) => std::panic::resume_unwind(panic),
                 None => run(),
             };
-            (first, second.expect("it is taken once"))
+            Ok((first?, second.expect("who takes it away runs it, and only one of the two does")?))
         })
     }
 

@@ -167,9 +167,7 @@ fn every_key_that_stays_reads_the_old_and_writes_the_new() {
 fn who_has_the_old_keys_reads_nothing_new() {
     let scene = Scene::new();
     // A thief with the laptop: its slot's secret, the old keyring, and a copy of the store at any later time.
-    let listed = scene.store.list(layout::KEYS).unwrap();
-    let id = open_with(&scene.store, 1).id();
-    let thief = keys::open(&scene.store, listed, id, &quick_key(3)).unwrap();
+    let thief = keys::open(&scene.store, open_with(&scene.store, 1).id(), &quick_key(3)).unwrap();
     let stolen = open_with(&scene.store, 3);
     rekeyed(&open_with(&scene.store, 1), &[scene.laptop]);
     let repository = open_with(&scene.store, 1);
@@ -206,8 +204,7 @@ fn an_update_is_bound_to_its_name_its_slots_and_every_byte() {
     let scene = Scene::new();
     let repository = open_with(&scene.store, 1);
     rekeyed(&repository, &[]);
-    let listed = scene.store.list(layout::KEYS).unwrap();
-    let opened = keys::open(&scene.store, listed, repository.id(), &quick_key(1)).unwrap();
+    let opened = keys::open(&scene.store, repository.id(), &quick_key(1)).unwrap();
     let name = layout::key_update(1);
     let object = scene.store.get(&name).unwrap();
     let unseal = |name: &str, object: &[u8]| {

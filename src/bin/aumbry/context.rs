@@ -305,17 +305,14 @@ impl Context {
         // That there is a repository at all is found out before anybody is asked for a passphrase, and opening it finds
         // that out as well.
         let at_hand = credentials::at_hand(self);
+        if !matches!(at_hand, Some(Ok(_)))
+            && !Repository::is_known_place(&store, &self.library_environment())
+        {
+            Repository::identify(&store).map_err(Failure::opening)?;
+        }
         let given = match at_hand {
-            Some(Ok(given)) => Some(given),
-            at_hand => {
-                if !Repository::is_known_place(&store, &self.library_environment()) {
-                    Repository::identify(&store).map_err(Failure::opening)?;
-                }
-                match at_hand {
-                    Some(failed) => Some(failed?),
-                    None => credentials::find(self)?,
-                }
-            }
+            Some(given) => Some(given?),
+            None => credentials::find(self)?,
         };
         let repository = match given {
             Some(given) => self.open_with(store, &given, open)?,

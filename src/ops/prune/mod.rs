@@ -247,6 +247,14 @@ struct Marked {
     not_adopted: NotAdopted,
 }
 
+/// Whether another collector that goes on can be the reason: what seems to be lost, and what somebody is said to be in the way of.
+fn may_be_of_others(error: &OpsError) -> bool {
+    match error {
+        OpsError::Repository(error) => is_damage(error),
+        error => matches!(error, OpsError::Busy(_)),
+    }
+}
+
 struct Collection<'c, 'a> {
     repository: &'a Repository,
     options: &'c PruneOptions,
@@ -294,11 +302,11 @@ impl<'a> Collection<'_, 'a> {
         let session = self.session.take();
         let ended = session.map_or(Ok(false), |session| self.repository.abort_at_need(session));
         match ran {
-            Err(OpsError::Repository(error)) if is_damage(&error) => {
+            Err(error) if may_be_of_others(&error) => {
                 let now = self.repository.generations()?;
                 match now.newest > self.newest || now.swept() > self.swept {
                     true => Ok(Attempt::Overtaken),
-                    false => Err(error.into()),
+                    false => Err(error),
                 }
             }
             Err(error) => Err(error),
