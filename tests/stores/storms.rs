@@ -13,7 +13,7 @@ use crate::conformance;
 use crate::fake_b2::{FakeB2, Mood};
 use crate::fake_gcs::FakeGcs;
 use crate::fake_s3::FakeS3;
-use crate::proxy::{Proxy, Weather};
+use crate::proxy::{Counts, Proxy, Weather};
 use crate::servers::{BUCKET, s3s_fs};
 use crate::sshd::Sshd;
 use crate::whole::{Machine, b2, differ, restored, s3, write_tree};
@@ -56,21 +56,34 @@ fn packs(machine: &Machine) -> [u64; 3] {
         .map(|key| summary[key].as_u64().unwrap_or_else(|| panic!("{key}: {printed}")))
 }
 
-/// Three backups of what changes, the first two forgotten and pruned away, and a restore.
+/// At least three backups of what changes, more until `enough` of these was, all but the last forgotten and pruned
+/// away, and a restore.
 ///
-/// Returns what was said while things were forgotten.
-fn tell_a_story(machine: &Machine) -> String {
+/// Returns how many backups there were, and what was said while things were forgotten.
+fn tell_a_story(machine: &Machine, enough: impl Fn(usize) -> bool) -> (usize, String) {
     let documents = machine.path("Documents");
     let documents_text = documents.to_str().unwrap();
     machine.ok(&["init"]);
-    for version in 1..=3 {
-        write_documents(&documents, version);
+    let mut versions = 0;
+    while versions < 3 || !enough(versions) {
+        versions += 1;
+        write_documents(&documents, versions);
         machine.ok(&["backup", "--quiet", documents_text]);
     }
     let forgotten = machine.ok(&["forget", "--keep-last", "1", "--prune", "--yes"]);
     let pruned = machine.ok(&["prune", "--max-unused", "0"]);
     assert_eq!(differ(&documents, &restored(machine)), "");
-    format!("{forgotten}\n{pruned}")
+    (versions, format!("{forgotten}\n{pruned}"))
+}
+
+/// More backups than these are not made to meet more faults.
+const MOST_VERSIONS: usize = 12;
+
+/// Enough went wrong for a storm: how often differs from run to run, as connections come in another order.
+fn was_a_storm(counts: &Counts) -> bool {
+    counts.faults() > 8
+        && counts.cut_requests.load(Ordering::Relaxed) > 0
+        && counts.swallowed_replies.load(Ordering::Relaxed) > 0
 }
 
 fn get_through(
@@ -80,12 +93,11 @@ fn get_through(
     options: &[String],
 ) {
     let machine = Machine::new(place, variables, options);
-    let said = tell_a_story(&machine);
     let counts = proxy.counts();
-    println!("{counts:?}");
-    assert!(counts.faults() > 8, "{counts:?}");
-    assert!(counts.cut_requests.load(Ordering::Relaxed) > 0, "{counts:?}");
-    assert!(counts.swallowed_replies.load(Ordering::Relaxed) > 0, "{counts:?}");
+    let (versions, said) =
+        tell_a_story(&machine, |versions| was_a_storm(counts) || versions == MOST_VERSIONS);
+    println!("{versions} backups, {counts:?}");
+    assert!(was_a_storm(counts), "{counts:?}");
 
     // When it is over, everything is there, once.
     proxy.set_weather(Weather::CLEAR);
@@ -94,7 +106,7 @@ fn get_through(
     assert_eq!(snapshots(&machine), 1, "{said}");
     let calm = tempfile::tempdir().unwrap();
     let calm = Machine::new(calm.path().join("repository").to_str().unwrap(), &[], &[]);
-    tell_a_story(&calm);
+    tell_a_story(&calm, |told| told == versions);
     let ([_, bytes, unused], [_, calm_bytes, calm_unused]) = (packs(&machine), packs(&calm));
     let slack = calm_bytes / 50;
     assert!(
