@@ -1,4 +1,5 @@
-//! Bytes of packs that are fetched from a store far away before they are asked for, in the order in which they will be.
+//! Bytes of packs that are fetched before they are asked for, in the order in which they will be: from a store far away, and
+//! in parts from a disk.
 //!
 //! Whoever reads says what will be read. Threads of their own fetch it: as many requests are under way as the store takes
 //! at once, and as many bytes are under way or wait to be taken as the budget says. Nothing depends on it: what was
@@ -98,10 +99,23 @@ impl Request {
 }
 
 impl Ahead {
-    /// Holds up to `budget` bytes, or one request if that is longer. `None` where nothing is gained by it: on a disk, and
-    /// where one call at a time is allowed.
-    pub fn new(store: &Store, budget: u64) -> Option<Self> {
+    /// For whole packs. Holds up to `budget` bytes, or one request if that is longer. `None` where nothing is gained by it: on
+    /// a disk, and where one call at a time is allowed.
+    pub fn of_packs(store: &Store, budget: u64) -> Option<Self> {
         let requests = store.connections().filter(|connections| *connections > 1)?;
+        Some(Self::new(store, requests, budget))
+    }
+
+    /// For parts of packs. On a disk, too, which has nothing to do while segments are opened: one at a time there, as two
+    /// were no faster.
+    pub fn of_parts(store: &Store, budget: u64) -> Option<Self> {
+        match store.connections() {
+            None if store.is_disk() => Some(Self::new(store, 1, budget)),
+            _ => Self::of_packs(store, budget),
+        }
+    }
+
+    fn new(store: &Store, requests: usize, budget: u64) -> Self {
         let store = store.clone();
         let fetch = move |wanted: &Wanted| {
             let name = layout::pack(wanted.pack);
@@ -112,7 +126,7 @@ impl Ahead {
                 false => store.get_range_ahead(&name, wanted.range.clone()),
             }
         };
-        Some(Self::over(Box::new(fetch), requests, budget))
+        Self::over(Box::new(fetch), requests, budget)
     }
 
     fn over(fetch: Box<Fetch>, requests: usize, budget: u64) -> Self {

@@ -117,9 +117,12 @@ impl Repository {
         let Some(path) = file_of(&store, &environment) else {
             return Self::open(store, credential, environment);
         };
-        if let Some((sealer, settings, opened)) =
-            read(&path).and_then(|objects| open(&objects, credential))
-        {
+        let remembered = read(&path).and_then(|objects| {
+            // Deriving a key takes about as long.
+            store.connect_early();
+            open(&objects, credential)
+        });
+        if let Some((sealer, settings, opened)) = remembered {
             let repository = Self::assemble(store, settings, opened, sealer, environment)?;
             repository.keys_unproven.store(true, Ordering::Relaxed);
             return Ok(repository);

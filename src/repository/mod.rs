@@ -480,12 +480,35 @@ impl Repository {
         if self.environment.chance.repeats() { 1 } else { best }
     }
 
-    /// Something that fetches packs, or parts of them, before they are asked for, and holds so many bytes; `None` where
-    /// the store is near.
-    pub fn fetches_ahead(&self, budget: u64) -> Option<Ahead> {
+    /// Does both, of which it does not matter which comes first: at once where that saves a round trip, and with
+    /// randomness that repeats in an order that follows from it.
+    fn in_any_order<A, B: Send>(
+        &self,
+        first: impl FnOnce() -> Result<A>,
+        second: impl FnOnce() -> Result<B> + Send,
+    ) -> Result<(A, B)> {
+        let chance = &self.environment.chance;
+        if chance.repeats() && chance.bytes::<1>()?[0] % 2 == 0 {
+            let second = second()?;
+            return Ok((first()?, second));
+        }
+        self.store.both(first, second)
+    }
+
+    /// Something that fetches whole packs before they are asked for, and holds so many bytes; `None` where that gains
+    /// nothing.
+    pub fn fetches_packs_ahead(&self, budget: u64) -> Option<Ahead> {
         match self.environment.chance.repeats() {
             true => None,
-            false => Ahead::new(&self.store, budget),
+            false => Ahead::of_packs(&self.store, budget),
+        }
+    }
+
+    /// The same for parts of packs.
+    fn fetches_parts_ahead(&self, budget: u64) -> Option<Ahead> {
+        match self.environment.chance.repeats() {
+            true => None,
+            false => Ahead::of_parts(&self.store, budget),
         }
     }
 
@@ -503,6 +526,13 @@ impl Repository {
     /// All key slots; what is damaged comes as an error.
     pub fn key_slots(&self) -> Result<Vec<Result<keys::KeySlot>>> {
         keys::list(&self.store, self.id, self.sealer().keyring())
+    }
+
+    /// Reads a key slot and proves that it is undamaged.
+    pub fn prove_key_slot(&self, id: KeySlotId) -> Result<()> {
+        let name = layout::key(id);
+        let bytes = self.store.get(&name)?;
+        keys::read_slot(&name, id, &bytes, self.id, self.sealer().keyring()).map(drop)
     }
 
     /// Adds a key slot and proves it. Not where there are newer keys than those in use: it would lack them.

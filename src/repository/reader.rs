@@ -220,7 +220,7 @@ impl<'a> BlobReader<'a> {
 
     /// What fetches ahead, where the store is far away.
     fn ahead(&self) -> Option<&Ahead> {
-        let begin = || self.repository.fetches_ahead(self.budget / AHEAD_SHARE);
+        let begin = || self.repository.fetches_parts_ahead(self.budget / AHEAD_SHARE);
         self.ahead.get_or_init(begin).as_ref()
     }
 

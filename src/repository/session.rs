@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::Repository;
-use super::error::Result;
+use super::error::{RepositoryError, Result};
 use super::known_place::Look as KeysLook;
 use super::look::Look;
 use super::planted::{Step, is_left_out};
@@ -26,6 +26,18 @@ pub enum Committed {
     /// A collector gave the session up: what it counted on may be gone. Nothing is lost; whoever still has the
     /// source registers anew and stores what is missing.
     Fenced,
+}
+
+/// What marks say in the second form, where slots cannot.
+pub(super) struct DecisionMarks {
+    /// Who commits nothing.
+    pub(super) aborted: Vec<SessionId>,
+    /// The snapshots that were reported.
+    pub(super) confirmed: HashSet<SnapshotId>,
+}
+
+fn aborted_in(aborts: &[ObjectInfo]) -> impl Iterator<Item = SessionId> {
+    aborts.iter().filter_map(|object| layout::parse_abort(&object.name))
 }
 
 impl Repository {
@@ -184,14 +196,19 @@ impl Repository {
         }
         // Written first, the other side read afterwards, as the writer does: of two at once both may find the other,
         // and never neither.
+        Ok(self.mark_aborted(session, spender)? && self.store.size(&slot)?.is_none())
+    }
+
+    /// Makes the mark that says in the second form that a session commits nothing. `false`: it was there before.
+    fn mark_aborted(&self, session: SessionId, spender: Option<Spender>) -> Result<bool> {
         let name = layout::abort(session);
-        let was_there = self.store.size(&name)?.is_some();
         // Who may only create may not write it once more.
-        if !was_there {
-            let object = self.seal(ObjectKind::Mark, &name, Vec::new())?;
-            self.create_at_need(&name, object, spender)?;
+        if self.store.size(&name)?.is_some() {
+            return Ok(false);
         }
-        Ok(!was_there && self.store.size(&slot)?.is_none())
+        let object = self.seal(ObjectKind::Mark, &name, Vec::new())?;
+        self.create_at_need(&name, object, spender)?;
+        Ok(true)
     }
 
     /// Ends a session without a snapshot. `false`: a collector had given it up before, and what it counted on may
@@ -217,9 +234,20 @@ impl Repository {
         Ok(is_decided || self.generations()?.swept() > session.generation)
     }
 
+    /// The same for a session that has read all that it wanted to and has never tried to commit. Nobody else fills its
+    /// slot, and a sweep that it does not see now comes after all that it read: so it decides and looks at once.
+    fn end_reading(&self, session: SessionId) -> Result<bool> {
+        let decide = || match self.store.is_conditional() {
+            true => self.abort(session),
+            false => self.mark_aborted(session, None),
+        };
+        let (is_ours, generations) = self.in_any_order(decide, || self.generations())?;
+        Ok(is_ours && generations.swept() <= session.generation)
+    }
+
     /// Ends a reader's session, and says so when a collector had given it up.
     pub fn end_reader(&self, session: Option<SessionId>, monitor: &dyn Monitor) {
-        match session.map(|session| self.end(session)) {
+        match session.map(|session| self.end_reading(session)) {
             None | Some(Ok(true)) => {}
             Some(Ok(false)) => monitor.note(
                 "a collector gave this reader up while it ran: if anything could not be found, run the \
@@ -262,7 +290,7 @@ impl Repository {
 
     /// The sessions that are registered and whose slots are not decided.
     pub fn undecided_sessions(&self) -> Result<Vec<SessionId>> {
-        self.undecided_of(&self.list_slots()?)
+        self.undecided_of(&self.list_slots()?, None)
     }
 
     /// All sessions, and after them all slots: who decides meanwhile is seen to have decided.
@@ -271,9 +299,31 @@ impl Repository {
         Ok(self.store.list_folders(&folders, 2 * self.cache.slot_count()?)?)
     }
 
-    /// The same by a listing of both folders.
-    pub(super) fn undecided_of(&self, listed: &[ObjectInfo]) -> Result<Vec<SessionId>> {
-        let decided = self.decided_of(listed)?;
+    /// The same in any order, for who only wants to know of sessions that there was a moment at which they were not
+    /// decided: who was seen to be registered, and whose slot was not there, has been undecided in between, or before.
+    pub(super) fn list_slots_in_any_order(&self) -> Result<Vec<ObjectInfo>> {
+        let chance = &self.environment.chance;
+        let is_one_listing = match chance.repeats() {
+            true => chance.bytes::<1>()?[0] % 2 == 0,
+            false => self.store.lists_in_order(),
+        };
+        if is_one_listing {
+            return self.list_slots();
+        }
+        let list = |folder| self.store.list(folder).map_err(RepositoryError::from);
+        let (mut listed, slots) =
+            self.in_any_order(|| list(layout::SESSIONS), || list(layout::SNAPSHOTS))?;
+        listed.extend(slots);
+        Ok(listed)
+    }
+
+    /// The same by a listing of both folders, and in the second form by the marks, if they were listed after that.
+    pub(super) fn undecided_of(
+        &self,
+        listed: &[ObjectInfo],
+        marks: Option<&DecisionMarks>,
+    ) -> Result<Vec<SessionId>> {
+        let decided = self.decided_of(listed, marks)?;
         let names = listed.iter().map(|object| &object.name);
         let mut sessions: Vec<_> = names.filter_map(|name| layout::parse_session(name)).collect();
         sessions.retain(|session| !decided.contains(session));
@@ -288,17 +338,38 @@ impl Repository {
 
     /// The sessions that are decided, registered still or not.
     pub(super) fn decided_sessions(&self) -> Result<HashSet<SessionId>> {
-        self.decided_of(&self.store.list(layout::SNAPSHOTS)?)
+        self.decided_of(&self.store.list(layout::SNAPSHOTS)?, None)
     }
 
-    fn decided_of(&self, slots: &[ObjectInfo]) -> Result<HashSet<SessionId>> {
+    fn decided_of(
+        &self,
+        slots: &[ObjectInfo],
+        marks: Option<&DecisionMarks>,
+    ) -> Result<HashSet<SessionId>> {
         let mut decided: HashSet<_> =
             slots.iter().filter_map(|object| layout::parse_snapshot(&object.name)).collect();
-        if !self.store.is_conditional() {
-            let aborts = self.store.list(layout::ABORTS)?;
-            decided.extend(aborts.iter().filter_map(|object| layout::parse_abort(&object.name)));
+        if let Some(marks) = marks {
+            decided.extend(&marks.aborted);
+        } else if !self.store.is_conditional() {
+            decided.extend(aborted_in(&self.store.list(layout::ABORTS)?));
         }
         Ok(decided)
+    }
+
+    /// Lists what marks say where slots cannot, after the slots; `None` where slots say it themselves.
+    pub(super) fn list_marks(&self) -> Result<Option<DecisionMarks>> {
+        if self.store.is_conditional() {
+            return Ok(None);
+        }
+        let store = &self.store;
+        let (aborts, confirmed) =
+            store.both(|| store.list(layout::ABORTS), || store.list(layout::CONFIRMED))?;
+        let names = confirmed.iter().map(|object| &object.name);
+        let confirmed = names.filter_map(|name| layout::parse_confirmed(name).map(SnapshotId));
+        Ok(Some(DecisionMarks {
+            aborted: aborted_in(&aborts).collect(),
+            confirmed: confirmed.collect(),
+        }))
     }
 
     /// What a session said of itself.

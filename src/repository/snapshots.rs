@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::Repository;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::generations::Generations;
+use super::session::DecisionMarks;
 use super::tombs::{StandingTombs, Undeleted};
 use super::verify::is_damage;
 use crate::format::header::ObjectKind;
@@ -78,16 +79,18 @@ impl Repository {
             let lives = |slot: SessionId| generations.lets_live(slot);
             slots.retain(|object| layout::parse_snapshot(&object.name).is_some_and(lives));
         }
-        self.snapshots_of(&generations, tombs, &slots, monitor)
+        self.snapshots_of(&generations, tombs, &slots, None, monitor)
     }
 
     /// The same by what collectors had published, the tombs as they were after that, and a listing of the slots after
-    /// that: a tomb is taken away when the slot that it forgets is gone.
+    /// that: a tomb is taken away when the slot that it forgets is gone. Marks that were listed after the slots are not
+    /// listed again.
     pub(super) fn snapshots_of(
         &self,
         generations: &Generations,
         tombs: StandingTombs,
         slots: &[ObjectInfo],
+        marks: Option<DecisionMarks>,
         monitor: &dyn Monitor,
     ) -> Result<Snapshots> {
         let StandingTombs { numbers, tombs } = tombs;
@@ -144,8 +147,15 @@ impl Repository {
                 }
             }
         }
-        if !self.store.is_conditional() {
-            self.take_marks(&listed, &mut snapshots)?;
+        let marks = match marks {
+            Some(marks) => Some(marks),
+            None => self.list_marks()?,
+        };
+        if let Some(DecisionMarks { aborted, confirmed }) = marks {
+            let has_no_slot = |session: &SessionId| !listed.contains_key(&SnapshotId(*session));
+            snapshots.aborted.extend(aborted.into_iter().filter(has_no_slot));
+            let all = snapshots.all.iter().map(|(id, _)| *id);
+            snapshots.unconfirmed = all.filter(|id| !confirmed.contains(id)).collect();
         }
         let checkpoint = generations.last.iter().flat_map(|last| &last.sweep.live);
         let gone: BTreeSet<_> = known
@@ -172,28 +182,6 @@ impl Repository {
         snapshots.all.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
         self.observe(&listed, generations, &mut snapshots)?;
         Ok(snapshots)
-    }
-
-    /// What marks say where slots cannot: who was given up, and which snapshots were reported.
-    fn take_marks(
-        &self,
-        listed: &HashMap<SnapshotId, Option<Timestamp>>,
-        snapshots: &mut Snapshots,
-    ) -> Result<()> {
-        let store = &self.store;
-        let (aborts, confirmed) =
-            store.both(|| store.list(layout::ABORTS), || store.list(layout::CONFIRMED))?;
-        for object in aborts {
-            let aborted = layout::parse_abort(&object.name);
-            snapshots.aborted.extend(aborted.filter(|id| !listed.contains_key(&SnapshotId(*id))));
-        }
-        let confirmed: HashSet<SnapshotId> = confirmed
-            .iter()
-            .filter_map(|object| layout::parse_confirmed(&object.name).map(SnapshotId))
-            .collect();
-        let all = snapshots.all.iter().map(|(id, _)| *id);
-        snapshots.unconfirmed = all.filter(|id| !confirmed.contains(id)).collect();
-        Ok(())
     }
 
     /// What a listed slot holds: from the cache, if it knows an object of this name and size, else from the

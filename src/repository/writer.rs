@@ -187,16 +187,22 @@ impl<'a> Writer<'a> {
             true => Some(repository.standing_tombs(monitor)?),
             false => None,
         };
-        let listed = repository.list_slots()?;
+        let listed = repository.list_slots_in_any_order()?;
+        let marks = match sees_snapshots {
+            true => repository.list_marks()?,
+            false => None,
+        };
         if index_is_damaged {
             repository.adopt_all_packs()?;
         } else {
-            let mut undecided = repository.undecided_of(&listed)?;
+            let mut undecided = repository.undecided_of(&listed, marks.as_ref())?;
             undecided.retain(|other| *other != session);
             repository.adopt_packs(&undecided)?;
         }
         let snapshots = match tombs {
-            Some(tombs) => Some(repository.snapshots_of(&generations, tombs, &listed, monitor)?),
+            Some(tombs) => {
+                Some(repository.snapshots_of(&generations, tombs, &listed, marks, monitor)?)
+            }
             None => None,
         };
         // What this session may refer to must be in an index object when it commits.

@@ -235,14 +235,26 @@ impl Store {
         name: &str,
         work: impl Future<Output = T>,
     ) -> Result<T, StoreError> {
-        let runtime = match self.inner.runtime.get() {
-            Some(runtime) => runtime,
-            None => {
-                let built = start_runtime(name)?;
-                self.inner.runtime.get_or_init(|| built)
-            }
-        };
-        Ok(runtime.block_on(work))
+        Ok(self.runtime(name)?.block_on(work))
+    }
+
+    fn runtime(&self, name: &str) -> Result<&Runtime, StoreError> {
+        if let Some(runtime) = self.inner.runtime.get() {
+            return Ok(runtime);
+        }
+        let built = start_runtime(name)?;
+        Ok(self.inner.runtime.get_or_init(|| built))
+    }
+
+    /// Begins to connect where that takes long, for whoever has something else to do before its first call. Waits for
+    /// nothing, asks nobody anything, and if it fails, the first call connects.
+    pub fn connect_early(&self) {
+        if let Some(connect) = &self.inner.connect_early
+            && let Ok(runtime) = self.runtime(&self.inner.line.location)
+        {
+            let _entered = runtime.enter();
+            connect();
+        }
     }
 }
 

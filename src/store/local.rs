@@ -33,7 +33,7 @@
 //! | exFAT, FAT | 2 to 6; no journal: a crash of the machine may damage the file system itself (1), and all files belong to whoever mounted it, whatever their permission bits |
 //! | FUSE | what the file system below does; one that knows neither the rename nor `link` is refused at the first create |
 //!
-//! Files are made with mode 0600, directories with 0700. Objects of a mebibyte and more are written past the page cache
+//! Files are made with mode 0600, directories with 0700. A mebibyte and more is written and read past the page cache
 //! (`direct`), but not over a network and not through FUSE, where that is slow or means something else.
 
 use std::fmt;
@@ -52,13 +52,12 @@ use opendal::{
     Buffer, BytesRange, Capability, Error, ErrorKind, Metadata, MetadataBuilder, OperationContext,
     Result,
 };
-use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, fdatasync, flock,
     fstat, fsync, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
 };
-use rustix::io::{Errno, pread, retry_on_intr};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::LocalMode;
 use super::direct::{self, Output};
@@ -262,16 +261,12 @@ impl LocalService {
         }
         let length = usize::try_from(end - start).map_err(|_| beyond())?;
         let mut bytes = spare::take(length);
-        while bytes.len() < length {
-            let offset = start + bytes.len() as u64;
-            match retry_on_intr(|| pread(&file, spare_capacity(&mut bytes), offset)) {
-                // Somebody cut it while we read.
-                Ok(0) => return Err(beyond()),
-                Ok(_) => {}
-                Err(errno) => return Err(failed("cannot read", errno)),
-            }
+        match direct::read(&file, start, length, &mut bytes, self.is_direct) {
+            Ok(true) => bytes.truncate(length),
+            // Somebody cut it while we read.
+            Ok(false) => return Err(beyond()),
+            Err(errno) => return Err(failed("cannot read", errno)),
         }
-        bytes.truncate(length);
         Ok((Buffer::from(bytes), size))
     }
 

@@ -158,6 +158,8 @@ struct Inner {
     // What object locks go by, where there are any, and which mode somebody wants them to have.
     lock_kit: Option<Arc<LockKit>>,
     lock_mode: Option<LockMode>,
+    // Begins to connect, in the runtime, where that takes more than a round trip or two.
+    connect_early: Option<Arc<dyn Fn() + Send + Sync>>,
     // Started by the first call, so that a store which is only opened costs no threads. Connections live in it.
     runtime: Arc<OnceLock<Runtime>>,
 }
@@ -183,6 +185,7 @@ impl Inner {
             is_unproven: false,
             lock_kit: None,
             lock_mode: None,
+            connect_early: None,
             runtime: Arc::default(),
         }
     }
@@ -203,6 +206,7 @@ impl Inner {
             is_unproven: self.is_unproven,
             lock_kit: self.lock_kit.clone(),
             lock_mode: self.lock_mode,
+            connect_early: self.connect_early.clone(),
             runtime: self.runtime.clone(),
         }
     }
@@ -253,8 +257,12 @@ impl Store {
         let location = address.to_string();
         let service = SftpService::open(address, options)
             .map_err(|error| StoreError::from_opendal(&location, &error))?;
+        let early = service.clone();
         let operator = Operator::from_parts(OperationContext::default(), Arc::new(service));
-        Ok(Store::remote_with(operator, location, access))
+        Ok(Store::of(Inner {
+            connect_early: Some(Arc::new(move || early.connect_early())),
+            ..Inner::new(operator, access.line(location, true))
+        }))
     }
 
     /// A store in memory, empty, gone with its last clone.
@@ -409,6 +417,11 @@ impl Store {
     /// Whether two questions are better asked at once than one after the other: each takes a round trip.
     pub fn answers_at_once(&self) -> bool {
         self.connections().is_some_and(|connections| connections > 1)
+    }
+
+    /// Whether several folders are one listing, as the service is known to list names in their order.
+    pub fn lists_in_order(&self) -> bool {
+        self.inner.lists_in_order
     }
 
     /// Does both: at once where that saves a round trip, and elsewhere the second one after the first, if that succeeds.

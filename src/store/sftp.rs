@@ -64,7 +64,7 @@ use opendal::{
 };
 use rustix::io::Errno;
 
-use self::connection::{Connection, Refusal};
+use self::connection::{Answer, Connection, Refusal};
 use self::packet::{Attributes, Code, FileKind, Request, decode_file_system};
 use self::pool::Pool;
 use self::ssh::Dialer;
@@ -178,6 +178,12 @@ impl SftpService {
         };
         Ok(SftpService { remote: Arc::new(remote), info })
     }
+
+    /// Begins to connect; without asking anybody anything, and whoever needs the connection waits for it. Must be called
+    /// inside a tokio runtime.
+    pub(super) fn connect_early(&self) {
+        self.remote.pool.extend();
+    }
 }
 
 impl Remote {
@@ -204,10 +210,15 @@ impl Remote {
 
     /// What "no such file" means: that, or that the whole store is gone (6).
     async fn absent(&self, connection: &Arc<Connection>) -> Error {
+        self.absent_beside(connection.send(Request::Stat { path: &self.root })).await
+    }
+
+    /// The same where the store's own directory has been asked for, after the refusal.
+    async fn absent_beside(&self, root: Answer) -> Error {
         if !self.root_was_there.load(Ordering::Relaxed) {
             return Error::new(ErrorKind::NotFound, "not found");
         }
-        match connection.send(Request::Stat { path: &self.root }).attributes().await {
+        match root.attributes().await {
             Ok(Err(Refusal { code: Code::NoSuchFile, .. })) => self.gone(),
             Ok(_) => Error::new(ErrorKind::NotFound, "not found"),
             Err(error) => error,

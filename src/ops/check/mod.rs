@@ -46,25 +46,22 @@ mod names;
 mod packs;
 mod prove;
 pub mod sample;
+mod small;
 mod standing;
 
 use std::collections::HashSet;
-
-use parking_lot::Mutex;
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::format::snapshot::Snapshot;
 use crate::id::PackId;
 use crate::id::SessionId;
 use crate::id::SnapshotId;
-use crate::monitor::{Monitor, Phase, SilentMonitor};
+use crate::monitor::{Monitor, Phase};
 use crate::ops::OpsError;
 use crate::repository::Repository;
-use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::mirrors::PassedOver;
 use crate::repository::reader::BlobReader;
 use crate::repository::snapshots::Snapshots;
-use crate::repository::verify::{Inventory, is_damage, names as objects};
+use crate::repository::verify::{Inventory, names as objects};
 use crate::tree::entry::{Entry, FileContent};
 use crate::units::Timestamp;
 
@@ -76,6 +73,7 @@ use known::Known;
 use packs::{Packs, Sessions, take_stock};
 use prove::prove;
 use sample::Confidence;
+use small::prove_small_objects;
 
 /// Which packs are read byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -428,107 +426,4 @@ fn committed(snapshots: &Snapshots, inventory: &Inventory) -> HashSet<SessionId>
     all.chain(snapshots.vanished.iter().map(|id| id.0))
         .chain(inventory.tombs.iter().map(|tomb| tomb.session))
         .collect()
-}
-
-/// Everything but index objects and packs, read from the store whatever the cache has of it.
-fn prove_small_objects(
-    repository: &Repository,
-    inventory: &Inventory,
-    snapshots: &Snapshots,
-    findings: &Findings,
-) -> Result<(), OpsError> {
-    let object = |error: RepositoryError| -> Result<(), OpsError> {
-        if !is_damage(&error) {
-            return Err(error.into());
-        }
-        findings.add(Finding::of_object(error.item, error.message, Vec::new()));
-        Ok(())
-    };
-    // What is gone since it was listed was removed by a collector.
-    let passing = |error: RepositoryError| match error.kind {
-        Kind::NotFound => Ok(()),
-        _ => object(error),
-    };
-    repository.prove_config().or_else(object)?;
-    for slot in repository.key_slots()? {
-        slot.map(drop).or_else(object)?;
-    }
-    for name in &inventory.key_updates {
-        repository.prove_key_update(name).or_else(passing)?;
-    }
-    if !inventory.keys.contains(&repository.slot()) {
-        let message = "is the key slot that opened the repository, and is gone".to_string();
-        findings.add(Finding::of_object(objects::key(repository.slot()), message, Vec::new()));
-    }
-    inventory
-        .sessions
-        .par_iter()
-        .try_for_each(|id| repository.session(*id).map(drop).or_else(passing))?;
-    inventory.tombs.par_iter().try_for_each(|id| repository.prove_tomb(*id).or_else(passing))?;
-    inventory
-        .generations
-        .par_iter()
-        .chain(&inventory.marks)
-        .try_for_each(|(kind, name)| repository.prove_sealed(*kind, name).or_else(passing))?;
-
-    let followed: HashSet<_> = snapshots.all.iter().map(|(id, _)| *id).collect();
-    let gone = Mutex::new(Vec::new());
-    inventory.slots.par_iter().try_for_each(|session| {
-        let id = SnapshotId(*session);
-        match repository.read_slot(id) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind == Kind::NotFound => {
-                if followed.contains(&id) {
-                    gone.lock().push((id, error));
-                }
-                Ok(())
-            }
-            Err(error) if is_damage(&error) => {
-                findings.add(Finding::of_snapshot(id, error.item, error.message));
-                Ok(())
-            }
-            Err(error) => Err(OpsError::from(error)),
-        }
-    })?;
-    let gone = gone.into_inner();
-    if !gone.is_empty() {
-        let kept: HashSet<_> = still_kept(repository, snapshots, &SilentMonitor)?
-            .into_iter()
-            .map(|(id, _)| id)
-            .collect();
-        for (id, error) in gone.into_iter().filter(|(id, _)| kept.contains(id)) {
-            findings.add(Finding::of_snapshot(id, error.item, error.message));
-        }
-    }
-    prove_predecessors(repository, inventory, snapshots, findings)?;
-    for id in &snapshots.vanished {
-        let message = "was in this repository and is gone, and nobody has forgotten it: the store \
-                       lost it, or shows an older state";
-        findings.add(Finding::of_snapshot(*id, objects::snapshot(id.0), message.into()));
-    }
-    Ok(())
-}
-
-/// Each snapshot names the one that was the newest before it. Where nothing was ever forgotten, and every slot
-/// can be read, that one must be there.
-fn prove_predecessors(
-    repository: &Repository,
-    inventory: &Inventory,
-    snapshots: &Snapshots,
-    findings: &Findings,
-) -> Result<(), OpsError> {
-    let nothing_forgotten = inventory.tombs.is_empty() && inventory.generations.is_empty();
-    if !nothing_forgotten || !snapshots.damaged.is_empty() {
-        return Ok(());
-    }
-    let hashes = repository.slot_hashes()?;
-    for (id, snapshot) in &snapshots.all {
-        if snapshot.predecessor.is_some_and(|hash| !hashes.contains(&hash)) {
-            let message = "was made after a snapshot that is gone, and nothing was ever forgotten: \
-                           the store lost it, or shows an older state";
-            let item = objects::snapshot(id.0);
-            findings.add(Finding::of_object(item, message.into(), Vec::new()));
-        }
-    }
-    Ok(())
 }

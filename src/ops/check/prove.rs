@@ -120,7 +120,7 @@ pub fn prove(
     let bytes = selected.iter().map(|(_, length)| length).sum();
     monitor.expect(Progress { files: 0, bytes });
     let affordable = PackVerifier::affordable(repository, &selected, options.memory_budget);
-    let ahead = repository.fetches_ahead(options.memory_budget / 8);
+    let ahead = repository.fetches_packs_ahead(options.memory_budget / 8);
     if let Some(ahead) = &ahead {
         ahead.add_packs(selected.iter().copied());
     }

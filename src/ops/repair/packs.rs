@@ -255,7 +255,7 @@ fn prove(
     monitor.expect(Progress { files: 0, bytes });
     let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
     let affordable = PackVerifier::affordable(repository, packs, options.memory_budget);
-    let ahead = repository.fetches_ahead(options.memory_budget / 8);
+    let ahead = repository.fetches_packs_ahead(options.memory_budget / 8);
     if let Some(ahead) = &ahead {
         ahead.add_packs(packs.iter().copied());
     }

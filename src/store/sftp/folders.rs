@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use opendal::raw::oio;
 use opendal::{Error, ErrorKind, Result};
 use rustix::io::Errno;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::connection::{Answer, Connection, Refusal};
 use super::packet::{Attributes, Code, FileKind, Name, Request};
@@ -200,6 +200,8 @@ impl Remote {
         if !matches!(refusal.code, Code::NoSuchFile | Code::Failure) {
             return Err(failed("cannot list", &refusal));
         }
+        // What is asked in the end is asked now: it is needed for each folder that was never made.
+        let root = connection.send(Request::Stat { path: &self.root });
         let mut above = folder;
         while !above.is_empty() {
             let path = self.path(above);
@@ -212,18 +214,28 @@ impl Remote {
         if refusal.code == Code::Failure {
             return Err(failed("cannot list", &refusal));
         }
-        match self.absent(connection).await {
+        match self.absent_beside(root).await {
             error if error.kind() == ErrorKind::NotFound => Ok(None),
             error => Err(error),
         }
     }
 
-    /// Once for each store that is opened, and not before it has to write: removes temporaries of dead writers (5).
-    /// `now` is when a file was written in `tmp/` just now. What cannot be removed does no harm.
-    pub(super) async fn sweep_once(&self, connection: &Arc<Connection>, now: u32) {
+    /// Once for each store that is opened, and not before it has to write: removes temporaries of dead writers (5),
+    /// in a task of its own. `now` is when a file was written in `tmp/` just now.
+    pub(super) fn begin_sweep(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        now: u32,
+    ) -> Option<JoinHandle<()>> {
         if self.has_swept.swap(true, Ordering::Relaxed) {
-            return;
+            return None;
         }
+        let (remote, connection) = (Arc::clone(self), Arc::clone(connection));
+        Some(tokio::spawn(async move { remote.sweep(&connection, now).await }))
+    }
+
+    /// What cannot be removed does no harm.
+    async fn sweep(&self, connection: &Arc<Connection>, now: u32) {
         let Ok(Some(names)) = self.read_folder(connection, TEMPORARY).await else { return };
         let is_dead = |name: &&Name| {
             let age = name.attributes.modified.and_then(|modified| now.checked_sub(modified));

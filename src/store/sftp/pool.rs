@@ -1,8 +1,9 @@
 //! A few connections to one server, made when there is work for them and made again when they drop.
 //!
 //! They are made one after another, so that a server never sees more than one of ours that is not yet let in (sshd's
-//! MaxStartups). The first is needed, each other is a favour: it is made beside the work, asks nobody anything, and
-//! when the server refuses it (MaxSessions, a limit of the provider), those that stand have to do.
+//! MaxStartups). The first is needed, each other is a favour, and so is the first where it is made before there is work:
+//! it is made beside the work, asks nobody anything, and when the server refuses it (MaxSessions, a limit of the
+//! provider), those that stand have to do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -72,8 +73,8 @@ impl Pool {
         Some(connection)
     }
 
-    /// Makes one more connection beside the work, unless one is being made.
-    fn extend(self: &Arc<Self>) {
+    /// Makes one more connection beside the work, or the first one before it, unless one is being made.
+    pub(super) fn extend(self: &Arc<Self>) {
         let Ok(dialing) = Arc::clone(&self.dialing).try_lock_owned() else { return };
         let pool = Arc::clone(self);
         tokio::spawn(async move {

@@ -15,8 +15,7 @@ const MOST_ATTEMPTS: usize = 4;
 
 /// How an attempt ended.
 enum Attempt {
-    /// At this second of the server's clock, if it told.
-    Published(Option<u32>),
+    Published,
     Taken,
     /// The temporary is gone, or the folder.
     Vanished,
@@ -39,7 +38,7 @@ struct Temporary {
 impl Remote {
     /// Writes all of `bytes`, then gives them the name.
     pub(super) async fn publish(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         bytes: &Buffer,
         if_not_exists: bool,
@@ -51,12 +50,7 @@ impl Remote {
             let connection = self.lease().await?;
             self.check_durability(&connection.features)?;
             match self.attempt(&connection, name, bytes, if_not_exists).await? {
-                Attempt::Published(moment) => {
-                    if let Some(moment) = moment {
-                        self.sweep_once(&connection, moment).await;
-                    }
-                    return Ok(());
-                }
+                Attempt::Published => return Ok(()),
                 Attempt::Taken => {
                     return Err(Error::new(ErrorKind::ConditionNotMatch, "already there"));
                 }
@@ -77,7 +71,7 @@ impl Remote {
     }
 
     async fn attempt(
-        &self,
+        self: &Arc<Self>,
         connection: &Arc<Connection>,
         name: &str,
         bytes: &Buffer,
@@ -86,6 +80,8 @@ impl Remote {
         let (mut temporary, folder) = self.begin(connection, folder_of(name)).await?;
         self.write_all(connection, &temporary.handle, bytes).await?;
         let moment = self.sync_file(connection, &temporary.handle, bytes.len() as u64).await?;
+        // Beside what follows, which takes as many round trips.
+        let sweeping = moment.and_then(|moment| self.begin_sweep(connection, moment));
         let path = self.path(name);
         let named = self.give_name(connection, &mut temporary, &path, if_not_exists).await?;
         if named == Named::Vanished {
@@ -103,7 +99,11 @@ impl Remote {
             // One that stays is swept some day.
             let _ = removing.done().await?;
         }
-        Ok(if named == Named::Taken { Attempt::Taken } else { Attempt::Published(moment) })
+        if let Some(sweeping) = sweeping {
+            // It does no harm that it fails.
+            let _ = sweeping.await;
+        }
+        Ok(if named == Named::Taken { Attempt::Taken } else { Attempt::Published })
     }
 
     /// A new file in `tmp/` (4), and the object's folder, opened in order to be synced.
