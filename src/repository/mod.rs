@@ -6,6 +6,7 @@ pub mod ahead;
 pub mod chance;
 pub mod cold;
 pub mod collector;
+pub mod deferred;
 pub mod delta;
 pub mod error;
 pub mod generations;

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::Repository;
 use super::ahead::{Ahead, Wanted};
+use super::deferred::Deferred;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::cache::Excluded;
 use super::index::{Location, PackInfo, SegmentPlace};
@@ -111,6 +112,8 @@ pub struct BlobReader<'a> {
     budget: u64,
     /// Fetches what was said to be read, from a store far away. A part of the budget is its own.
     ahead: OnceLock<Option<Ahead>>,
+    /// What is proven when it is opened.
+    deferred: OnceLock<Arc<Deferred>>,
 }
 
 impl<'a> BlobReader<'a> {
@@ -128,7 +131,13 @@ impl<'a> BlobReader<'a> {
             located: RwLock::default(),
             budget,
             ahead: OnceLock::new(),
+            deferred: OnceLock::new(),
         }
+    }
+
+    /// Proves what was left for later, from now on, when it is opened. Once.
+    pub fn prove_when_opened(&self, deferred: Arc<Deferred>) {
+        self.deferred.get_or_init(|| deferred);
     }
 
     /// A reader for going through directories, with its part of the memory that a command may use.
@@ -413,22 +422,26 @@ impl<'a> BlobReader<'a> {
 
     /// The copy of a blob in this place, whatever others there are.
     pub fn fetch(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
-        let name_of = |blob: &Blob| match kind {
-            ObjectKind::TreePack => self.repository.naming.tree_id(blob),
-            _ => self.repository.naming.data_id(blob),
-        };
         let mut blob = self.fetch_unproven(id, kind, location)?;
-        let mut found = name_of(&blob);
+        let mut found = self.name_of(kind, &blob);
         if found != *id && location.is_delta {
             // It may be what it was read against that is another.
             blob = self.fetch_against(id, kind, location, true)?;
-            found = name_of(&blob);
+            found = self.name_of(kind, &blob);
         }
         if found != *id {
             let message = format!("its place holds another blob, {}", found.short());
             return Err(RepositoryError::corrupt(format!("blob {}", id.short()), message));
         }
         Ok(blob)
+    }
+
+    /// What bytes from a pack of this kind are called.
+    fn name_of(&self, kind: ObjectKind, blob: &[u8]) -> BlobId {
+        match kind {
+            ObjectKind::TreePack => self.repository.naming.tree_id(blob),
+            _ => self.repository.naming.data_id(blob),
+        }
     }
 
     fn fetch_unproven(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
@@ -564,6 +577,9 @@ impl<'a> BlobReader<'a> {
         self.decompressors.lock().push(decompressor);
         if info.encoding.is_delta() {
             self.prefixes.lock().push(prefix);
+        } else if let Some(deferred) = self.deferred.get() {
+            let name = |blob: &[u8]| self.name_of(pack.kind, blob);
+            deferred.opened((pack.id, segment), &plain, name);
         }
         Ok(plain)
     }

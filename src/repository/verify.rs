@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::Repository;
 use super::ahead::Ahead;
+use super::deferred::Deferred;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::mend::{PackShape, not_whole, plain_length};
 use super::mirrors::Mirror;
@@ -232,6 +233,9 @@ pub fn is_damage(error: &RepositoryError) -> bool {
 pub struct PackVerifier<'r, 'a> {
     reader: &'r BlobReader<'a>,
     ahead: Option<&'r Ahead>,
+    deferred: Option<&'r Deferred>,
+    /// Whether segments are left for later, of the pack that is proven.
+    leaves: bool,
     decompressor: Decompressor,
     plain: Vec<u8>,
 }
@@ -251,7 +255,8 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     /// A verifier that reads the bases of deltas through `reader`.
     pub fn new(reader: &'r BlobReader<'a>) -> Result<Self> {
         let decompressor = Decompressor::new().named("zstd")?;
-        Ok(PackVerifier { reader, ahead: None, decompressor, plain: Vec::new() })
+        let plain = Vec::new();
+        Ok(PackVerifier { reader, ahead: None, deferred: None, leaves: false, decompressor, plain })
     }
 
     /// The same, which takes what was fetched ahead.
@@ -259,13 +264,26 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         PackVerifier { ahead, ..self }
     }
 
-    /// Reads the pack whole and proves every byte of it. Damage is in the answer; an error means that the
+    /// The same, which leaves segments for later ([`Deferred`]).
+    pub fn deferring(self, deferred: Option<&'r Deferred>) -> Self {
+        PackVerifier { deferred, ..self }
+    }
+
+    /// Reads the pack whole and proves every byte of it, but of the segments that it leaves for later only that they are
+    /// authentic. Damage is in the answer; an error means that the
     /// store could not be asked. Where parity gives back what is damaged, no blob is lost.
     ///
     /// Of several stores, it is the first one's pack.
     pub fn verify(&mut self, id: PackId, listed: Option<&ListedPack>) -> Result<PackProof> {
         let fetched = self.ahead.and_then(|ahead| ahead.take_pack(id));
+        self.leaves = true;
         self.verify_at(&self.reader.repository().store.leading(), fetched, id, listed)
+    }
+
+    /// The same once more, leaving nothing for later.
+    pub fn verify_again(&mut self, id: PackId, listed: Option<&ListedPack>) -> Result<PackProof> {
+        self.leaves = false;
+        self.verify_at(&self.reader.repository().store.leading(), None, id, listed)
     }
 
     /// The same of a mirror's pack.
@@ -275,6 +293,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         id: PackId,
         listed: Option<&ListedPack>,
     ) -> Result<PackProof> {
+        self.leaves = false;
         self.verify_at(&mirror.store, None, id, listed)
     }
 
@@ -308,6 +327,11 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         let mut proof = self.prove(id, listed, object)?;
         if proof.damage.is_empty() {
             return Ok(proof);
+        }
+        // It is proven as a whole, or found to be damaged.
+        self.leaves = false;
+        if let Some(deferred) = self.deferred {
+            deferred.forget(id);
         }
         // Fetched again, since proving takes the bytes apart, and few packs are damaged.
         let record = self.read_record(id, listed, &mut PackProof::default())?;
@@ -438,7 +462,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         if let Some(record) = &record {
             for (number, segment) in record.directory.segments.iter().enumerate() {
                 self.verify_segment(
-                    &name,
+                    id,
                     record.header.kind,
                     number,
                     segment,
@@ -479,7 +503,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
 
     fn verify_segment(
         &mut self,
-        name: &str,
+        id: PackId,
         kind: ObjectKind,
         number: usize,
         segment: &SegmentRecord,
@@ -493,6 +517,14 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             proof.lost.extend(lost);
             return Ok(());
         };
+        if self.leaves
+            && segment.encoding == Encoding::Zstd
+            && let Some(deferred) = self.deferred
+            && deferred.leave((id, number as u32), &segment.blobs)
+        {
+            return Ok(());
+        }
+        let name = &layout::pack(id);
         let item = || format!("{name}, segment {number}");
         let length = segment.plain_length() as usize;
         let plain = match &segment.encoding {
@@ -530,11 +562,11 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 continue;
             };
             rest = after;
-            let id = match kind {
+            let found = match kind {
                 ObjectKind::DataPack => naming.data_id(bytes),
                 _ => naming.tree_id(bytes),
             };
-            if id != blob.id {
+            if found != blob.id {
                 proof.lost.push(blob.id);
                 wrong += 1;
             }

@@ -53,6 +53,8 @@ pub struct Deltas {
     blobs: Vec<Vec<BlobId>>,
     /// Base → itself, and which deltas are read against it.
     by_base: BlobMap<(BlobId, Vec<u32>)>,
+    /// The packs that they are in.
+    packs: HashSet<PackId>,
 }
 
 impl Deltas {
@@ -70,7 +72,13 @@ impl Deltas {
                 entry.or_insert((*base, Vec::new())).1.push(self.blobs.len() as u32);
             }
             self.blobs.push(blobs);
+            self.packs.insert(record.id);
         }
+    }
+
+    /// Whether there are any in this pack.
+    pub fn are_in(&self, pack: &PackId) -> bool {
+        self.packs.contains(pack)
     }
 
     /// Every base.

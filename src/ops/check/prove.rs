@@ -5,6 +5,7 @@
 //! the budget for packs that are fetched ahead in the place of that one more.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use jiff::tz::TimeZone;
@@ -23,6 +24,7 @@ use crate::ops::OpsError;
 use crate::ops::findings::{Finding, Findings};
 use crate::repository::Repository;
 use crate::repository::ahead::Ahead;
+use crate::repository::deferred::Deferred;
 use crate::repository::error::RepositoryError;
 use crate::repository::index::cache::Excluded;
 use crate::repository::reader::BlobReader;
@@ -112,7 +114,12 @@ pub fn prove(
     summary: &mut CheckSummary,
 ) -> Result<(), OpsError> {
     let repository = reader.repository();
-    let selected = select(repository, packs, known, &reader.take_failing(), options.data, summary)?;
+    let mut selected =
+        select(repository, packs, known, &reader.take_failing(), options.data, summary)?;
+    let deferred = defer(packs, repository, &mut selected)?;
+    if let Some(deferred) = &deferred {
+        reader.prove_when_opened(deferred.clone());
+    }
     if repository.thaws() {
         let ids: Vec<PackId> = selected.iter().map(|(id, _)| *id).collect();
         repository.thaw(&repository.cold_packs_for(&ids)?)?;
@@ -131,24 +138,21 @@ pub fn prove(
         known,
         reader,
         ahead,
-        selected: &selected,
+        deferred: deferred.as_deref(),
         monitor,
-        next: AtomicUsize::new(0),
         bytes: AtomicU64::new(0),
         results: Mutex::default(),
         failure: Mutex::default(),
     };
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                if let Err(error) = work.run() {
-                    // Nobody else begins another pack.
-                    work.next.store(usize::MAX / 2, Ordering::Relaxed);
-                    work.failure.lock().get_or_insert(error);
-                }
-            });
-        }
-    });
+    work.run(&selected, workers, Pass::First);
+    let has_failed = work.failure.lock().is_some();
+    if let Some(deferred) = deferred.as_ref().filter(|_| !has_failed) {
+        // Nobody opened what was left of them, or it was wrong.
+        let rest = deferred.unproven();
+        let length = |id| selected.iter().find(|(selected, _)| *selected == id);
+        let rest: Vec<_> = rest.into_iter().filter_map(length).copied().collect();
+        work.run(&rest, workers, Pass::Last);
+    }
     let Work { bytes, results, failure, .. } = work;
     let mut results = results.into_inner();
     results.remember(repository)?;
@@ -182,6 +186,46 @@ pub fn prove(
     Ok(())
 }
 
+/// Finds the segments that are opened as bases of deltas anyway, which are proven then, and puts the packs with them first, and
+/// those with deltas after them. `None` where there are no deltas, or where not all packs are read.
+fn defer(
+    packs: &Packs,
+    repository: &Repository,
+    selected: &mut [(PackId, u64)],
+) -> Result<Option<Arc<Deferred>>, OpsError> {
+    if selected.len() < packs.present.len() || packs.deltas.bases().next().is_none() {
+        return Ok(None);
+    }
+    let cache = repository.cache();
+    let mut ids: HashMap<u32, PackId> = HashMap::new();
+    let mut bases = HashSet::new();
+    for base in packs.deltas.bases() {
+        let Some(location) = cache.base_outside(base, &Excluded::default())? else { continue };
+        let id = match ids.get(&location.pack) {
+            Some(id) => *id,
+            None => *ids.entry(location.pack).or_insert(cache.pack(location.pack)?.id),
+        };
+        bases.insert((id, location.segment));
+    }
+    let deferred = Deferred::new(bases);
+    let with_bases = deferred.packs();
+    selected.sort_by_key(|(id, _)| match (packs.deltas.are_in(id), with_bases.contains(id)) {
+        (false, true) => 0,
+        (true, _) => 1,
+        (false, false) => 2,
+    });
+    Ok(Some(Arc::new(deferred)))
+}
+
+/// Which time packs are gone through.
+#[derive(Clone, Copy, PartialEq)]
+enum Pass {
+    /// Segments may be left for later.
+    First,
+    /// Nothing is left.
+    Last,
+}
+
 /// What the threads have found.
 #[derive(Default)]
 struct Results {
@@ -212,50 +256,88 @@ struct Work<'w, 'a> {
     known: &'w Known,
     reader: &'w BlobReader<'a>,
     ahead: Option<Ahead>,
-    selected: &'w [(PackId, u64)],
+    deferred: Option<&'w Deferred>,
     monitor: &'w dyn Monitor,
-    next: AtomicUsize,
     bytes: AtomicU64,
     results: Mutex<Results>,
     failure: Mutex<Option<OpsError>>,
 }
 
 impl Work<'_, '_> {
+    /// Proves these packs on so many threads.
+    fn run(&self, selected: &[(PackId, u64)], workers: usize, pass: Pass) {
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..workers.min(selected.len()) {
+                scope.spawn(|| {
+                    if let Err(error) = self.take(selected, &next, pass) {
+                        // Nobody else begins another pack.
+                        next.store(usize::MAX / 2, Ordering::Relaxed);
+                        self.failure.lock().get_or_insert(error);
+                    }
+                });
+            }
+        });
+    }
+
     /// Takes pack after pack until there are no more. Each is recorded at once: a check that is stopped has not
     /// been for nothing.
-    fn run(&self) -> Result<(), OpsError> {
+    fn take(
+        &self,
+        selected: &[(PackId, u64)],
+        next: &AtomicUsize,
+        pass: Pass,
+    ) -> Result<(), OpsError> {
         let repository = self.reader.repository();
-        let mut verifier = PackVerifier::new(self.reader)?.taking(self.ahead.as_ref());
-        while let Some((id, _)) = self.selected.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+        let mut verifier =
+            PackVerifier::new(self.reader)?.taking(self.ahead.as_ref()).deferring(self.deferred);
+        while let Some((id, _)) = selected.get(next.fetch_add(1, Ordering::Relaxed)) {
             if self.monitor.interrupted() {
                 return Err(OpsError::Interrupted);
             }
-            let mut proof = verifier.verify(*id, self.packs.listed.get(id))?;
+            let listed = self.packs.listed.get(id);
+            let mut proof = match pass {
+                Pass::First => verifier.verify(*id, listed)?,
+                Pass::Last => verifier.verify_again(*id, listed)?,
+            };
             self.bytes.fetch_add(proof.bytes, Ordering::Relaxed);
-            self.monitor.advance(Progress { files: 0, bytes: proof.bytes });
+            if pass == Pass::First {
+                self.monitor.advance(Progress { files: 0, bytes: proof.bytes });
+            }
             let mut note = None;
             if !proof.damage.is_empty() {
                 // Once more, before anybody acts on it.
-                proof = verifier.verify(*id, self.packs.listed.get(id))?;
+                proof = verifier.verify_again(*id, listed)?;
                 let name = names::pack(*id);
                 note = proof.damage.is_empty().then(|| format!("{name}: {WHOLE_WHEN_READ_AGAIN}"));
             }
             if proof.damage.is_empty() {
-                self.is_whole(*id, note)?;
-                continue;
+                let is_left = |deferred: &Deferred| pass == Pass::First && !deferred.is_read(*id);
+                if !self.deferred.is_some_and(is_left) {
+                    self.is_whole(*id, note)?;
+                }
+            } else {
+                self.is_damaged(*id, proof, repository);
             }
-            let recorded = match proof.is_certain && !proof.is_gone {
-                true => record(repository, *id, &proof),
-                false => Ok(false),
-            };
-            let mut results = self.results.lock();
-            match recorded {
-                Ok(new) => results.recorded += u64::from(new),
-                Err(error) => results.unrecorded = Some(error),
+            // What was left of others may have been opened for this one.
+            for id in self.deferred.map(Deferred::take_proven).unwrap_or_default() {
+                self.is_whole(id, None)?;
             }
-            results.damaged.insert(*id, proof);
         }
         Ok(())
+    }
+
+    fn is_damaged(&self, id: PackId, proof: PackProof, repository: &Repository) {
+        let recorded = match proof.is_certain && !proof.is_gone {
+            true => record(repository, id, &proof),
+            false => Ok(false),
+        };
+        let mut results = self.results.lock();
+        match recorded {
+            Ok(new) => results.recorded += u64::from(new),
+            Err(error) => results.unrecorded = Some(error),
+        }
+        results.damaged.insert(id, proof);
     }
 
     fn is_whole(&self, id: PackId, note: Option<String>) -> Result<(), OpsError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use opendal::{Buffer, Error, ErrorKind, Result};
+use tokio::task::JoinHandle;
 
 use super::connection::{Answer, Connection, Features, Handle, Refusal, Removal};
 use super::packet::{CREATE, Code, EXCLUSIVE, READ, Request, WRITE};
@@ -27,6 +28,27 @@ enum Named {
     Given,
     Taken,
     Vanished,
+}
+
+/// The folder of an object, to be synced when the object has its name.
+enum Folder {
+    /// Opened, where this server opens folders.
+    Opened(Option<Handle>),
+    /// It was not there, and is being made while the object is written.
+    Making(JoinHandle<Result<Option<Handle>>>),
+}
+
+impl Folder {
+    async fn ready(self) -> Result<Option<Handle>> {
+        match self {
+            Folder::Opened(handle) => Ok(handle),
+            Folder::Making(making) => making.await.unwrap_or_else(|error| {
+                Err(Error::new(ErrorKind::Unexpected, "a folder was not made")
+                    .set_source(error)
+                    .with_temporary(true))
+            }),
+        }
+    }
 }
 
 /// An unfinished object. Dropped, it is closed, and removed unless it was renamed.
@@ -80,6 +102,7 @@ impl Remote {
         let (mut temporary, folder) = self.begin(connection, folder_of(name)).await?;
         self.write_all(connection, &temporary.handle, bytes).await?;
         let moment = self.sync_file(connection, &temporary.handle, bytes.len() as u64).await?;
+        let folder = folder.ready().await?;
         // Beside what follows, which takes as many round trips.
         let sweeping = moment.and_then(|moment| self.begin_sweep(connection, moment));
         let path = self.path(name);
@@ -108,10 +131,10 @@ impl Remote {
 
     /// A new file in `tmp/` (4), and the object's folder, opened in order to be synced.
     async fn begin(
-        &self,
+        self: &Arc<Self>,
         connection: &Arc<Connection>,
         folder: &str,
-    ) -> Result<(Temporary, Option<Handle>)> {
+    ) -> Result<(Temporary, Folder)> {
         let folder_path = self.path(folder);
         for _ in 0..MOST_ATTEMPTS {
             let mut removal = self.new_temporary(connection)?;
@@ -134,20 +157,46 @@ impl Remote {
                 }
             };
             let temporary = Temporary { handle, removal };
-            let Some(folder_opening) = folder_opening else { return Ok((temporary, None)) };
-            match folder_opening.handle().await? {
-                Ok(folder_handle) => return Ok((temporary, Some(folder_handle))),
+            let Some(folder_opening) = folder_opening else {
+                return Ok((temporary, Folder::Opened(None)));
+            };
+            let folder = match folder_opening.handle().await? {
+                Ok(handle) => Folder::Opened(Some(handle)),
                 Err(Refusal { code: Code::NoSuchFile, .. }) => {
-                    drop(temporary);
-                    self.make_folder(connection, folder).await?;
+                    let remote = Arc::clone(self);
+                    let (connection, folder) = (Arc::clone(connection), folder.to_string());
+                    let making = async move { remote.make_and_open(&connection, &folder).await };
+                    Folder::Making(tokio::spawn(making))
                 }
                 Err(_) => {
                     self.syncs_folders.store(false, Ordering::Relaxed);
-                    return Ok((temporary, None));
+                    Folder::Opened(None)
                 }
-            }
+            };
+            return Ok((temporary, folder));
         }
         Err(Error::new(ErrorKind::Unexpected, "folders vanish as soon as they are made"))
+    }
+
+    /// Makes a folder and opens it in order to sync it, where this server opens folders.
+    async fn make_and_open(
+        &self,
+        connection: &Arc<Connection>,
+        folder: &str,
+    ) -> Result<Option<Handle>> {
+        self.make_folder(connection, folder).await?;
+        let Some(opening) = self.open_to_sync(connection, &self.path(folder)) else {
+            return Ok(None);
+        };
+        match opening.handle().await? {
+            Ok(handle) => Ok(Some(handle)),
+            // If it has gone again, there will be no name in it, and the attempt begins anew.
+            Err(Refusal { code: Code::NoSuchFile, .. }) => Ok(None),
+            Err(_) => {
+                self.syncs_folders.store(false, Ordering::Relaxed);
+                Ok(None)
+            }
+        }
     }
 
     /// A path in `tmp/` that no other writer on any machine uses; nothing is there yet.
