@@ -142,7 +142,8 @@ impl<'a> BlobReader<'a> {
 
     /// A reader for going through directories, with its part of the memory that a command may use.
     pub fn for_a_walk(repository: &'a Repository, memory_budget: u64) -> Self {
-        Self::new(repository, (memory_budget / 8).min(16 << 20))
+        let mb: u64 = std::env::var("MB").ok().and_then(|v| v.parse().ok()).unwrap_or(16);
+        Self::new(repository, (memory_budget / 8).min(mb << 20))
     }
 
     /// A reader that shares the memory that a command may use with a writer's packs.
@@ -592,16 +593,9 @@ impl<'a> BlobReader<'a> {
         found.unwrap_or_default()
     }
 
-    /// The plaintexts of a delta's bases, one after another. Only copies in segments that are no deltas
-    /// count, so reading one blob never follows a chain.
-    pub(super) fn prefix(&self, kind: ObjectKind, name: &str, bases: &[BlobId]) -> Result<Vec<u8>> {
-        let mut prefix = Vec::new();
-        self.fill_prefix(kind, name, bases, true, &mut prefix)?;
-        Ok(prefix)
-    }
-
-    /// Like [`BlobReader::prefix`], into memory that is used again.
-    fn fill_prefix(
+    /// The plaintexts of a delta's bases, one after another, into memory that is used again. Only copies in segments that are
+    /// no deltas count, so reading one blob never follows a chain. Proven or not: [`BlobReader::segment`].
+    pub(super) fn fill_prefix(
         &self,
         kind: ObjectKind,
         name: &str,
@@ -623,6 +617,17 @@ impl<'a> BlobReader<'a> {
         Ok(())
     }
 
+    /// Opens the segments with these bases of a delta, which are needed soon. What cannot be opened is told by whoever needs it.
+    pub(super) fn open_bases(&self, bases: &[BlobId]) {
+        for base in bases {
+            let Ok(Some(location)) = self.base_location(base) else { return };
+            let Ok(pack) = self.repository.cache.pack(location.pack) else { return };
+            if self.segment(&pack, location.place(), false).is_err() {
+                return;
+            }
+        }
+    }
+
     /// One base of the delta that is called `name`.
     pub(super) fn base(&self, kind: ObjectKind, name: &str, base: &BlobId) -> Result<Blob> {
         let mut copies = self.copies(base)?;
@@ -633,13 +638,17 @@ impl<'a> BlobReader<'a> {
         self.first_whole(base, kind, &copies)
     }
 
+    /// Where the first copy of a blob is that may be a base.
+    pub fn base_location(&self, base: &BlobId) -> Result<Option<Location>> {
+        match self.located(base) {
+            Some(location) => Ok(Some(location).filter(|location| !location.is_delta)),
+            None => self.repository.cache.base_outside(base, &Excluded::default()),
+        }
+    }
+
     /// What the index has in the place of the first copy that may be a base.
     fn unproven_base(&self, kind: ObjectKind, name: &str, base: &BlobId) -> Result<Blob> {
-        let first = match self.located(base) {
-            Some(location) => Some(location).filter(|location| !location.is_delta),
-            None => self.repository.cache.base_outside(base, &Excluded::default())?,
-        };
-        match first.map(|location| self.fetch_unproven(base, kind, location)) {
+        match self.base_location(base)?.map(|location| self.fetch_unproven(base, kind, location)) {
             Some(Ok(blob)) => Ok(blob),
             _ => self.base(kind, name, base),
         }

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::mpsc::sync_channel;
 
 use super::Repository;
 use super::ahead::Ahead;
@@ -237,6 +238,7 @@ pub struct PackVerifier<'r, 'a> {
     /// Whether segments are left for later, of the pack that is proven.
     leaves: bool,
     decompressor: Decompressor,
+    prefix: Vec<u8>,
     plain: Vec<u8>,
 }
 
@@ -255,8 +257,15 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     /// A verifier that reads the bases of deltas through `reader`.
     pub fn new(reader: &'r BlobReader<'a>) -> Result<Self> {
         let decompressor = Decompressor::new().named("zstd")?;
-        let plain = Vec::new();
-        Ok(PackVerifier { reader, ahead: None, deferred: None, leaves: false, decompressor, plain })
+        Ok(PackVerifier {
+            reader,
+            ahead: None,
+            deferred: None,
+            leaves: false,
+            decompressor,
+            prefix: Vec::new(),
+            plain: Vec::new(),
+        })
     }
 
     /// The same, which takes what was fetched ahead.
@@ -460,16 +469,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             }
         }
         if let Some(record) = &record {
-            for (number, segment) in record.directory.segments.iter().enumerate() {
-                self.verify_segment(
-                    id,
-                    record.header.kind,
-                    number,
-                    segment,
-                    &mut stream,
-                    &mut proof,
-                )?;
-            }
+            self.verify_segments(id, record, &mut stream, &mut proof)?;
             if listed.is_none() {
                 proof.blobs.extend(blobs_of(record));
             }
@@ -499,6 +499,40 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         }
         proof.is_certain &= !proof.is_of_bases();
         Ok(proof)
+    }
+
+    /// While a delta is proven, the bases of the next one are opened by another thread: several packs are proven at once, and
+    /// what follows one another in a file lies in two of them, so that they wait for the same bases.
+    fn verify_segments(
+        &mut self,
+        id: PackId,
+        record: &PackRecord,
+        stream: &mut Stream,
+        proof: &mut PackProof,
+    ) -> Result<()> {
+        let (reader, segments) = (self.reader, &record.directory.segments);
+        let bases_of = |segment: &SegmentRecord| match &segment.encoding {
+            Encoding::Delta(bases) => Some(bases.clone()),
+            _ => None,
+        };
+        let mut deltas = segments.iter().filter_map(bases_of).skip(1).peekable();
+        std::thread::scope(|scope| {
+            let (ask, asked) = sync_channel::<Vec<BlobId>>(1);
+            if deltas.peek().is_some() && reader.repository().threads(2) > 1 {
+                // Without it, they are opened when they are needed.
+                let open = move || asked.iter().for_each(|bases| reader.open_bases(&bases));
+                let _ = std::thread::Builder::new().spawn_scoped(scope, open);
+            }
+            for (number, segment) in segments.iter().enumerate() {
+                if segment.encoding.is_delta()
+                    && let Some(next) = deltas.next()
+                {
+                    let _ = ask.try_send(next);
+                }
+                self.verify_segment(id, record.header.kind, number, segment, stream, proof)?;
+            }
+            Ok(())
+        })
     }
 
     fn verify_segment(
@@ -532,16 +566,21 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             // Of a later version: nothing here can refer to its blobs, and its frames are proven.
             Encoding::Unknown(_) => return Ok(()),
             encoding => {
-                let prefix = match encoding {
-                    Encoding::Delta(bases) => self.reader.prefix(kind, name, bases),
-                    _ => Ok(Vec::new()),
-                };
+                self.prefix.clear();
+                let mut prefix = Ok(());
+                if let Encoding::Delta(bases) = encoding {
+                    // Each byte that comes out is held against its name: only if one is wrong, it matters whether it is for
+                    // a base.
+                    prefix = self.reader.fill_prefix(kind, name, bases, false, &mut self.prefix);
+                    if self.decompress(stored, length, prefix, item).is_ok()
+                        && self.wrong_blobs(kind, &self.plain, segment).is_none()
+                    {
+                        return Ok(());
+                    }
+                    prefix = self.reader.fill_prefix(kind, name, bases, true, &mut self.prefix);
+                }
                 proof.of_bases += usize::from(prefix.as_ref().is_err_and(is_damage));
-                let decompressed = prefix.and_then(|prefix| {
-                    let plain = &mut self.plain;
-                    self.decompressor.decompress_into(stored, &prefix, length, plain).named(item())
-                });
-                match decompressed {
+                match self.decompress(stored, length, prefix, item) {
                     Ok(()) => &self.plain,
                     Err(error) if is_damage(&error) => {
                         proof.lost.extend(lost);
@@ -552,13 +591,41 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 }
             }
         };
+        if let Some(wrong) = self.wrong_blobs(kind, plain, segment) {
+            let (wrong_count, count) = (wrong.len(), segment.blobs.len());
+            proof.lost.extend(wrong);
+            let message = format!("{wrong_count} of {count} blobs are not what it says");
+            proof.damage.push(RepositoryError::corrupt(item(), message));
+        }
+        Ok(())
+    }
+
+    /// Decompresses a segment against the prefix, if there is one.
+    fn decompress(
+        &mut self,
+        stored: &[u8],
+        length: usize,
+        prefix: Result<()>,
+        item: impl Fn() -> String,
+    ) -> Result<()> {
+        prefix?;
+        let (prefix, plain) = (&self.prefix, &mut self.plain);
+        self.decompressor.decompress_into(stored, prefix, length, plain).named(item())
+    }
+
+    /// The blobs of a segment with this content that are not what they are called; `None`: it is all right.
+    fn wrong_blobs(
+        &self,
+        kind: ObjectKind,
+        plain: &[u8],
+        segment: &SegmentRecord,
+    ) -> Option<Vec<BlobId>> {
         let naming = &self.reader.repository().naming;
         let mut rest = plain;
-        let mut wrong = 0;
+        let mut wrong = Vec::new();
         for blob in &segment.blobs {
             let Some((bytes, after)) = rest.split_at_checked(blob.length as usize) else {
-                proof.lost.push(blob.id);
-                wrong += 1;
+                wrong.push(blob.id);
                 continue;
             };
             rest = after;
@@ -567,15 +634,10 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 _ => naming.tree_id(bytes),
             };
             if found != blob.id {
-                proof.lost.push(blob.id);
-                wrong += 1;
+                wrong.push(blob.id);
             }
         }
-        if wrong > 0 || !rest.is_empty() {
-            let message = format!("{wrong} of {} blobs are not what it says", segment.blobs.len());
-            proof.damage.push(RepositoryError::corrupt(item(), message));
-        }
-        Ok(())
+        (!wrong.is_empty() || !rest.is_empty()).then_some(wrong)
     }
 }
 

@@ -32,6 +32,8 @@ use crate::repository::verify::{PackProof, PackVerifier, WHOLE_WHEN_READ_AGAIN, 
 use crate::units::Timestamp;
 use crate::units::time::format_local;
 
+/// Bases whose places are looked up together, and remembered: 8 MiB.
+const MOST_LOCATED: usize = 1 << 16;
 /// Proofs that the cache takes in together.
 const PROOFS_AT_ONCE: usize = 64;
 
@@ -116,7 +118,7 @@ pub fn prove(
     let repository = reader.repository();
     let mut selected =
         select(repository, packs, known, &reader.take_failing(), options.data, summary)?;
-    let deferred = defer(packs, repository, &mut selected)?;
+    let deferred = defer(packs, reader, &mut selected)?;
     if let Some(deferred) = &deferred {
         reader.prove_when_opened(deferred.clone());
     }
@@ -190,17 +192,18 @@ pub fn prove(
 /// those with deltas after them. `None` where there are no deltas, or where not all packs are read.
 fn defer(
     packs: &Packs,
-    repository: &Repository,
+    reader: &BlobReader<'_>,
     selected: &mut [(PackId, u64)],
 ) -> Result<Option<Arc<Deferred>>, OpsError> {
     if selected.len() < packs.present.len() || packs.deltas.bases().next().is_none() {
         return Ok(None);
     }
-    let cache = repository.cache();
+    reader.locate_all(packs.deltas.bases().take(MOST_LOCATED).copied().collect());
+    let cache = reader.repository().cache();
     let mut ids: HashMap<u32, PackId> = HashMap::new();
     let mut bases = HashSet::new();
     for base in packs.deltas.bases() {
-        let Some(location) = cache.base_outside(base, &Excluded::default())? else { continue };
+        let Some(location) = reader.base_location(base)? else { continue };
         let id = match ids.get(&location.pack) {
             Some(id) => *id,
             None => *ids.entry(location.pack).or_insert(cache.pack(location.pack)?.id),
@@ -386,7 +389,7 @@ fn settle(
     let cache = reader.repository().cache();
     let mut bases = packs.deltas.bases();
     let lacks_base = bases.try_fold(false, |lacks, base| {
-        Ok::<_, RepositoryError>(lacks || cache.base_outside(base, &Excluded::default())?.is_none())
+        Ok::<_, RepositoryError>(lacks || reader.base_location(base)?.is_none())
     })?;
     let repository = reader.repository();
     let is_whole = damaged.is_empty() && packs.suspects.is_empty() && packs.missing.is_empty();
