@@ -142,8 +142,7 @@ impl<'a> BlobReader<'a> {
 
     /// A reader for going through directories, with its part of the memory that a command may use.
     pub fn for_a_walk(repository: &'a Repository, memory_budget: u64) -> Self {
-        let mb: u64 = std::env::var("MB").ok().and_then(|v| v.parse().ok()).unwrap_or(16);
-        Self::new(repository, (memory_budget / 8).min(mb << 20))
+        Self::new(repository, (memory_budget / 8).min(16 << 20))
     }
 
     /// A reader that shares the memory that a command may use with a writer's packs.
@@ -615,17 +614,6 @@ impl<'a> BlobReader<'a> {
             prefix.extend_from_slice(&blob);
         }
         Ok(())
-    }
-
-    /// Opens the segments with these bases of a delta, which are needed soon. What cannot be opened is told by whoever needs it.
-    pub(super) fn open_bases(&self, bases: &[BlobId]) {
-        for base in bases {
-            let Ok(Some(location)) = self.base_location(base) else { return };
-            let Ok(pack) = self.repository.cache.pack(location.pack) else { return };
-            if self.segment(&pack, location.place(), false).is_err() {
-                return;
-            }
-        }
     }
 
     /// One base of the delta that is called `name`.

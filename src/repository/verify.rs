@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::mpsc::sync_channel;
 
 use super::Repository;
 use super::ahead::Ahead;
@@ -469,7 +468,10 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             }
         }
         if let Some(record) = &record {
-            self.verify_segments(id, record, &mut stream, &mut proof)?;
+            for (number, segment) in record.directory.segments.iter().enumerate() {
+                let kind = record.header.kind;
+                self.verify_segment(id, kind, number, segment, &mut stream, &mut proof)?;
+            }
             if listed.is_none() {
                 proof.blobs.extend(blobs_of(record));
             }
@@ -499,40 +501,6 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         }
         proof.is_certain &= !proof.is_of_bases();
         Ok(proof)
-    }
-
-    /// While a delta is proven, the bases of the next one are opened by another thread: several packs are proven at once, and
-    /// what follows one another in a file lies in two of them, so that they wait for the same bases.
-    fn verify_segments(
-        &mut self,
-        id: PackId,
-        record: &PackRecord,
-        stream: &mut Stream,
-        proof: &mut PackProof,
-    ) -> Result<()> {
-        let (reader, segments) = (self.reader, &record.directory.segments);
-        let bases_of = |segment: &SegmentRecord| match &segment.encoding {
-            Encoding::Delta(bases) => Some(bases.clone()),
-            _ => None,
-        };
-        let mut deltas = segments.iter().filter_map(bases_of).skip(1).peekable();
-        std::thread::scope(|scope| {
-            let (ask, asked) = sync_channel::<Vec<BlobId>>(1);
-            if deltas.peek().is_some() && reader.repository().threads(2) > 1 {
-                // Without it, they are opened when they are needed.
-                let open = move || asked.iter().for_each(|bases| reader.open_bases(&bases));
-                let _ = std::thread::Builder::new().spawn_scoped(scope, open);
-            }
-            for (number, segment) in segments.iter().enumerate() {
-                if segment.encoding.is_delta()
-                    && let Some(next) = deltas.next()
-                {
-                    let _ = ask.try_send(next);
-                }
-                self.verify_segment(id, record.header.kind, number, segment, stream, proof)?;
-            }
-            Ok(())
-        })
     }
 
     fn verify_segment(
