@@ -210,14 +210,18 @@ impl Remote {
 
     /// What "no such file" means: that, or that the whole store is gone (6).
     async fn absent(&self, connection: &Arc<Connection>) -> Error {
-        self.absent_beside(connection.send(Request::Stat { path: &self.root })).await
+        self.absent_beside(self.ask_for_root(connection)).await
     }
 
-    /// The same where the store's own directory has been asked for, after the refusal.
-    async fn absent_beside(&self, root: Answer) -> Error {
-        if !self.root_was_there.load(Ordering::Relaxed) {
-            return Error::new(ErrorKind::NotFound, "not found");
-        }
+    /// Asks for the store's own directory, if it was there once.
+    fn ask_for_root(&self, connection: &Arc<Connection>) -> Option<Answer> {
+        let was_there = self.root_was_there.load(Ordering::Relaxed);
+        was_there.then(|| connection.send(Request::Stat { path: &self.root }))
+    }
+
+    /// What "no such file" means, where the store's own directory has been asked for after it.
+    async fn absent_beside(&self, root: Option<Answer>) -> Error {
+        let Some(root) = root else { return Error::new(ErrorKind::NotFound, "not found") };
         match root.attributes().await {
             Ok(Err(Refusal { code: Code::NoSuchFile, .. })) => self.gone(),
             Ok(_) => Error::new(ErrorKind::NotFound, "not found"),

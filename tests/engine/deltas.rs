@@ -7,6 +7,7 @@ use std::path::Path;
 use aumbry::format::config::Settings;
 use aumbry::format::header::ObjectKind;
 use aumbry::format::index::PackRecord;
+use aumbry::format::pack::Encoding;
 use aumbry::id::BlobId;
 use aumbry::monitor::{RecordingMonitor, SilentMonitor};
 use aumbry::ops::backup::{BackupOptions, Deltas};
@@ -354,6 +355,61 @@ fn a_damaged_base_does_not_condemn_the_packs_of_its_deltas() {
     let recorded = fresh(&store).damaged_packs().unwrap();
     let recorded: BTreeSet<String> = recorded.iter().map(|pack| layout::pack(*pack)).collect();
     assert_eq!(recorded, of_bases);
+}
+
+/// Words that compress; in version 1 a few of them are other ones.
+fn write_words(folder: &Path, version: u64) {
+    for number in 0..3 {
+        let digits = noise(6_000, number);
+        let mut words: Vec<String> =
+            digits.iter().map(|digit| format!("word {} and ", digit % 50)).collect();
+        words[2_000] = format!("version {version} ");
+        fs::write(folder.join(format!("file-{number}")), words.concat()).unwrap();
+    }
+}
+
+/// Checks all packs, and tells which are on record as proven, and which there are.
+fn proven(store: &Store, damage_expected: bool) -> (BTreeSet<String>, BTreeSet<String>) {
+    let repository = fresh(store);
+    let summary = checked(&repository, DataSelection::All);
+    assert_eq!(!summary.damage.is_empty(), damage_expected, "{:?}", summary.damage);
+    let proven = repository.cache().proven().unwrap().into_keys();
+    let packs = store.list(layout::PACKS).unwrap().into_iter().map(|object| object.name);
+    (proven.map(layout::pack).collect(), packs.collect())
+}
+
+#[test]
+fn what_is_proven_when_it_is_opened_for_a_delta_is_on_record_as_everything_else() {
+    let source = tempfile::tempdir().unwrap();
+    let store = Store::memory();
+    let repository = create(store.clone(), small_settings(), None);
+    for version in 0..2 {
+        write_words(source.path(), version);
+        back_up(&repository, source.path());
+    }
+    let cache = repository.cache();
+    let bases = deltas(&repository).into_iter().flat_map(|(_, delta)| cache.bases(&delta).unwrap());
+    let is_compressed = |base: BlobId| {
+        let place = cache.base_outside(&base, &Excluded::default()).unwrap().unwrap();
+        let pack = cache.pack(place.pack).unwrap();
+        pack.segments[place.segment as usize].encoding == Encoding::Zstd
+    };
+    assert!(bases.map(is_compressed).filter(|compressed| *compressed).count() > 2);
+    let (proven_packs, packs) = proven(&store, false);
+    assert!(packs.len() > 2);
+    assert_eq!(proven_packs, packs);
+
+    // Nobody opens the bases of deltas that are gone: their packs are read once more.
+    let of_deltas: BTreeSet<String> = deltas(&repository)
+        .iter()
+        .map(|(_, place)| layout::pack(cache.pack(place.pack).unwrap().id))
+        .collect();
+    let of_bases = packs_of_bases(&repository);
+    assert!(of_deltas.is_disjoint(&of_bases));
+    of_deltas.iter().for_each(|name| store.delete(name).unwrap());
+    let (proven_packs, packs) = proven(&store, true);
+    assert!(of_bases.is_subset(&packs));
+    assert_eq!(proven_packs, packs);
 }
 
 /// What happens to a file between two backups.

@@ -201,7 +201,7 @@ impl Remote {
             return Err(failed("cannot list", &refusal));
         }
         // What is asked in the end is asked now: it is needed for each folder that was never made.
-        let root = connection.send(Request::Stat { path: &self.root });
+        let root = self.ask_for_root(connection);
         let mut above = folder;
         while !above.is_empty() {
             let path = self.path(above);
