@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::thread;
 
 use futures_core::Stream;
 use opendal::options::ListOptions;
@@ -89,10 +90,16 @@ impl Store {
         if self.inner.lists_in_order || !self.answers_at_once() {
             return self.list_folders(folders, expected);
         }
-        let listed: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                folders.iter().map(|folder| scope.spawn(|| self.list(folder))).collect();
-            threads.into_iter().map(|thread| thread.join()).collect()
+        let listed: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = folders
+                .iter()
+                .map(|folder| thread::Builder::new().spawn_scoped(scope, || self.list(folder)))
+                .collect();
+            let listed = threads.into_iter().zip(folders).map(|(thread, folder)| match thread {
+                Ok(thread) => thread.join(),
+                Err(_) => Ok(self.list(folder)),
+            });
+            listed.collect()
         });
         let mut all = Vec::new();
         for (listed, folder) in listed.into_iter().zip(folders) {

@@ -5,12 +5,13 @@
 //! leaves a few small objects there.
 
 use std::collections::HashSet;
+use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Barrier, OnceLock};
 use std::thread;
 
 use opendal::Buffer;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::access::CONNECTIONS;
 use super::error::{Kind, StoreError};
@@ -167,6 +168,39 @@ struct Probe<'store> {
     prefix: String,
 }
 
+/// Where runners wait until all of them are there, or it is known that they will not be.
+#[derive(Default)]
+struct Start {
+    /// How many are there, and whether they run.
+    state: Mutex<(usize, Option<bool>)>,
+    changed: Condvar,
+}
+
+impl Start {
+    /// For a runner: whether there is a race.
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        state.0 += 1;
+        self.changed.notify_all();
+        loop {
+            if let Some(is_race) = state.1 {
+                return is_race;
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Lets them go as soon as so many are there.
+    fn give(&self, runners: usize, is_race: bool) {
+        let mut state = self.state.lock();
+        while state.0 < runners {
+            self.changed.wait(&mut state);
+        }
+        state.1 = Some(is_race);
+        self.changed.notify_all();
+    }
+}
+
 impl Probe<'_> {
     fn ask(&self) -> Result<Capabilities, StoreError> {
         let knows_conditions = self.store.inner.is_conditional
@@ -236,13 +270,14 @@ impl Probe<'_> {
                 let races: Vec<_> = (0..RACES_AT_ONCE)
                     .map(|race| {
                         let name = self.name(&format!("race{round}-{race}"));
-                        scope.spawn(move || self.race(&name))
+                        thread::Builder::new().spawn_scoped(scope, move || self.race(&name))
                     })
                     .collect();
-                races
-                    .into_iter()
-                    .map(|race| race.join().unwrap_or_else(|_| Err(self.died())))
-                    .collect()
+                let outcome = |race: io::Result<thread::ScopedJoinHandle<'_, _>>| match race {
+                    Ok(race) => race.join().unwrap_or_else(|_| Err(self.died())),
+                    Err(_) => Err(self.died()),
+                };
+                races.into_iter().map(outcome).collect()
             });
             // A race that was lost tells more than one that could not be run.
             let is_lost = |race: &Race| race.winners != 1 || !race.is_whole;
@@ -264,28 +299,34 @@ impl Probe<'_> {
     }
 
     fn race(&self, name: &str) -> Result<Race, StoreError> {
-        let start = Barrier::new(RUNNERS);
+        let start = Start::default();
         let results = thread::scope(|scope| {
             let start = &start;
-            let runners: Vec<_> = (0..RUNNERS)
-                .map(|runner| {
-                    scope.spawn(move || {
-                        // With fewer calls at once than runners, and with bytes that wait for their turn, every race
-                        // would have one winner because there is none.
-                        let store = self.store.for_a_runner();
-                        let bytes = Buffer::from(self.bytes(runner));
-                        start.wait();
-                        let is_made = store.put(name, &bytes, true)?;
-                        let at_once = store.inner.line.retries.load(Ordering::Relaxed) == 0;
-                        let has_won = is_made || store.holds(name, &bytes)?;
-                        Ok((has_won.then_some(bytes), at_once))
-                    })
-                })
-                .collect();
+            let run = |runner| {
+                move || {
+                    // With fewer calls at once than runners, and with bytes that wait for their turn, every race
+                    // would have one winner because there is none.
+                    let store = self.store.for_a_runner();
+                    let bytes = Buffer::from(self.bytes(runner));
+                    if !start.wait() {
+                        return Err(self.died());
+                    }
+                    let is_made = store.put(name, &bytes, true)?;
+                    let at_once = store.inner.line.retries.load(Ordering::Relaxed) == 0;
+                    let has_won = is_made || store.holds(name, &bytes)?;
+                    Ok((has_won.then_some(bytes), at_once))
+                }
+            };
+            let spawn = |runner| thread::Builder::new().spawn_scoped(scope, run(runner)).ok();
+            let runners: Vec<_> = (0..RUNNERS).map_while(spawn).collect();
+            start.give(runners.len(), runners.len() == RUNNERS);
             runners.into_iter().map(|runner| runner.join()).collect::<Vec<_>>()
         });
         let mut outcome = Race::default();
         let mut winning = None;
+        if results.len() < RUNNERS {
+            return Err(self.died());
+        }
         for result in results {
             let result: Result<(Option<Buffer>, bool), StoreError> =
                 result.unwrap_or_else(|_| Err(self.died()));
@@ -302,7 +343,11 @@ impl Probe<'_> {
     }
 
     fn died(&self) -> StoreError {
-        StoreError::new(Kind::Unavailable, self.store.location(), "a thread of the probe died")
+        StoreError::new(
+            Kind::Unavailable,
+            self.store.location(),
+            "a thread of the probe died or could not be started",
+        )
     }
 
     /// Whether the object is ours now.
@@ -323,14 +368,16 @@ impl Probe<'_> {
         let left = self.store.list(&self.prefix).unwrap_or_default();
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
+            let delete = || {
+                while let Some(object) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    // What stays is a few bytes, and does no harm.
+                    let _ = self.store.delete(&object.name);
+                }
+            };
             for _ in 0..RUNNERS.min(left.len()) {
-                scope.spawn(|| {
-                    while let Some(object) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        // What stays is a few bytes, and does no harm.
-                        let _ = self.store.delete(&object.name);
-                    }
-                });
+                let _ = thread::Builder::new().spawn_scoped(scope, delete);
             }
+            delete();
         });
         Ok(Some(is_gone))
     }
