@@ -5,8 +5,8 @@
 //! a segment, and leaves it: what was authenticated under this name, at this place, is what the reader will find there. When the
 //! reader opens it for a delta, its blobs are held against their names. What nobody opens in the end is proven as always.
 //!
-//! Memory: 36 bytes for each blob of a segment that was left, up to [`MOST_BLOBS`] of them, and 28 for each segment that is
-//! a base's.
+//! Memory: 36 bytes for each blob of a segment that was left, up to [`MOST_BLOBS`] of them, and about 100 for each segment that
+//! is a base's, of which whoever asks for this names a bounded number.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use crate::format::pack::BlobRecord;
 use crate::id::{BlobId, PackId};
 
-/// More are not left for later: 4 MiB.
-const MOST_BLOBS: usize = 1 << 17;
+/// More are not left for later: 2 MiB, and so much has to be read again when a check is stopped.
+const MOST_BLOBS: usize = 1 << 16;
 
 /// A segment: its pack, and which one of it, from 0.
 pub type Segment = (PackId, u32);
@@ -60,11 +60,6 @@ impl Deferred {
     /// For a check of packs in which these segments hold the bases of deltas.
     pub fn new(bases: HashSet<Segment>) -> Self {
         Deferred { bases, state: Mutex::default() }
-    }
-
-    /// Which packs have bases.
-    pub fn packs(&self) -> HashSet<PackId> {
-        self.bases.iter().map(|(pack, _)| *pack).collect()
     }
 
     /// Leaves a segment, each byte of which was authenticated, until it is opened for a delta. `false`: that may never be.
@@ -145,11 +140,14 @@ impl Deferred {
         std::mem::take(&mut self.state.lock().proven)
     }
 
-    /// The packs of which something is left, or turned out to be wrong, in order.
-    pub fn unproven(&self) -> Vec<PackId> {
-        let mut packs: Vec<_> = self.state.lock().packs.keys().copied().collect();
-        packs.sort_unstable();
-        packs
+    /// The packs of which something is left, or was wrong when it was opened, and whether it was. Nothing of them is left any
+    /// more: they have to be proven otherwise.
+    pub fn take_unproven(&self) -> HashMap<PackId, bool> {
+        let mut state = self.state.lock();
+        state.left.clear();
+        state.blobs = 0;
+        let packs = std::mem::take(&mut state.packs);
+        packs.into_iter().map(|(id, pack)| (id, pack.is_wrong)).collect()
     }
 }
 
@@ -181,10 +179,10 @@ mod tests {
         assert!(deferred.is_read(pack(3)), "nothing of it was left");
         deferred.opened((pack(1), 0), b"onetwo", NAME);
         assert!(!deferred.is_read(pack(1)));
-        assert_eq!(deferred.unproven(), [pack(1)]);
+        assert_eq!(deferred.take_proven(), []);
         deferred.opened((pack(1), 2), b"onetwo", NAME);
         assert_eq!(deferred.take_proven(), [pack(1)]);
-        assert_eq!((deferred.take_proven(), deferred.unproven()), (vec![], vec![]));
+        assert!(deferred.take_proven().is_empty() && deferred.take_unproven().is_empty());
     }
 
     #[test]
@@ -195,9 +193,9 @@ mod tests {
             assert!(!deferred.is_read(pack(2)));
             deferred.opened((pack(2), 0), wrong, NAME);
             deferred.opened((pack(2), 0), b"onetwo", NAME);
-            assert_eq!((deferred.take_proven(), deferred.unproven()), (vec![], vec![pack(2)]));
-            deferred.forget(pack(2));
-            assert_eq!(deferred.unproven(), []);
+            assert_eq!(deferred.take_proven(), []);
+            assert_eq!(deferred.take_unproven(), [(pack(2), true)].into());
+            assert!(deferred.take_unproven().is_empty() && deferred.is_read(pack(2)));
         }
     }
 
@@ -210,13 +208,22 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_opened_is_told() {
+        let deferred = deferred();
+        assert!(deferred.leave((pack(2), 0), &blobs(&[b"one"])));
+        assert_eq!(deferred.take_unproven(), [(pack(2), false)].into());
+        deferred.opened((pack(2), 0), b"one", NAME);
+        assert_eq!(deferred.take_proven(), []);
+    }
+
+    #[test]
     fn what_is_forgotten_may_be_left_again() {
         let deferred = deferred();
         let names = blobs(&[b"one"]);
         assert!(deferred.leave((pack(2), 0), &names));
         deferred.forget(pack(2));
         deferred.opened((pack(2), 0), b"one", NAME);
-        assert_eq!((deferred.take_proven(), deferred.unproven()), (vec![], vec![]));
+        assert!(deferred.take_proven().is_empty() && deferred.take_unproven().is_empty());
         assert_eq!(deferred.state.lock().blobs, 0);
     }
 

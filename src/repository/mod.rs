@@ -490,8 +490,8 @@ impl Repository {
     ) -> Result<(A, B)> {
         let chance = &self.environment.chance;
         if chance.repeats() && chance.bytes::<1>()?[0] % 2 == 0 {
-            let second = second()?;
-            return Ok((first()?, second));
+            let second = second();
+            return Ok((first()?, second?));
         }
         self.store.both(first, second)
     }

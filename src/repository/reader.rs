@@ -1,7 +1,7 @@
 //! Blobs out: id → place → segment → bytes, checked against the id.
 //!
 //! A segment is fetched, unsealed and decompressed once and kept while memory allows; whoever asks for a
-//! segment that another thread is fetching waits for that thread. From a store far away it is fetched before anybody asks
+//! segment that another thread is fetching waits for that thread. From a store far away or a disk it is fetched before anybody asks
 //! for it, where it was said what will be read (`ahead`).
 
 use std::cmp::Reverse;
@@ -110,7 +110,7 @@ pub struct BlobReader<'a> {
     /// Where blobs are that have one copy, of those that somebody has said will be read.
     located: RwLock<HashMap<BlobId, Location>>,
     budget: u64,
-    /// Fetches what was said to be read, from a store far away. A part of the budget is its own.
+    /// Fetches what was said to be read, from a store far away or a disk. A part of the budget is its own.
     ahead: OnceLock<Option<Ahead>>,
     /// What is proven when it is opened.
     deferred: OnceLock<Arc<Deferred>>,
@@ -174,7 +174,7 @@ impl<'a> BlobReader<'a> {
 
     /// Says which blobs will be read next, in about this order, each as often as it will be: a segment is kept until the
     /// last of them was read, and no longer; where there is no room for all, that goes which is needed last (L. Bélády's
-    /// rule). What was said before is void. From a store far away they are fetched ahead. Four bytes a blob, and 100 a
+    /// rule). What was said before is void. From a store far away or a disk they are fetched ahead. Four bytes a blob, and 100 a
     /// segment.
     pub fn await_only<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
         let mut awaited: HashMap<SegmentPlace, VecDeque<u32>> = HashMap::new();
@@ -187,7 +187,7 @@ impl<'a> BlobReader<'a> {
         }
     }
 
-    /// Says which blobs will be read besides, in about this order: from a store far away they are fetched ahead. Says
+    /// Says which blobs will be read besides, in about this order: from a store far away or a disk they are fetched ahead. Says
     /// nothing of how long their segments are needed.
     pub fn expect<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
         if let Some(ahead) = self.ahead() {
@@ -227,7 +227,7 @@ impl<'a> BlobReader<'a> {
         segments
     }
 
-    /// What fetches ahead, where the store is far away.
+    /// What fetches ahead, if anything does.
     fn ahead(&self) -> Option<&Ahead> {
         let begin = || self.repository.fetches_parts_ahead(self.budget / AHEAD_SHARE);
         self.ahead.get_or_init(begin).as_ref()

@@ -234,22 +234,26 @@ impl Repository {
         Ok(is_decided || self.generations()?.swept() > session.generation)
     }
 
-    /// The same for a session that has read all that it wanted to and has never tried to commit. Nobody else fills its
-    /// slot, and a sweep that it does not see now comes after all that it read: so it decides and looks at once.
-    fn end_reading(&self, session: SessionId) -> Result<bool> {
+    /// Like [`Repository::end`], for a session that has read all that it wanted to and has never tried to commit: nobody has
+    /// put a snapshot into its slot, and a sweep that it does not see now comes after all that it read. So it decides and
+    /// looks at once. What the look found comes by itself: the session has ended without it.
+    fn end_reading(&self, session: SessionId) -> Result<Result<bool>> {
         let decide = || match self.store.is_conditional() {
             true => self.abort(session),
             false => self.mark_aborted(session, None),
         };
-        let (is_ours, generations) = self.in_any_order(decide, || self.generations())?;
-        Ok(is_ours && generations.swept() <= session.generation)
+        let (is_ours, seen) = self.in_any_order(decide, || Ok(self.generations()))?;
+        Ok(seen.map(|generations| is_ours && generations.swept() <= session.generation))
     }
 
     /// Ends a reader's session, and says so when a collector had given it up.
     pub fn end_reader(&self, session: Option<SessionId>, monitor: &dyn Monitor) {
         match session.map(|session| self.end_reading(session)) {
-            None | Some(Ok(true)) => {}
-            Some(Ok(false)) => monitor.note(
+            None | Some(Ok(Ok(true))) => {}
+            Some(Ok(Err(error))) => monitor.note(&format!(
+                "whether a collector gave this reader up while it ran could not be found out: {error}"
+            )),
+            Some(Ok(Ok(false))) => monitor.note(
                 "a collector gave this reader up while it ran: if anything could not be found, run the \
                  command again",
             ),
@@ -299,7 +303,7 @@ impl Repository {
         Ok(self.store.list_folders(&folders, 2 * self.cache.slot_count()?)?)
     }
 
-    /// The same in any order, for who only wants to know of sessions that there was a moment at which they were not
+    /// All sessions and all slots in any order, for who only wants to know of sessions that there was a moment at which they were not
     /// decided: who was seen to be registered, and whose slot was not there, has been undecided in between, or before.
     pub(super) fn list_slots_in_any_order(&self) -> Result<Vec<ObjectInfo>> {
         let chance = &self.environment.chance;
@@ -317,7 +321,7 @@ impl Repository {
         Ok(listed)
     }
 
-    /// The same by a listing of both folders, and in the second form by the marks, if they were listed after that.
+    /// The sessions that are not decided, by a listing of both folders, and in the second form by the marks, if they were listed after that.
     pub(super) fn undecided_of(
         &self,
         listed: &[ObjectInfo],

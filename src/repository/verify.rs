@@ -2,7 +2,8 @@
 //!
 //! Nothing here believes a cache. A pack is proven in one pass over one buffer: frames are unsealed in place
 //! and moved together in place, segments are decompressed into a buffer that is used again, and blobs are
-//! named from slices of it.
+//! named from slices of it. Where all packs are proven, segments that deltas are read against are decompressed and named when they
+//! are opened for these (`deferred`).
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -538,12 +539,15 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 let mut prefix = Ok(());
                 if let Encoding::Delta(bases) = encoding {
                     // Each byte that comes out is held against its name: only if one is wrong, it matters whether it is for
-                    // a base.
-                    prefix = self.reader.fill_prefix(kind, name, bases, false, &mut self.prefix);
-                    if self.decompress(stored, length, prefix, item).is_ok()
-                        && self.wrong_blobs(kind, &self.plain, segment).is_none()
-                    {
-                        return Ok(());
+                    // a base. Bases are proven by themselves where all packs are.
+                    if self.deferred.is_some() {
+                        prefix =
+                            self.reader.fill_prefix(kind, name, bases, false, &mut self.prefix);
+                        if self.decompress(stored, length, prefix, item).is_ok()
+                            && self.wrong_blobs(kind, &self.plain, segment).is_none()
+                        {
+                            return Ok(());
+                        }
                     }
                     prefix = self.reader.fill_prefix(kind, name, bases, true, &mut self.prefix);
                 }

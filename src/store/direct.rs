@@ -28,7 +28,7 @@ const PIECE: usize = 256 * BLOCK;
 /// keeps them in a cache of his own.
 const ELSEWHERE: [u32; 4] = [0x6969, 0xFE53_4D42, 0xFF53_4D42, 0x6573_5546];
 
-/// Whether writing past the cache makes sense in this directory's file system.
+/// Whether writing and reading past the cache make sense in this directory's file system.
 pub(super) fn is_for(directory: &OwnedFd) -> bool {
     // The number has 32 bits, in a field whose width and sign differ from machine to machine.
     fstatfs(directory).is_ok_and(|told| !ELSEWHERE.contains(&(told.f_type as u32)))
@@ -77,11 +77,10 @@ pub(super) fn read(
             let piece = piece.get_or_insert_with(Aligned::new).bytes();
             read_blocks(file, start, length, bytes, piece)
         });
-        match done {
-            Err(Errno::INVAL | Errno::NOTSUP) => {}
-            done => return done,
+        if done == Ok(true) {
+            return Ok(true);
         }
-        // It takes larger blocks, or cannot after all.
+        // It takes larger blocks, or cannot after all; or what is wrong shows in the same way through the cache.
         set_direct(file, false)?;
     }
     while bytes.len() < length {

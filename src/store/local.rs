@@ -82,7 +82,7 @@ pub(super) struct LocalService {
     root: Arc<OwnedFd>,
     // Whether this file system knows RENAME_NOREPLACE: assumed until it says no.
     renames: Arc<AtomicBool>,
-    // Whether large objects are written past the page cache, where the file system can.
+    // Whether large objects are written and read past the page cache, where the file system can.
     is_direct: bool,
     info: ServiceInfo,
 }

@@ -303,11 +303,11 @@ impl Probe<'_> {
         let results = thread::scope(|scope| {
             let start = &start;
             let run = |runner| {
+                // With fewer calls at once than runners, and with bytes that wait for their turn, every race would
+                // have one winner because there is none.
+                let store = self.store.for_a_runner();
+                let bytes = Buffer::from(self.bytes(runner));
                 move || {
-                    // With fewer calls at once than runners, and with bytes that wait for their turn, every race
-                    // would have one winner because there is none.
-                    let store = self.store.for_a_runner();
-                    let bytes = Buffer::from(self.bytes(runner));
                     if !start.wait() {
                         return Err(self.died());
                     }

@@ -16,7 +16,7 @@
 //!    name, which on a file system with a journal carries the name along.
 //! 4. *A temporary is never mistaken.* Unfinished bytes stand in `tmp/` under 128 random bits, made with
 //!    `SSH_FXF_EXCL`. Nothing in `tmp/` is ever listed. One that is swept makes its create start again.
-//! 5. *A living temporary is not swept*, unless it is a week old: there are no locks over SFTP. The first create looks
+//! 5. *A living temporary is not swept*, unless it is a week old: there are no locks over SFTP. The first create whose bytes are there looks
 //!    through `tmp/` and removes what is a week older than the file that it made there itself: both times are the
 //!    server's, and no other clock is asked. What dies with its connection stands there for so long.
 //! 6. *The directory stays the one that was opened* is weaker here: one that vanishes is not made again, and asking for
@@ -148,7 +148,7 @@ struct Remote {
 }
 
 impl SftpService {
-    /// Remembers where it is; the first call connects.
+    /// Remembers where it is; the first call connects, or [`SftpService::connect_early`].
     pub(super) fn open(address: SftpAddress, options: SftpOptions) -> Result<Self> {
         // A name that begins with a dash would be an option of ssh's.
         let is_word = |word: &str| {
@@ -179,10 +179,12 @@ impl SftpService {
         Ok(SftpService { remote: Arc::new(remote), info })
     }
 
-    /// Begins to connect; without asking anybody anything, and whoever needs the connection waits for it. Must be called
-    /// inside a tokio runtime.
+    /// Begins to connect, where nobody can be asked anything: at a terminal, `ssh` may have to, and would be refused before it
+    /// did. Whoever needs the connection waits for it. Must be called inside a tokio runtime.
     pub(super) fn connect_early(&self) {
-        self.remote.pool.extend();
+        if !ssh::can_ask() {
+            self.remote.pool.extend();
+        }
     }
 }
 

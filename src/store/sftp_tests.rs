@@ -156,10 +156,8 @@ fn bytes_then_name_then_folder_are_made_durable_in_this_order() {
     // Folders are made while the bytes are on their way, and both before the name.
     let first = steps_after(0);
     let at = |wanted: &str| {
-        first
-            .iter()
-            .rposition(|step| step == wanted)
-            .unwrap_or_else(|| panic!("{wanted}: {first:?}"))
+        let found = first.iter().rposition(|step| step == wanted);
+        found.ok_or_else(|| format!("{wanted}: {first:?}")).unwrap()
     };
     let name = at("hardlink old \"tmp/X\" new \"packs/3f/zero\"");
     assert!(at("fsync \"tmp/X\"") < name && name < at("fsync \"packs/3f\""), "{first:?}");

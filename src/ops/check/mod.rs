@@ -31,7 +31,7 @@
 //! A pack that an index object lists and that is gone, or that was recorded as damaged before, is damage only as
 //! long as a snapshot needs something of it that stands nowhere else; then it is noted.
 //!
-//! What is found is put to use. Each pack that was read whole is entered in a ledger, in the local cache and on
+//! What is found is put to use. Each pack of which all is proven is entered in a ledger, in the local cache and on
 //! request in the store, and parts are taken of those that were not proven for the longest time. Each pack that is
 //! damaged is read once more and then recorded in the store: writers count it as missing, and the next backup that
 //! meets what it held stores it again (`repository::health`). Beside that, a check changes nothing.

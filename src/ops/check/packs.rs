@@ -1,7 +1,7 @@
 //! Index objects and packs: what lists what, and whether it is there.
 //!
 //! Memory: 150 bytes a pack, a few index objects at a time, 32 bytes for each blob of a pack that is gone or
-//! recorded as damaged, and about 100 for each blob that stands in a delta.
+//! recorded as damaged, about 100 for each blob that stands in a delta, and 4 for each delta.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -53,8 +53,9 @@ pub struct Deltas {
     blobs: Vec<Vec<BlobId>>,
     /// Base → itself, and which deltas are read against it.
     by_base: BlobMap<(BlobId, Vec<u32>)>,
-    /// The packs that they are in.
-    packs: HashSet<PackId>,
+    /// The packs that they are in, and which of these has each.
+    packs: Vec<PackId>,
+    pack_of: Vec<u32>,
 }
 
 impl Deltas {
@@ -72,13 +73,19 @@ impl Deltas {
                 entry.or_insert((*base, Vec::new())).1.push(self.blobs.len() as u32);
             }
             self.blobs.push(blobs);
-            self.packs.insert(record.id);
+            if self.packs.last() != Some(&record.id) {
+                self.packs.push(record.id);
+            }
+            self.pack_of.push(self.packs.len() as u32 - 1);
         }
     }
 
-    /// Whether there are any in this pack.
-    pub fn are_in(&self, pack: &PackId) -> bool {
-        self.packs.contains(pack)
+    /// Every base, and the packs of the deltas that are read against it, some more than once.
+    pub fn bases_with_packs(
+        &self,
+    ) -> impl Iterator<Item = (&BlobId, impl Iterator<Item = PackId>)> {
+        let pack_of = |delta: &u32| self.packs[self.pack_of[*delta as usize] as usize];
+        self.by_base.values().map(move |(base, deltas)| (base, deltas.iter().map(pack_of)))
     }
 
     /// Every base.

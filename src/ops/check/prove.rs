@@ -2,9 +2,10 @@
 //!
 //! Memory: as many packs as there are threads and one more (so that one is fetched while the others are worked
 //! on), fewer where the budget asks for it, and 12 bytes for each blob of a damaged pack. From a store far away, an eighth of
-//! the budget for packs that are fetched ahead in the place of that one more.
+//! the budget for packs that are fetched ahead in the place of that one more. Where there are deltas, 8 MiB for places of their
+//! bases, and what `repository::deferred` takes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -32,7 +33,7 @@ use crate::repository::verify::{PackProof, PackVerifier, WHOLE_WHEN_READ_AGAIN, 
 use crate::units::Timestamp;
 use crate::units::time::format_local;
 
-/// Bases whose places are looked up together, and remembered: 8 MiB.
+/// Bases whose places are looked up together, and remembered (8 MiB): those beyond are decompressed twice.
 const MOST_LOCATED: usize = 1 << 16;
 /// Proofs that the cache takes in together.
 const PROOFS_AT_ONCE: usize = 64;
@@ -118,7 +119,7 @@ pub fn prove(
     let repository = reader.repository();
     let mut selected =
         select(repository, packs, known, &reader.take_failing(), options.data, summary)?;
-    let deferred = defer(packs, reader, &mut selected)?;
+    let deferred = defer(packs, reader, &mut selected, monitor)?;
     if let Some(deferred) = &deferred {
         reader.prove_when_opened(deferred.clone());
     }
@@ -126,7 +127,7 @@ pub fn prove(
         let ids: Vec<PackId> = selected.iter().map(|(id, _)| *id).collect();
         repository.thaw(&repository.cold_packs_for(&ids)?)?;
     }
-    let bytes = selected.iter().map(|(_, length)| length).sum();
+    let bytes: u64 = selected.iter().map(|(_, length)| length).sum();
     monitor.expect(Progress { files: 0, bytes });
     let affordable = PackVerifier::affordable(repository, &selected, options.memory_budget);
     let ahead = repository.fetches_packs_ahead(options.memory_budget / 8);
@@ -150,10 +151,12 @@ pub fn prove(
     let has_failed = work.failure.lock().is_some();
     if let Some(deferred) = deferred.as_ref().filter(|_| !has_failed) {
         // Nobody opened what was left of them, or it was wrong.
-        let rest = deferred.unproven();
-        let length = |id| selected.iter().find(|(selected, _)| *selected == id);
-        let rest: Vec<_> = rest.into_iter().filter_map(length).copied().collect();
-        work.run(&rest, workers, Pass::Last);
+        let rest = deferred.take_unproven();
+        let selected: Vec<_> =
+            selected.iter().filter(|(id, _)| rest.contains_key(id)).copied().collect();
+        let more: u64 = selected.iter().map(|(_, length)| length).sum();
+        monitor.expect(Progress { files: 0, bytes: bytes + more });
+        work.run(&selected, workers, Pass::Last(&rest));
     }
     let Work { bytes, results, failure, .. } = work;
     let mut results = results.into_inner();
@@ -188,12 +191,13 @@ pub fn prove(
     Ok(())
 }
 
-/// Finds the segments that are opened as bases of deltas anyway, which are proven then, and puts the packs with them first, and
-/// those with deltas after them. `None` where there are no deltas, or where not all packs are read.
+/// Finds the segments that are opened as bases of deltas anyway, which are proven then, and puts each pack with deltas right behind
+/// those with its bases, so that few wait for it. `None` where there are no deltas, or where not all packs are read.
 fn defer(
     packs: &Packs,
     reader: &BlobReader<'_>,
     selected: &mut [(PackId, u64)],
+    monitor: &dyn Monitor,
 ) -> Result<Option<Arc<Deferred>>, OpsError> {
     if selected.len() < packs.present.len() || packs.deltas.bases().next().is_none() {
         return Ok(None);
@@ -201,32 +205,40 @@ fn defer(
     reader.locate_all(packs.deltas.bases().take(MOST_LOCATED).copied().collect());
     let cache = reader.repository().cache();
     let mut ids: HashMap<u32, PackId> = HashMap::new();
-    let mut bases = HashSet::new();
-    for base in packs.deltas.bases() {
+    let mut segments = HashSet::new();
+    let mut bases_of: BTreeMap<PackId, BTreeSet<PackId>> = BTreeMap::new();
+    for (base, of_deltas) in packs.deltas.bases_with_packs().take(MOST_LOCATED) {
+        if monitor.interrupted() {
+            return Err(OpsError::Interrupted);
+        }
         let Some(location) = reader.base_location(base)? else { continue };
         let id = match ids.get(&location.pack) {
             Some(id) => *id,
             None => *ids.entry(location.pack).or_insert(cache.pack(location.pack)?.id),
         };
-        bases.insert((id, location.segment));
+        segments.insert((id, location.segment));
+        for pack in of_deltas {
+            bases_of.entry(pack).or_default().insert(id);
+        }
     }
-    let deferred = Deferred::new(bases);
-    let with_bases = deferred.packs();
-    selected.sort_by_key(|(id, _)| match (packs.deltas.are_in(id), with_bases.contains(id)) {
-        (false, true) => 0,
-        (true, _) => 1,
-        (false, false) => 2,
-    });
-    Ok(Some(Arc::new(deferred)))
+    let mut places: HashMap<PackId, usize> = HashMap::new();
+    for (pack, bases) in &bases_of {
+        for pack in bases.iter().filter(|base| !bases_of.contains_key(base)).chain([pack]) {
+            let next = places.len();
+            places.entry(*pack).or_insert(next);
+        }
+    }
+    selected.sort_by_key(|(id, _)| places.get(id).copied().unwrap_or(usize::MAX));
+    Ok(Some(Arc::new(Deferred::new(segments))))
 }
 
 /// Which time packs are gone through.
-#[derive(Clone, Copy, PartialEq)]
-enum Pass {
+#[derive(Clone, Copy)]
+enum Pass<'p> {
     /// Segments may be left for later.
     First,
-    /// Nothing is left.
-    Last,
+    /// Nothing is left. Of each pack, whether something that was left of it was wrong when it was opened.
+    Last(&'p HashMap<PackId, bool>),
 }
 
 /// What the threads have found.
@@ -268,7 +280,7 @@ struct Work<'w, 'a> {
 
 impl Work<'_, '_> {
     /// Proves these packs on so many threads.
-    fn run(&self, selected: &[(PackId, u64)], workers: usize, pass: Pass) {
+    fn run(&self, selected: &[(PackId, u64)], workers: usize, pass: Pass<'_>) {
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..workers.min(selected.len()) {
@@ -283,13 +295,13 @@ impl Work<'_, '_> {
         });
     }
 
-    /// Takes pack after pack until there are no more. Each is recorded at once: a check that is stopped has not
-    /// been for nothing.
+    /// Takes pack after pack until there are no more. Each is recorded as soon as all of it is proven: a check that is
+    /// stopped has not been for nothing.
     fn take(
         &self,
         selected: &[(PackId, u64)],
         next: &AtomicUsize,
-        pass: Pass,
+        pass: Pass<'_>,
     ) -> Result<(), OpsError> {
         let repository = self.reader.repository();
         let mut verifier =
@@ -299,24 +311,23 @@ impl Work<'_, '_> {
                 return Err(OpsError::Interrupted);
             }
             let listed = self.packs.listed.get(id);
-            let mut proof = match pass {
-                Pass::First => verifier.verify(*id, listed)?,
-                Pass::Last => verifier.verify_again(*id, listed)?,
+            let (mut proof, was_wrong) = match pass {
+                Pass::First => (verifier.verify(*id, listed)?, false),
+                Pass::Last(rest) => {
+                    (verifier.verify_again(*id, listed)?, rest.get(id) == Some(&true))
+                }
             };
             self.bytes.fetch_add(proof.bytes, Ordering::Relaxed);
-            if pass == Pass::First {
-                self.monitor.advance(Progress { files: 0, bytes: proof.bytes });
-            }
-            let mut note = None;
-            if !proof.damage.is_empty() {
+            self.monitor.advance(Progress { files: 0, bytes: proof.bytes });
+            let is_damaged = !proof.damage.is_empty();
+            if is_damaged {
                 // Once more, before anybody acts on it.
                 proof = verifier.verify_again(*id, listed)?;
-                let name = names::pack(*id);
-                note = proof.damage.is_empty().then(|| format!("{name}: {WHOLE_WHEN_READ_AGAIN}"));
             }
+            let note = (proof.damage.is_empty() && (is_damaged || was_wrong))
+                .then(|| format!("{}: {WHOLE_WHEN_READ_AGAIN}", names::pack(*id)));
             if proof.damage.is_empty() {
-                let is_left = |deferred: &Deferred| pass == Pass::First && !deferred.is_read(*id);
-                if !self.deferred.is_some_and(is_left) {
+                if self.deferred.is_none_or(|deferred| deferred.is_read(*id)) {
                     self.is_whole(*id, note)?;
                 }
             } else {

@@ -476,9 +476,11 @@ impl<'c> Copier<'c> {
             error.into_iter().for_each(|error| side.fail(error));
             sides.push(side);
         }
-        // In the walk's order, files that follow one another stand in the same few segments. From far away, half as much
-        // again for what is fetched ahead.
-        let ahead = if self.source.store().connections().is_some() { budget / 32 } else { 0 };
+        // In the walk's order, files that follow one another stand in the same few segments. Half as much again for what is
+        // fetched ahead.
+        let store = self.source.store();
+        let fetches_ahead = store.connections().is_some() || store.is_disk();
+        let ahead = if fetches_ahead { budget / 32 } else { 0 };
         let data = BlobReader::new(self.source, budget / 16 + ahead);
         let pipeline = Pipeline {
             snapshot: named.0.short(),

@@ -7,16 +7,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use opendal::Result;
 use parking_lot::Mutex as Lock;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::ssh::{Circumstances, Dialer};
 
 /// More connections than this to one machine help nobody, and each is a process there.
 const MOST_CONNECTIONS: usize = 16;
+
+/// How long a connection is waited for that is a favour.
+const MOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The connections to one server.
 pub(super) struct Pool {
@@ -78,7 +83,9 @@ impl Pool {
         let Ok(dialing) = Arc::clone(&self.dialing).try_lock_owned() else { return };
         let pool = Arc::clone(self);
         tokio::spawn(async move {
-            if pool.dial(true).await.is_err() {
+            // One that does not come soon must not keep those waiting who would make it themselves.
+            let dialed = timeout(MOST_PATIENCE, pool.dial(true)).await;
+            if !matches!(dialed, Ok(Ok(_))) {
                 let count = pool.standing.lock().len();
                 pool.granted.store(count.max(1), Ordering::Relaxed);
             }

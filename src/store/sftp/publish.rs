@@ -129,7 +129,7 @@ impl Remote {
         Ok(if named == Named::Taken { Attempt::Taken } else { Attempt::Published })
     }
 
-    /// A new file in `tmp/` (4), and the object's folder, opened in order to be synced.
+    /// A new file in `tmp/` (4), and the object's folder, opened in order to be synced, or in the making.
     async fn begin(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
@@ -190,8 +190,10 @@ impl Remote {
         };
         match opening.handle().await? {
             Ok(handle) => Ok(Some(handle)),
-            // If it has gone again, there will be no name in it, and the attempt begins anew.
-            Err(Refusal { code: Code::NoSuchFile, .. }) => Ok(None),
+            Err(Refusal { code: Code::NoSuchFile, .. }) => {
+                let message = "a folder vanished as soon as it was made";
+                Err(Error::new(ErrorKind::Unexpected, message).with_temporary(true))
+            }
             Err(_) => {
                 self.syncs_folders.store(false, Ordering::Relaxed);
                 Ok(None)

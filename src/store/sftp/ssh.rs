@@ -23,6 +23,11 @@ const LAST_BYTES: usize = 8 * 1024;
 /// How long an `ssh` that closed its pipe may take to end.
 const MOST_DYING: Duration = Duration::from_secs(2);
 
+/// Whether there is a terminal at which somebody can be asked.
+pub(super) fn can_ask() -> bool {
+    File::open("/dev/tty").is_ok()
+}
+
 /// Whom to call, and how.
 pub(super) struct Dialer {
     pub(super) address: SftpAddress,
@@ -32,7 +37,7 @@ pub(super) struct Dialer {
 /// What was true when a call was made.
 #[derive(Clone, Copy)]
 pub(super) struct Circumstances {
-    /// Nobody may be asked anything: another connection stands already.
+    /// Nobody may be asked anything: another connection stands already, or nobody waits for this one yet.
     pub(super) is_extra: bool,
     /// This server answered before, so a name that is not found now is a network that is down.
     pub(super) was_reached: bool,
@@ -75,7 +80,7 @@ impl Dialer {
         process.arg("-oClearAllForwardings=yes");
         // A line that is dead is noticed within a minute and a half.
         process.args(["-oServerAliveInterval=15", "-oServerAliveCountMax=6"]);
-        if is_extra || File::open("/dev/tty").is_err() {
+        if is_extra || !can_ask() {
             process.arg("-oBatchMode=yes");
         }
         if let Some(user) = &self.address.user {
