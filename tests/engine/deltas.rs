@@ -357,16 +357,15 @@ fn a_damaged_base_does_not_condemn_the_packs_of_its_deltas() {
     assert_eq!(recorded, of_bases);
 }
 
-/// Words that compress; in version 1 a few of them are other ones.
-fn write_words(folder: &Path, version: u64) {
-    for number in 0..8 {
-        let digits = noise(6_000, number);
-        let mut words: Vec<String> =
-            digits.iter().map(|digit| format!("word {} and ", digit % 50)).collect();
-        for at in [1_000, 3_000, 5_000] {
-            words[at] = format!("version {version} ");
-        }
-        fs::write(folder.join(format!("file-{number}")), words.concat()).unwrap();
+/// Three files of hexadecimal digits, which shrink to half; in version 1 a few of each are other ones.
+fn write_digits(folder: &Path, version: u64) {
+    let digits =
+        |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for number in 0..3 {
+        let mut text = digits(noise(15_000, number));
+        let at = 7_000 * (number as usize + 1);
+        text.replace_range(at..at + 40, &digits(noise(20, 100 * version + number)));
+        fs::write(folder.join(format!("file-{number}")), text).unwrap();
     }
 }
 
@@ -386,7 +385,7 @@ fn what_is_proven_when_it_is_opened_for_a_delta_is_on_record_as_everything_else(
     let store = Store::memory();
     let repository = create(store.clone(), small_settings(), None);
     for version in 0..2 {
-        write_words(source.path(), version);
+        write_digits(source.path(), version);
         back_up(&repository, source.path());
     }
     let cache = repository.cache();
