@@ -5,7 +5,7 @@
 //! a segment, and leaves it: what was authenticated under this name, at this place, is what the reader will find there. When the
 //! reader opens it for a delta, its blobs are held against their names. What nobody opens in the end is proven as always.
 //!
-//! Memory: 36 bytes for each blob of a segment that was left, up to [`MOST_BLOBS`] of them, and about 100 for each segment that
+//! Memory: 36 bytes for each blob of a segment that was left, up to 65 536 of them, and about 100 for each segment that
 //! is a base's, of which whoever asks for this names a bounded number.
 
 use std::collections::{HashMap, HashSet};
