@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
+use super::verify::wrong_blobs;
 use crate::format::pack::BlobRecord;
 use crate::id::{BlobId, PackId};
 
@@ -30,7 +31,7 @@ pub struct Deferred {
 #[derive(Default)]
 struct State {
     /// What the blobs of each segment that was left are called, and how long they are.
-    left: HashMap<Segment, Vec<(BlobId, u32)>>,
+    left: HashMap<Segment, Vec<BlobRecord>>,
     /// How many blobs those are.
     blobs: usize,
     /// Those that were opened before anybody left them: they may not be opened again.
@@ -71,8 +72,7 @@ impl Deferred {
         if state.opened.contains(&segment) || state.blobs + blobs.len() > MOST_BLOBS {
             return false;
         }
-        let names = blobs.iter().map(|blob| (blob.id, blob.length)).collect();
-        if state.left.insert(segment, names).is_none() {
+        if state.left.insert(segment, blobs.to_vec()).is_none() {
             state.blobs += blobs.len();
             state.packs.entry(segment.0).or_default().left += 1;
         }
@@ -93,13 +93,7 @@ impl Deferred {
             state.blobs -= blobs.len();
             blobs
         };
-        let mut rest = plain;
-        let is_right = blobs.iter().all(|(id, length)| {
-            let Some((blob, after)) = rest.split_at_checked(*length as usize) else { return false };
-            rest = after;
-            name(blob) == *id
-        });
-        let is_right = is_right && rest.is_empty();
+        let is_right = wrong_blobs(plain, &blobs, name).is_none();
         let mut state = self.state.lock();
         let Some(pack) = state.packs.get_mut(&segment.0) else { return };
         pack.left -= 1;

@@ -35,6 +35,7 @@ mod reserve;
 pub mod seal;
 pub mod session;
 pub mod snapshots;
+mod stream;
 pub mod tombs;
 pub mod verify;
 pub mod writer;
@@ -55,7 +56,7 @@ use crate::format::config::{PARITY_PERCENT_MAX, Settings};
 use crate::format::header::{HEADER_LENGTH, Header, ObjectKind};
 use crate::format::keyring::{EpochKeys, Keyring};
 use crate::format::slot::SlotLabel;
-use crate::id::{KeySlotId, PackId, RepositoryId};
+use crate::id::{BlobId, KeySlotId, PackId, RepositoryId};
 use crate::store::{Created, ObjectInfo, Store, layout};
 use ahead::Ahead;
 use chance::Chance;
@@ -479,6 +480,14 @@ impl Repository {
     /// On how many threads to do what would best be done on so many.
     pub fn threads(&self, best: usize) -> usize {
         if self.environment.chance.repeats() { 1 } else { best }
+    }
+
+    /// What bytes from a pack of this kind are called.
+    fn name_of(&self, kind: ObjectKind, blob: &[u8]) -> BlobId {
+        match kind {
+            ObjectKind::TreePack => self.naming.tree_id(blob),
+            _ => self.naming.data_id(blob),
+        }
     }
 
     /// Does both, of which it does not matter which comes first: at once where that saves a round trip, and with

@@ -423,25 +423,17 @@ impl<'a> BlobReader<'a> {
     /// The copy of a blob in this place, whatever others there are.
     pub fn fetch(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
         let mut blob = self.fetch_unproven(id, kind, location)?;
-        let mut found = self.name_of(kind, &blob);
+        let mut found = self.repository.name_of(kind, &blob);
         if found != *id && location.is_delta {
             // It may be what it was read against that is another.
             blob = self.fetch_against(id, kind, location, true)?;
-            found = self.name_of(kind, &blob);
+            found = self.repository.name_of(kind, &blob);
         }
         if found != *id {
             let message = format!("its place holds another blob, {}", found.short());
             return Err(RepositoryError::corrupt(format!("blob {}", id.short()), message));
         }
         Ok(blob)
-    }
-
-    /// What bytes from a pack of this kind are called.
-    fn name_of(&self, kind: ObjectKind, blob: &[u8]) -> BlobId {
-        match kind {
-            ObjectKind::TreePack => self.repository.naming.tree_id(blob),
-            _ => self.repository.naming.data_id(blob),
-        }
     }
 
     fn fetch_unproven(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
@@ -578,7 +570,7 @@ impl<'a> BlobReader<'a> {
         if info.encoding.is_delta() {
             self.prefixes.lock().push(prefix);
         } else if let Some(deferred) = self.deferred.get() {
-            let name = |blob: &[u8]| self.name_of(pack.kind, blob);
+            let name = |blob: &[u8]| self.repository.name_of(pack.kind, blob);
             deferred.opened((pack.id, segment), &plain, name);
         }
         Ok(plain)

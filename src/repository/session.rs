@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::Repository;
-use super::error::{RepositoryError, Result};
+use super::error::Result;
 use super::known_place::Look as KeysLook;
 use super::look::Look;
 use super::planted::{Step, is_left_out};
@@ -27,6 +27,9 @@ pub enum Committed {
     /// source registers anew and stores what is missing.
     Fenced,
 }
+
+/// Where sessions and their slots are.
+const SLOT_FOLDERS: [&str; 2] = [layout::SESSIONS, layout::SNAPSHOTS];
 
 /// What marks say in the second form, where slots cannot.
 pub(super) struct DecisionMarks {
@@ -299,29 +302,25 @@ impl Repository {
 
     /// All sessions, and after them all slots: who decides meanwhile is seen to have decided.
     pub(super) fn list_slots(&self) -> Result<Vec<ObjectInfo>> {
-        let folders = [layout::SESSIONS, layout::SNAPSHOTS];
-        Ok(self.store.list_folders(&folders, 2 * self.cache.slot_count()?)?)
+        Ok(self.store.list_folders(&SLOT_FOLDERS, 2 * self.cache.slot_count()?)?)
     }
 
-    /// All sessions and all slots in any order, for who only wants to know of sessions that there was a moment at which they were not
-    /// decided: who was seen to be registered, and whose slot was not there, has been undecided in between, or before.
+    /// All sessions and all slots in any order, for who only wants to know of sessions that there was a moment at which
+    /// they were not decided: who was seen to be registered, and whose slot was not there, has been undecided in
+    /// between, or before.
     pub(super) fn list_slots_in_any_order(&self) -> Result<Vec<ObjectInfo>> {
         let chance = &self.environment.chance;
-        let is_one_listing = match chance.repeats() {
-            true => chance.bytes::<1>()?[0] % 2 == 0,
-            false => self.store.lists_in_order(),
-        };
-        if is_one_listing {
-            return self.list_slots();
+        if chance.repeats() && chance.bytes::<1>()?[0] % 2 == 0 {
+            let slots = self.store.list(layout::SNAPSHOTS)?;
+            let mut listed = self.store.list(layout::SESSIONS)?;
+            listed.extend(slots);
+            return Ok(listed);
         }
-        let list = |folder| self.store.list(folder).map_err(RepositoryError::from);
-        let (mut listed, slots) =
-            self.in_any_order(|| list(layout::SESSIONS), || list(layout::SNAPSHOTS))?;
-        listed.extend(slots);
-        Ok(listed)
+        Ok(self.store.list_folders_at_once(&SLOT_FOLDERS, 2 * self.cache.slot_count()?)?)
     }
 
-    /// The sessions that are not decided, by a listing of both folders, and in the second form by the marks, if they were listed after that.
+    /// The sessions that are not decided, by a listing of both folders, and in the second form by the marks, if they were
+    /// listed after that.
     pub(super) fn undecided_of(
         &self,
         listed: &[ObjectInfo],

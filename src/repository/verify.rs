@@ -2,11 +2,10 @@
 //!
 //! Nothing here believes a cache. A pack is proven in one pass over one buffer: frames are unsealed in place
 //! and moved together in place, segments are decompressed into a buffer that is used again, and blobs are
-//! named from slices of it. Where all packs are proven, segments that deltas are read against are decompressed and named when they
-//! are opened for these (`deferred`).
+//! named from slices of it. Where all packs are proven, segments that deltas are read against are decompressed
+//! and named when they are opened for these (`deferred`).
 
 use std::collections::HashSet;
-use std::ops::Range;
 
 use super::Repository;
 use super::ahead::Ahead;
@@ -16,17 +15,15 @@ use super::mend::{PackShape, not_whole, plain_length};
 use super::mirrors::Mirror;
 use super::reader::BlobReader;
 use super::seal::ObjectCipher;
-use crate::codec::cipher::{FRAME_LENGTH, SEALED_FRAME_LENGTH, TAG_LENGTH};
+use super::stream::Stream;
+use crate::codec::cipher::SEALED_FRAME_LENGTH;
 use crate::codec::compress::Decompressor;
-use crate::format::bytes::Reader;
 use crate::format::config::Settings;
 use crate::format::header::{HEADER_LENGTH, ObjectKind};
 use crate::format::index::PackRecord;
-use crate::format::pack::{
-    Encoding, PACK_TRAILER_LENGTH, PackDirectory, SegmentRecord, locate_directory,
-};
+use crate::format::pack::{BlobRecord, Encoding, SegmentRecord};
 use crate::id::{BlobId, IndexId, KeySlotId, PackId, SessionId, TombId};
-use crate::store::{self, Store, StoreError, layout};
+use crate::store::{Store, StoreError, layout};
 
 /// No pack is longer: 1 GiB of stored bytes, a segment and a directory. An index that says more lies.
 const PACK_LENGTH_MAX: u64 = 2 << 30;
@@ -279,8 +276,8 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     }
 
     /// Reads the pack whole and proves every byte of it, but of the segments that it leaves for later only that they are
-    /// authentic. Damage is in the answer; an error means that the
-    /// store could not be asked. Where parity gives back what is damaged, no blob is lost.
+    /// authentic. Damage is in the answer; an error means that the store could not be asked. Where parity gives back
+    /// what is damaged, no blob is lost.
     ///
     /// Of several stores, it is the first one's pack.
     pub fn verify(&mut self, id: PackId, listed: Option<&ListedPack>) -> Result<PackProof> {
@@ -528,6 +525,8 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             return Ok(());
         }
         let name = &layout::pack(id);
+        let repository = self.reader.repository();
+        let name_of = |blob: &[u8]| repository.name_of(kind, blob);
         let item = || format!("{name}, segment {number}");
         let length = segment.plain_length() as usize;
         let plain = match &segment.encoding {
@@ -544,7 +543,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                         prefix =
                             self.reader.fill_prefix(kind, name, bases, false, &mut self.prefix);
                         if self.decompress(stored, length, prefix, item).is_ok()
-                            && self.wrong_blobs(kind, &self.plain, segment).is_none()
+                            && wrong_blobs(&self.plain, &segment.blobs, name_of).is_none()
                         {
                             return Ok(());
                         }
@@ -563,7 +562,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 }
             }
         };
-        if let Some(wrong) = self.wrong_blobs(kind, plain, segment) {
+        if let Some(wrong) = wrong_blobs(plain, &segment.blobs, name_of) {
             let (wrong_count, count) = (wrong.len(), segment.blobs.len());
             proof.lost.extend(wrong);
             let message = format!("{wrong_count} of {count} blobs are not what it says");
@@ -584,33 +583,27 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         let (prefix, plain) = (&self.prefix, &mut self.plain);
         self.decompressor.decompress_into(stored, prefix, length, plain).named(item())
     }
+}
 
-    /// The blobs of a segment with this content that are not what they are called; `None`: it is all right.
-    fn wrong_blobs(
-        &self,
-        kind: ObjectKind,
-        plain: &[u8],
-        segment: &SegmentRecord,
-    ) -> Option<Vec<BlobId>> {
-        let naming = &self.reader.repository().naming;
-        let mut rest = plain;
-        let mut wrong = Vec::new();
-        for blob in &segment.blobs {
-            let Some((bytes, after)) = rest.split_at_checked(blob.length as usize) else {
-                wrong.push(blob.id);
-                continue;
-            };
-            rest = after;
-            let found = match kind {
-                ObjectKind::DataPack => naming.data_id(bytes),
-                _ => naming.tree_id(bytes),
-            };
-            if found != blob.id {
-                wrong.push(blob.id);
-            }
+/// The blobs of a segment with this content that are not what they are called; `None`: it is all right.
+pub(super) fn wrong_blobs(
+    plain: &[u8],
+    blobs: &[BlobRecord],
+    name: impl Fn(&[u8]) -> BlobId,
+) -> Option<Vec<BlobId>> {
+    let mut rest = plain;
+    let mut wrong = Vec::new();
+    for blob in blobs {
+        let Some((bytes, after)) = rest.split_at_checked(blob.length as usize) else {
+            wrong.push(blob.id);
+            continue;
+        };
+        rest = after;
+        if name(bytes) != blob.id {
+            wrong.push(blob.id);
         }
-        (!wrong.is_empty() || !rest.is_empty()).then_some(wrong)
     }
+    (!wrong.is_empty() || !rest.is_empty()).then_some(wrong)
 }
 
 /// What is wrong behind the frames of a pack with parity.
@@ -626,130 +619,4 @@ fn damaged_parity(cipher: &ObjectCipher, object: &[u8]) -> Option<String> {
 
 fn blobs_of(record: &PackRecord) -> impl Iterator<Item = BlobId> + '_ {
     record.directory.segments.iter().flat_map(|segment| &segment.blobs).map(|blob| blob.id)
-}
-
-/// A sealed stream that becomes its plaintext in its own buffer, front to back.
-struct Stream {
-    bytes: Vec<u8>,
-    cipher: ObjectCipher,
-    /// Length of the whole plaintext, in bytes.
-    total: u64,
-    /// So many frames stand unsealed and moved together at the buffer's beginning.
-    opened: usize,
-    /// The first of the frames at the end that were unsealed early, in their places.
-    tail: usize,
-    /// Frames that do not open.
-    bad: Vec<usize>,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        store::give_back(std::mem::take(&mut self.bytes));
-    }
-}
-
-impl Stream {
-    fn new(bytes: Vec<u8>, cipher: ObjectCipher, total: u64) -> Self {
-        let frames = total.div_ceil(FRAME_LENGTH as u64) as usize;
-        Stream { bytes, cipher, total, opened: 0, tail: frames, bad: Vec::new() }
-    }
-
-    fn frames(&self) -> usize {
-        self.total.div_ceil(FRAME_LENGTH as u64) as usize
-    }
-
-    /// Where a frame stands sealed.
-    fn sealed_range(&self, frame: usize) -> Range<usize> {
-        let start = HEADER_LENGTH + frame * SEALED_FRAME_LENGTH;
-        let plain = (self.total as usize - frame * FRAME_LENGTH).min(FRAME_LENGTH);
-        start..start + plain + TAG_LENGTH
-    }
-
-    /// Unseals a frame where it stands.
-    fn unseal(&mut self, frame: usize) {
-        let range = self.sealed_range(frame);
-        let last = frame + 1 == self.frames();
-        let opened = self.bytes.get_mut(range).is_some_and(|sealed| {
-            self.cipher.frames.unseal_frame(frame as u64, last, sealed).is_ok()
-        });
-        if !opened {
-            self.bad.push(frame);
-        }
-    }
-
-    /// The pack's directory and where it begins. `Err(None)`: the frames that hold it do not open.
-    fn directory(&mut self) -> std::result::Result<(PackDirectory, u64), Option<RepositoryError>> {
-        let trailer = self.tail_bytes(PACK_TRAILER_LENGTH as u64).ok_or(None)?;
-        let (offset, length) = locate_directory(self.total, &trailer).named("").map_err(Some)?;
-        let bytes = self.tail_bytes(self.total - offset).ok_or(None)?;
-        let mut reader = Reader::new(&bytes[..length]);
-        let directory = PackDirectory::decode(&mut reader).named("").map_err(Some)?;
-        reader.finish().named("").map_err(Some)?;
-        Ok((directory, offset))
-    }
-
-    /// The last `length` bytes of the plaintext, copied: nothing was moved together yet.
-    fn tail_bytes(&mut self, length: u64) -> Option<Vec<u8>> {
-        let offset = self.total.checked_sub(length)?;
-        let first = (offset / FRAME_LENGTH as u64) as usize;
-        while self.tail > first {
-            self.tail -= 1;
-            self.unseal(self.tail);
-        }
-        let mut bytes = Vec::with_capacity(length as usize);
-        for frame in first..self.frames() {
-            if self.bad.contains(&frame) {
-                return None;
-            }
-            let range = self.sealed_range(frame);
-            let plain = self.bytes.get(range.start..range.end - TAG_LENGTH)?;
-            let skip = (offset as usize).saturating_sub(frame * FRAME_LENGTH);
-            bytes.extend_from_slice(&plain[skip..]);
-        }
-        Some(bytes)
-    }
-
-    /// Unseals everything before `end`.
-    fn open_to(&mut self, end: u64) {
-        let frames = end.min(self.total).div_ceil(FRAME_LENGTH as u64) as usize;
-        while self.opened < frames {
-            let frame = self.opened;
-            if frame < self.tail {
-                self.unseal(frame);
-            }
-            // What does not open may not be there at all, and is never read.
-            if !self.bad.contains(&frame) {
-                let range = self.sealed_range(frame);
-                self.bytes.copy_within(range.start..range.end - TAG_LENGTH, frame * FRAME_LENGTH);
-            }
-            self.opened += 1;
-        }
-    }
-
-    /// Bytes of the plaintext before what is opened; `None` where a frame of them does not open.
-    fn read(&self, range: Range<u64>) -> Option<&[u8]> {
-        if range.end > self.total {
-            return None;
-        }
-        let first = (range.start / FRAME_LENGTH as u64) as usize;
-        let frames = first..range.end.div_ceil(FRAME_LENGTH as u64) as usize;
-        if self.bad.iter().any(|frame| frames.contains(frame)) {
-            return None;
-        }
-        self.bytes.get(range.start as usize..range.end as usize)
-    }
-
-    /// Whether these bytes of the plaintext are zeros, as far as their frames open.
-    fn is_zero(&self, range: Range<u64>) -> bool {
-        let mut start = range.start;
-        while start < range.end {
-            let end = (start / FRAME_LENGTH as u64 + 1) * FRAME_LENGTH as u64;
-            let end = end.min(range.end);
-            if self.read(start..end).is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)) {
-                return false;
-            }
-            start = end;
-        }
-        true
-    }
 }

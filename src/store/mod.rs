@@ -419,11 +419,6 @@ impl Store {
         self.connections().is_some_and(|connections| connections > 1)
     }
 
-    /// Whether several folders are one listing, as the service is known to list names in their order.
-    pub fn lists_in_order(&self) -> bool {
-        self.inner.lists_in_order
-    }
-
     /// Does both: at once where that saves a round trip, and elsewhere the second one after the first, if that succeeds.
     ///
     /// # Errors
