@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use aumbry::codec::compress::{Compressor, compress_delta};
+use aumbry::codec::compress::{Compressor, DeltaCompressor};
 use aumbry::format::config::{LockMode, ObjectLock, Settings};
 use aumbry::format::damage::DamageRecord;
 use aumbry::format::directory::{DirectoryChild, DirectoryNode};
@@ -229,7 +229,9 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let prefix = b"the same words";
     let mut delta = vec![length, 0, prefix.len() as u8];
     delta.extend_from_slice(prefix);
-    delta.extend_from_slice(&compress_delta(3, prefix, &plain).unwrap());
+    let mut stored = Vec::new();
+    DeltaCompressor::new(3).unwrap().compress(prefix, &plain, &mut stored).unwrap();
+    delta.append(&mut stored);
     seeds.push(("decompress", delta));
     seeds
 }

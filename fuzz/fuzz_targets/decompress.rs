@@ -4,7 +4,7 @@
 
 use aumbry::codec::compress::Compressor;
 use aumbry::codec::compress::Decompressor;
-use aumbry::codec::compress::compress_delta;
+use aumbry::codec::compress::DeltaCompressor;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -27,7 +27,9 @@ fuzz_target!(|input: &[u8]| {
         assert!(output.is_empty(), "what does not shrink is stored as it is, by the caller");
     }
     if !prefix.is_empty() {
-        let delta = compress_delta(1, prefix, rest).expect("compressing works");
+        let mut delta = Vec::new();
+        let mut compressor = DeltaCompressor::new(1).expect("a context");
+        compressor.compress(prefix, rest, &mut delta).expect("compressing works");
         assert_eq!(decompressor.decompress(&delta, prefix, rest.len()).as_deref(), Ok(rest));
     }
 });

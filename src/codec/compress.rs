@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective, SafeResult};
 
 /// Windows larger than 2^27 bytes (128 MiB) are refused when decompressing: the largest prefix and
 /// segment that a format 1 writer may make fit in 2^24.
@@ -188,30 +188,66 @@ const FAST_DELTA_LEVEL: i32 = 3;
 /// Entries of that table, as a power of two.
 const FAST_DELTA_TABLE: u32 = 19;
 
-/// Compresses `plain` as a delta against `prefix`, over a window that covers both. What it makes is read by
-/// [`Decompressor::decompress`] with the same prefix.
-pub fn compress_delta(level: i32, prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, CompressError> {
-    let window = (prefix.len() + plain.len()).next_power_of_two().ilog2();
-    let search = match level <= FAST_DELTA_LEVEL {
-        true => [CParameter::CompressionLevel(level.min(1)), CParameter::HashLog(FAST_DELTA_TABLE)],
-        false => {
-            [CParameter::CompressionLevel(level), CParameter::EnableLongDistanceMatching(true)]
+/// Compresses delta after delta with one context.
+pub struct DeltaCompressor {
+    context: CCtx<'static>,
+}
+
+impl DeltaCompressor {
+    /// A compressor of this zstd level.
+    pub fn new(level: i32) -> Result<Self, CompressError> {
+        let search = match level <= FAST_DELTA_LEVEL {
+            true => {
+                [CParameter::CompressionLevel(level.min(1)), CParameter::HashLog(FAST_DELTA_TABLE)]
+            }
+            false => {
+                [CParameter::CompressionLevel(level), CParameter::EnableLongDistanceMatching(true)]
+            }
+        };
+        let mut context = CCtx::create();
+        let format = [CParameter::ContentSizeFlag(false), CParameter::ChecksumFlag(false)];
+        for parameter in search.into_iter().chain(format) {
+            context.set_parameter(parameter).map_err(zstd_error)?;
         }
-    };
-    // Its own context, because one that is used again would have to be outlived by every prefix.
-    let mut context = CCtx::create();
-    let format = [
-        CParameter::WindowLog(window.clamp(17, WINDOW_LOG_MAX)),
-        CParameter::ContentSizeFlag(false),
-        CParameter::ChecksumFlag(false),
-    ];
-    for parameter in search.into_iter().chain(format) {
-        context.set_parameter(parameter).map_err(zstd_error)?;
+        Ok(DeltaCompressor { context })
     }
-    context.ref_prefix(prefix).map_err(zstd_error)?;
-    let mut output = Vec::with_capacity(zstd::zstd_safe::compress_bound(plain.len()));
-    context.compress2(&mut output, plain).map_err(zstd_error)?;
-    Ok(output)
+
+    /// Makes `output` what `plain` is as a delta against `prefix`, over a window that covers both. It is read by
+    /// [`Decompressor::decompress`] with the same prefix.
+    pub fn compress(
+        &mut self,
+        prefix: &[u8],
+        plain: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), CompressError> {
+        let window = (prefix.len() + plain.len()).next_power_of_two().ilog2();
+        let window = CParameter::WindowLog(window.clamp(17, WINDOW_LOG_MAX));
+        self.context.set_parameter(window).map_err(zstd_error)?;
+        output.clear();
+        output.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        // SAFETY: the context is made to forget the prefix below, whatever came of it.
+        #[allow(unsafe_code, reason = "a context that is used again outlives its prefixes")]
+        let prefix = unsafe { as_if_it_stayed(prefix) };
+        let done = match self.context.ref_prefix(prefix) {
+            Ok(_) => self.context.compress2(output, plain),
+            Err(code) => Err(code),
+        };
+        self.context.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
+        self.context.ref_prefix(&[]).map_err(zstd_error)?;
+        done.map(drop).map_err(zstd_error)
+    }
+}
+
+/// A prefix for a context that outlives it.
+///
+/// # Safety
+///
+/// The context must not read it any more once the original is gone: zstd refers to a prefix for one frame, and until another
+/// one, an empty one too, takes its place.
+#[allow(unsafe_code, reason = "a context that is used again outlives its prefixes")]
+unsafe fn as_if_it_stayed(prefix: &[u8]) -> &'static [u8] {
+    // SAFETY: the same bytes; how long they may be read is what the caller promises.
+    unsafe { std::slice::from_raw_parts(prefix.as_ptr(), prefix.len()) }
 }
 
 /// A segment is one zstd frame and nothing behind it.
@@ -265,16 +301,31 @@ impl Decompressor {
         let written = if prefix.is_empty() {
             self.context.decompress(plain, compressed).map_err(zstd_error)?
         } else {
-            let mut context = DCtx::create();
-            context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(zstd_error)?;
-            context.ref_prefix(prefix).map_err(zstd_error)?;
-            context.decompress(plain, compressed).map_err(zstd_error)?
+            self.decompress_delta(compressed, prefix, plain).map_err(zstd_error)?
         };
         self.context.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
         if written != length {
             return Err(CompressError(format!("{written} bytes instead of {length}")));
         }
         Ok(())
+    }
+
+    fn decompress_delta(
+        &mut self,
+        compressed: &[u8],
+        prefix: &[u8],
+        plain: &mut Vec<u8>,
+    ) -> SafeResult {
+        // SAFETY: the context is made to forget the prefix below, whatever came of it.
+        #[allow(unsafe_code, reason = "a context that is used again outlives its prefixes")]
+        let prefix = unsafe { as_if_it_stayed(prefix) };
+        let done = match self.context.ref_prefix(prefix) {
+            Ok(_) => self.context.decompress(plain, compressed),
+            Err(code) => Err(code),
+        };
+        self.context.reset(ResetDirective::SessionOnly)?;
+        self.context.ref_prefix(&[])?;
+        done
     }
 }
 
@@ -374,7 +425,16 @@ mod tests {
         let prefix = noise(500_000);
         let mut plain = prefix[100_000..400_000].to_vec();
         plain[5] ^= 1;
-        let delta = compress_delta(3, &prefix, &plain).unwrap();
+        let mut compressor = DeltaCompressor::new(3).unwrap();
+        let mut delta = Vec::new();
+        // One context, prefixes that come and go, and without one in between.
+        for other in [noise(300_000), noise(100)] {
+            compressor.compress(&other, &plain, &mut delta).unwrap();
+            assert!(delta.len() > plain.len(), "{}", delta.len());
+            let mut decompressor = Decompressor::new().unwrap();
+            assert_eq!(decompressor.decompress(&delta, &other, plain.len()).unwrap(), plain);
+        }
+        compressor.compress(&prefix, &plain, &mut delta).unwrap();
         assert!(delta.len() < 2000, "{}", delta.len());
         let mut decompressor = Decompressor::new().unwrap();
         assert_eq!(decompressor.decompress(&delta, &prefix, plain.len()).unwrap(), plain);

@@ -10,7 +10,7 @@ use super::error::{Named, Result};
 use super::index::{Location, SegmentPlace};
 use super::reader::BlobReader;
 use super::writer::{SegmentWriter, Writer};
-use crate::codec::compress::{Decompressor, compress_delta};
+use crate::codec::compress::{CompressError, Decompressor, DeltaCompressor};
 use crate::format::header::ObjectKind;
 use crate::format::pack::{BlobRecord, Encoding};
 use crate::id::BlobId;
@@ -33,6 +33,27 @@ pub struct DeltaWriter<'w> {
     prefix: Vec<u8>,
     plain: Vec<u8>,
     blobs: Vec<BlobRecord>,
+    /// Made with the first delta.
+    trial: Option<Trial>,
+}
+
+/// What makes a delta and reads it back, and the memory that both need.
+struct Trial {
+    compressor: DeltaCompressor,
+    decompressor: Decompressor,
+    delta: Vec<u8>,
+    read: Vec<u8>,
+}
+
+impl Trial {
+    fn new(level: i32) -> std::result::Result<Self, CompressError> {
+        Ok(Trial {
+            compressor: DeltaCompressor::new(level)?,
+            decompressor: Decompressor::new()?,
+            delta: Vec::new(),
+            read: Vec::new(),
+        })
+    }
 }
 
 impl<'w> DeltaWriter<'w> {
@@ -45,6 +66,7 @@ impl<'w> DeltaWriter<'w> {
             prefix: Vec::new(),
             plain: Vec::new(),
             blobs: Vec::new(),
+            trial: None,
         }
     }
 
@@ -110,10 +132,11 @@ impl<'w> DeltaWriter<'w> {
         let blobs = std::mem::take(&mut self.blobs);
         let bases = std::mem::take(&mut self.bases);
         if !blobs.is_empty() {
+            let writer = self.writer;
             match self.compress(&bases, segments)? {
                 Some(delta) => {
                     let encoding = Encoding::Delta(bases);
-                    self.writer.put_segment(ObjectKind::DataPack, &delta, encoding, blobs)?;
+                    writer.put_segment(ObjectKind::DataPack, delta, encoding, blobs)?;
                 }
                 None => {
                     let mut rest = &self.plain[..];
@@ -133,22 +156,27 @@ impl<'w> DeltaWriter<'w> {
 
     /// The delta, when it can be read and is clearly smaller than what it stands for would be alone.
     fn compress(
-        &self,
+        &mut self,
         bases: &[BlobId],
         segments: &mut SegmentWriter<'_>,
-    ) -> Result<Option<Vec<u8>>> {
-        let level = self.writer.repository().settings().compression_level;
-        let delta = compress_delta(level, &self.prefix, &self.plain).named("zstd")?;
+    ) -> Result<Option<&[u8]>> {
+        let trial = match &mut self.trial {
+            Some(trial) => trial,
+            none => {
+                let level = self.writer.repository().settings().compression_level;
+                none.insert(Trial::new(level).named("zstd")?)
+            }
+        };
+        let (prefix, plain) = (&self.prefix, &self.plain);
+        trial.compressor.compress(prefix, plain, &mut trial.delta).named("zstd")?;
+        let delta = &trial.delta[..];
         let cost = delta.len() + bases.len() * BlobId::LENGTH;
         // An eighth is less than nearly everything shrinks to alone.
-        let is_smaller =
-            cost * 8 <= self.plain.len() || cost * 4 <= segments.estimate(&self.plain)? * 3;
+        let is_smaller = cost * 8 <= plain.len() || cost * 4 <= segments.estimate(plain)? * 3;
         if !is_smaller {
             return Ok(None);
         }
-        let length = self.plain.len();
-        let read = Decompressor::new()
-            .and_then(|mut decompressor| decompressor.decompress(&delta, &self.prefix, length));
-        Ok(read.is_ok_and(|read| read == self.plain).then_some(delta))
+        let read = trial.decompressor.decompress_into(delta, prefix, plain.len(), &mut trial.read);
+        Ok((read.is_ok() && trial.read == *plain).then_some(delta))
     }
 }

@@ -24,7 +24,7 @@ use crate::codec::compress::Decompressor;
 use crate::format::header::ObjectKind;
 use crate::format::pack::{Encoding, SEGMENT_LENGTH_MAX};
 use crate::id::{BlobId, PackId};
-use crate::store::layout;
+use crate::store::{self, layout};
 
 /// A blob's plaintext: a part of a segment that is shared with the blobs beside it.
 #[derive(Clone)]
@@ -35,10 +35,19 @@ pub struct Blob {
 
 /// Buffers of segments that are not needed any more: the next one is opened into memory that is there, which the
 /// kernel need not clear first.
-type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+type Spare = Arc<Mutex<SpareBuffers>>;
 
-/// How many of them are kept.
-const SPARE: usize = 4;
+struct SpareBuffers {
+    /// So many are kept.
+    most: usize,
+    buffers: Vec<Vec<u8>>,
+}
+
+/// One of them is kept for so many bytes of a reader's budget, one at least and at most so many.
+const SPARE_SHARE: u64 = 8 << 20;
+const SPARE_MOST: u64 = 4;
+/// Large ones have room in steps of so many bytes, so that the next one fits in it: what is not touched costs no memory.
+const SPARE_STEP: usize = 1 << 20;
 
 /// What is fetched ahead has one part in so many of a reader's budget: 8 MiB of the 48 of a restore, for eight requests.
 const AHEAD_SHARE: u64 = 6;
@@ -55,13 +64,15 @@ impl Drop for Opened {
     fn drop(&mut self) {
         let plain = std::mem::take(&mut self.plain);
         let mut spare = self.spare.lock();
-        if spare.len() < SPARE {
-            return spare.push(plain);
+        if spare.buffers.len() < spare.most {
+            return spare.buffers.push(plain);
         }
         // The large ones are worth keeping.
-        let least = spare.iter_mut().min_by_key(|buffer| buffer.capacity());
-        if let Some(least) = least.filter(|least| least.capacity() < plain.capacity()) {
-            *least = plain;
+        let least = spare.buffers.iter_mut().min_by_key(|buffer| buffer.capacity());
+        match least.filter(|least| least.capacity() < plain.capacity()) {
+            Some(least) => *least = plain,
+            // A segment that is stored as it is was read into it.
+            None => store::give_back(plain),
         }
     }
 }
@@ -124,7 +135,10 @@ impl<'a> BlobReader<'a> {
         BlobReader {
             repository,
             segments: Mutex::new(segments),
-            spare: Spare::default(),
+            spare: Arc::new(Mutex::new(SpareBuffers {
+                most: (budget / SPARE_SHARE).clamp(1, SPARE_MOST) as usize,
+                buffers: Vec::new(),
+            })),
             decompressors: Mutex::default(),
             prefixes: Mutex::default(),
             failing: Mutex::default(),
@@ -567,6 +581,7 @@ impl<'a> BlobReader<'a> {
             .decompress_into(&stored, &prefix, plain_length, &mut plain)
             .named(format!("{name}, segment {segment}"))?;
         self.decompressors.lock().push(decompressor);
+        store::give_back(stored);
         if info.encoding.is_delta() {
             self.prefixes.lock().push(prefix);
         } else if let Some(deferred) = self.deferred.get() {
@@ -580,8 +595,11 @@ impl<'a> BlobReader<'a> {
     fn spare_buffer(&self, length: usize) -> Vec<u8> {
         let mut spare = self.spare.lock();
         let fits = |buffer: &Vec<u8>| (length..=2 * length).contains(&buffer.capacity());
-        let found = spare.iter().position(fits).map(|at| spare.swap_remove(at));
-        found.unwrap_or_default()
+        let found = spare.buffers.iter().position(fits);
+        match found {
+            Some(at) => spare.buffers.swap_remove(at),
+            None => Vec::with_capacity(length.next_multiple_of(SPARE_STEP.min(length.max(1)))),
+        }
     }
 
     /// The plaintexts of a delta's bases, one after another, into memory that is used again. Only copies in segments that are

@@ -15,7 +15,7 @@ use super::mend::{PackShape, not_whole, plain_length};
 use super::mirrors::Mirror;
 use super::reader::BlobReader;
 use super::seal::ObjectCipher;
-use super::stream::Stream;
+use super::stream::{Sealed, Stream};
 use crate::codec::cipher::SEALED_FRAME_LENGTH;
 use crate::codec::compress::Decompressor;
 use crate::format::config::Settings;
@@ -237,6 +237,7 @@ pub struct PackVerifier<'r, 'a> {
     decompressor: Decompressor,
     prefix: Vec<u8>,
     plain: Vec<u8>,
+    window: Vec<u8>,
 }
 
 impl<'r, 'a> PackVerifier<'r, 'a> {
@@ -262,6 +263,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             decompressor,
             prefix: Vec::new(),
             plain: Vec::new(),
+            window: Vec::new(),
         })
     }
 
@@ -312,8 +314,14 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     ) -> Result<PackProof> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
-        let object = match fetched.unwrap_or_else(|| store.get(&name)) {
-            Ok(object) => object,
+        let is_in_parts = fetched.is_none() && store.is_disk();
+        let sealed = match fetched {
+            Some(fetched) => fetched.map(Sealed::whole),
+            None if is_in_parts => Sealed::in_parts(store, &name),
+            None => store.get(&name).map(Sealed::whole),
+        };
+        let sealed = match sealed {
+            Ok(sealed) => sealed,
             Err(error) => {
                 let error = RepositoryError::from(error);
                 if !is_damage(&error) {
@@ -330,7 +338,18 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 return Ok(proof);
             }
         };
-        let mut proof = self.prove(id, listed, object)?;
+        let mut proof = match self.prove(id, listed, sealed)? {
+            Some(proof) => proof,
+            None => {
+                // From the beginning, with nothing left for later, and all that is wrong with reading it told.
+                self.leaves = false;
+                if let Some(deferred) = self.deferred {
+                    deferred.forget(id);
+                }
+                let fetched = store.get(&name);
+                return self.verify_at(store, Some(fetched), id, listed);
+            }
+        };
         if proof.damage.is_empty() {
             return Ok(proof);
         }
@@ -344,7 +363,8 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         let header = record.map(|record| record.header);
         match repository.mend_in(store, id, header.as_ref()) {
             Ok(mended) if !mended.was_whole() => {
-                let after = self.prove(id, listed, mended.object)?;
+                let after = self.prove(id, listed, Sealed::whole(mended.object))?;
+                let after = after.unwrap_or_default();
                 proof.is_mendable = after.damage.is_empty();
                 proof.lost = after.lost;
                 proof.damage.push(RepositoryError::corrupt(&name, "parity mends it"));
@@ -381,17 +401,17 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         }
     }
 
-    /// Proves a pack whose object this is, or ought to be.
+    /// Proves a pack whose object this is, or ought to be. `None`: it cannot be in parts; it never is where it is all there.
     fn prove(
         &mut self,
         id: PackId,
         listed: Option<&ListedPack>,
-        object: Vec<u8>,
-    ) -> Result<PackProof> {
+        sealed: Sealed<'_>,
+    ) -> Result<Option<PackProof>> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
         let mut proof =
-            PackProof { bytes: object.len() as u64, is_certain: true, ..PackProof::default() };
+            PackProof { bytes: sealed.length(), is_certain: true, ..PackProof::default() };
         let length = listed.map_or(proof.bytes, |listed| listed.object_length);
         if length != proof.bytes {
             proof.damage.push(RepositoryError::corrupt(
@@ -401,7 +421,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         }
         let kinds = [ObjectKind::DataPack, ObjectKind::TreePack];
         let mut record = None;
-        let own = match repository.sealer().check_header(&kinds, &name, &object) {
+        let own = match repository.sealer().check_header(&kinds, &name, sealed.beginning()) {
             Ok(header) => Some(header),
             Err(error) => {
                 let is_damage = error.kind == Kind::Corrupt;
@@ -422,13 +442,16 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 record = self.read_record(id, listed, &mut proof)?;
             }
             proof.lost.extend(record.iter().flat_map(blobs_of));
-            return Ok(proof);
+            return Ok(Some(proof));
         };
         let cipher = repository.sealer().object_cipher(&header, &name)?;
-        if let Some(message) = damaged_parity(&cipher, &object) {
-            proof.damage.push(RepositoryError::corrupt(&name, message));
+        if header.parity.is_some() {
+            let Some(object) = sealed.all() else { return Ok(None) };
+            if let Some(message) = damaged_parity(&cipher, object) {
+                proof.damage.push(RepositoryError::corrupt(&name, message));
+            }
         }
-        let mut stream = Stream::new(object, cipher, total);
+        let mut stream = Stream::new(sealed, cipher, total, std::mem::take(&mut self.window));
         let directory = stream.directory();
         let own = directory.map(|(directory, body_end)| {
             let object_length = proof.bytes;
@@ -454,7 +477,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             }
             Err(error) => {
                 // A frame that does not open is told below, with its place.
-                if stream.bad.is_empty() {
+                if stream.bad().is_empty() {
                     proof.damage.push(error.map_or_else(
                         || RepositoryError::corrupt(&name, "its directory cannot be found"),
                         |error| RepositoryError { item: name.clone(), ..error },
@@ -474,10 +497,10 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 proof.blobs.extend(blobs_of(record));
             }
         }
-        stream.open_to(total);
-        let padding = record.map_or(0, |record| record.directory.body_length())..;
+        let padding = record.map_or(0, |record| record.directory.body_length());
+        stream.open(padding..total);
         if let Some(end) = body_end {
-            let padding = padding.start..end;
+            let padding = padding..end;
             if padding.start > padding.end {
                 let message = "its segments reach into its directory";
                 proof.damage.push(RepositoryError::corrupt(&name, message));
@@ -486,19 +509,21 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                 proof.damage.push(RepositoryError::corrupt(&name, message));
             }
         }
-        if let Some(first) = stream.bad.iter().min() {
+        if let Some(first) = stream.bad().iter().min() {
             let at = HEADER_LENGTH + first * SEALED_FRAME_LENGTH;
             proof.damage.push(RepositoryError::corrupt(
                 &name,
                 format!(
                     "{} of {} frames fail authentication, the first one at byte {at}",
-                    stream.bad.len(),
+                    stream.bad().len(),
                     stream.frames(),
                 ),
             ));
         }
         proof.is_certain &= !proof.is_of_bases();
-        Ok(proof)
+        let has_failed = stream.has_failed();
+        self.window = stream.into_memory();
+        Ok((!has_failed).then_some(proof))
     }
 
     fn verify_segment(
@@ -507,12 +532,12 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         kind: ObjectKind,
         number: usize,
         segment: &SegmentRecord,
-        stream: &mut Stream,
+        stream: &mut Stream<'_>,
         proof: &mut PackProof,
     ) -> Result<()> {
         let lost = segment.blobs.iter().map(|blob| blob.id);
         let end = segment.offset + u64::from(segment.stored_length);
-        stream.open_to(end);
+        stream.open(segment.offset..end);
         let Some(stored) = stream.read(segment.offset..end) else {
             proof.lost.extend(lost);
             return Ok(());

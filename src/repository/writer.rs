@@ -41,7 +41,7 @@ use crate::store::{Created, Store, layout};
 const SHARDS: usize = 64;
 /// An index object is written when this many blobs wait for one, each of about 150 bytes here. Merging, which holds less of
 /// each, makes larger ones.
-const INDEX_BLOBS: u64 = 50_000;
+const INDEX_BLOBS: u64 = 40_000;
 /// Packs on their way to a disk at a time, and threads that bring them there, at most. One for four threads that fill them: a
 /// disk that is written past the page cache takes one faster than two cores make it, and each further one is 17 MiB more.
 const UPLOADS_MAX: usize = 3;
@@ -453,13 +453,16 @@ impl<'a> Writer<'a> {
             _ => &self.counters.tree_blobs,
         };
         counter.fetch_add(blobs.len() as u64, Ordering::Relaxed);
+        let is_of_data = kind == ObjectKind::DataPack;
         let target = self.repository.settings.pack_length as usize;
+        // Who lists a directory without a cache reads a pack of trees whole.
+        let target = if is_of_data { target } else { target / 2 };
         let open = &self.open_packs[usize::from(kind == ObjectKind::TreePack)];
         let parity = self.repository.settings.parity_percent;
         let mut pack = open.take(
             || {
-                let spare = self.uploads.spare.lock().pop().unwrap_or_default();
-                PackBuilder::reusing(spare, target).with_parity(parity)
+                let spare = is_of_data.then(|| self.uploads.spare.lock().pop()).flatten();
+                PackBuilder::reusing(spare.unwrap_or_default(), target).with_parity(parity)
             },
             |_| {
                 let [random] = self.repository.environment.chance.bytes()?;
@@ -639,7 +642,7 @@ fn upload_one(uploads: &Uploads, finished: Finished) {
         return;
     }
     let created = uploads.store.create_from(&name, &mut object);
-    if object.capacity() > 0 {
+    if object.capacity() > 0 && record.header.kind == ObjectKind::DataPack {
         // Memory that is there need not be cleared by the kernel. As many as there are uploads stay, no more.
         let mut spare = uploads.spare.lock();
         if spare.len() < uploads.spare_max {

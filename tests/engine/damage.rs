@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use aumbry::codec::compress::compress_delta;
+use aumbry::codec::cipher::SEALED_FRAME_LENGTH;
+use aumbry::codec::compress::DeltaCompressor;
 use aumbry::format::directory::DirectoryNode;
 use aumbry::format::header::{HEADER_LENGTH, ObjectKind};
 use aumbry::format::index::{Index, PackRecord};
@@ -21,7 +22,7 @@ use aumbry::repository::Repository;
 use aumbry::repository::packer::PackBuilder;
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::verify::{ListedPack, PackVerifier};
-use aumbry::store::{Created, Store, layout};
+use aumbry::store::{Created, LocalMode, Store, layout};
 use aumbry::tree::entry::{Content, Entry, Extent, FileContent, Metadata, Node};
 use aumbry::units::Timestamp;
 use aumbry::view::{DirectoryRoot, Entries, read_file};
@@ -127,7 +128,8 @@ fn delta_snapshot(repository: &Repository, model: &Snapshot) {
     let prefix = reader.data(&base).unwrap().to_vec();
     let mut plain = prefix.clone();
     plain.extend_from_slice(b"and a little more");
-    let stored = compress_delta(3, &prefix, &plain).unwrap();
+    let mut stored = Vec::new();
+    DeltaCompressor::new(3).unwrap().compress(&prefix, &plain, &mut stored).unwrap();
     assert!(stored.len() < 100);
     let data = PackId { session, number: 0 };
     let delta = (stored, Encoding::Delta(vec![base]), vec![plain.clone()]);
@@ -431,6 +433,91 @@ fn every_seventh_flipped_byte_of_packs_is_found_in_the_pack_itself() {
                 assert!(!verify(&flipped).damage.is_empty(), "{name}, byte {at}");
             }
             fixture.put(&name, Some(bytes));
+        }
+    }
+}
+
+/// A pack that a disk gives part by part is said to be what it is said to be where it is read whole.
+#[test]
+fn a_large_pack_is_proven_on_a_disk_as_it_is_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = aumbry::format::config::Settings {
+        chunk_minimum: 256,
+        chunk_average: 1024,
+        chunk_maximum: 4096,
+        segment_length: 256 << 10,
+        pack_length: 7 << 20,
+        ..small_settings()
+    };
+    let memory = Store::memory();
+    let whole = create(memory.clone(), settings, None);
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("noise"), noise(20 << 20, 1)).unwrap();
+    fs::write(source.path().join("text"), b"all work and no play ".repeat(3000)).unwrap();
+    back_up(&whole, source.path());
+    let index = whole.listed_indexes().unwrap()[0];
+    let packs = whole.read_index(index).unwrap().packs;
+    let record = packs.iter().max_by_key(|pack| pack.object_length).unwrap();
+    let name = layout::pack(record.id);
+    let bytes = memory.get(&name).unwrap();
+    assert!(record.object_length > 5 << 20 && record.directory.segments.len() > 20);
+
+    // Index objects that say something else of it: it is read by what they say.
+    let mut records = vec![record.clone()];
+    let mut turned = record.clone();
+    turned.directory.segments.reverse();
+    records.push(turned);
+    for (at, by) in [(3, 1), (20, 300_000), (0, 3 << 20)] {
+        let mut moved = record.clone();
+        moved.directory.segments[at].stored_length += by;
+        records.push(moved);
+    }
+    let mut listed = vec![None];
+    for (number, record) in records.into_iter().enumerate() {
+        let session = SessionId { generation: 0, random: [number as u8; 16] };
+        put_index(&whole, session, vec![record.clone()]);
+        listed.push(Some(ListedPack::new(IndexId { session, number: 0 }, &record)));
+    }
+    let disk = Store::local(folder.path(), LocalMode::Create).unwrap();
+    assert!(disk.is_disk() && !memory.is_disk());
+    for object in memory.list("").unwrap() {
+        disk.create(&object.name, memory.get(&object.name).unwrap()).unwrap();
+    }
+    let in_parts = open(disk.clone(), None);
+
+    let frame = SEALED_FRAME_LENGTH;
+    let end = bytes.len();
+    let mut cases = vec![("as it is".to_string(), Some(bytes.clone()))];
+    let places = [0, 9, HEADER_LENGTH - 1, HEADER_LENGTH, HEADER_LENGTH + 32 * frame - 1];
+    let more = [HEADER_LENGTH + 32 * frame, HEADER_LENGTH + 64 * frame + 5, end / 2];
+    let last = [end - 4 * frame, end - frame, end - 20, end - 1];
+    for at in places.into_iter().chain(more).chain(last) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 4;
+        cases.push((format!("byte {at}"), Some(flipped)));
+    }
+    for length in [0, 1, HEADER_LENGTH, 32 * frame, 64 * frame, end - frame, end - 1] {
+        cases.push((format!("cut at {length}"), Some(bytes[..length].to_vec())));
+    }
+    cases.push(("longer".to_string(), Some([&bytes[..], b"x"].concat())));
+    cases.push(("gone".to_string(), None));
+
+    let readers = [BlobReader::new(&whole, 16 << 20), BlobReader::new(&in_parts, 16 << 20)];
+    let mut verifiers = readers.each_ref().map(|reader| PackVerifier::new(reader).unwrap());
+    for (case, bytes) in &cases {
+        for store in [&memory, &disk] {
+            store.delete(&name).unwrap();
+            if let Some(bytes) = bytes {
+                store.create(&name, bytes.clone()).unwrap();
+            }
+        }
+        for (listed, says_so) in listed.iter().zip([true, true, false, false, false, false]) {
+            let [whole, in_parts] = verifiers.each_mut().map(|verifier| {
+                format!("{:#?}", verifier.verify(record.id, listed.as_ref()).unwrap())
+            });
+            assert!(whole == in_parts, "{case}, {listed:?}: {in_parts}\ninstead of {whole}");
+            let is_whole = case == "as it is" && says_so;
+            assert_eq!(whole.contains("damage: []"), is_whole, "{case}: {whole}");
         }
     }
 }

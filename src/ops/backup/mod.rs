@@ -224,9 +224,8 @@ fn run(
     let parent = choose_parent(&known, options, &paths)?;
     let reader = BlobReader::beside_a_writer(repository, options.memory_budget);
     // Two segments for each worker, where there are many.
-    let wanted = 2
-        * (rayon::current_num_threads() as u64 + 1)
-        * u64::from(repository.settings().segment_length);
+    let wanted =
+        2 * rayon::current_num_threads() as u64 * u64::from(repository.settings().segment_length);
     let (least, most) = (options.memory_budget / 16, options.memory_budget / 4);
     let bases = BlobReader::new(repository, wanted.clamp(least, most));
     let journals = repository.journal_folder(&paths);

@@ -431,7 +431,8 @@ impl IndexCache {
         let mut numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         let swept = transaction.open_table(SWEPT).map_err(cache_error)?;
         let mut next = next_pack(&table, writing)?;
-        let mut entries = Vec::new();
+        let mut entries =
+            Vec::with_capacity(packs.iter().map(|pack| pack.directory.blob_count()).sum());
         for pack in packs {
             let name = name_bytes(pack.id.session, pack.id.number);
             if numbers.get(name.as_slice()).map_err(cache_error)?.is_some()
