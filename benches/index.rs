@@ -16,7 +16,7 @@ use aumbry::format::header::ObjectKind;
 use aumbry::format::index::Index;
 use aumbry::id::{BlobId, SessionId};
 use aumbry::monitor::SilentMonitor;
-use aumbry::repository::index::filter::Filter;
+use aumbry::repository::index::filter::FilterWriter;
 use aumbry::store::{Store, layout};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -37,8 +37,9 @@ fn lookups(criterion: &mut Criterion) {
     let (known, unknown) = (all(0, BLOBS / LOOKUPS), all(1 << 50, 1));
     let mut sorted: Vec<BlobId> = (0..BLOBS).map(blob_id).collect();
     sorted.sort_unstable();
-    let mut filter = Filter::with_capacity(BLOBS as usize);
-    sorted.iter().for_each(|id| filter.insert(id));
+    let mut filter = FilterWriter::new(BLOBS, true);
+    sorted.iter().for_each(|id| filter.insert(id, None).unwrap());
+    let filter = filter.finish(None).unwrap();
     let pages = folder.path().join("pages");
     std::fs::write(&pages, vec![7; BLOBS as usize * 48]).unwrap();
     let pages = File::open(&pages).unwrap();
@@ -72,7 +73,7 @@ fn lookups(criterion: &mut Criterion) {
         });
     });
     group.bench_function("limit: unknown, the filter alone", |bencher| {
-        bencher.iter(|| unknown.iter().filter(|id| filter.may_contain(id)).count());
+        bencher.iter(|| unknown.iter().filter(|id| filter.may_contain(id, None).unwrap()).count());
     });
     group.finish();
 }

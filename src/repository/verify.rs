@@ -1,7 +1,7 @@
 //! Proves objects of the store: what is there, and whether each is what was once written.
 //!
-//! Nothing here believes a cache. A pack is proven in one pass over one buffer: frames are unsealed in place
-//! and moved together in place, segments are decompressed into a buffer that is used again, and blobs are
+//! Nothing here believes a cache. A pack is proven in one pass, on a disk part by part: frames are unsealed in place
+//! and moved together, segments are decompressed into a buffer that is used again, and blobs are
 //! named from slices of it. Where all packs are proven, segments that deltas are read against are decompressed
 //! and named when they are opened for these (`deferred`).
 
@@ -277,7 +277,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         PackVerifier { deferred, ..self }
     }
 
-    /// Reads the pack whole and proves every byte of it, but of the segments that it leaves for later only that they are
+    /// Reads all of the pack and proves every byte of it, but of the segments that it leaves for later only that they are
     /// authentic. Damage is in the answer; an error means that the store could not be asked. Where parity gives back
     /// what is damaged, no blob is lost.
     ///

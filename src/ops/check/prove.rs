@@ -1,7 +1,7 @@
 //! Packs read whole: which, in what order, and what is lost with those that are not what they should be.
 //!
 //! Memory: as many packs as there are threads and one more (so that one is fetched while the others are worked
-//! on), fewer where the budget asks for it, and 12 bytes for each blob of a damaged pack. From a store far away, an eighth of
+//! on), fewer where the budget asks for it; on a disk parts of them (`repository::stream`); and 12 bytes for each blob of a damaged pack. From a store far away, an eighth of
 //! the budget for packs that are fetched ahead in the place of that one more. Where there are deltas, 8 MiB for places of their
 //! bases, and what `repository::deferred` takes.
 

@@ -37,7 +37,7 @@ use crate::format::index::PackRecord;
 use crate::id::{IndexId, PackId, RepositoryId};
 
 /// Raised whenever a table changes its meaning: an older cache is thrown away.
-const CACHE_VERSION: u64 = 6;
+const CACHE_VERSION: u64 = 7;
 /// redb's page cache, in bytes. Part of the memory budget.
 const PAGE_CACHE: usize = 16 << 20;
 /// A run is merged with the smaller ones when it is at most this many times as large as they are together:
@@ -385,7 +385,7 @@ impl IndexCache {
         let number = writing.next_run;
         writing.next_run += 1;
         let file = self.place.create(number).map_err(cache_error)?;
-        let mut writer = RunWriter::new(file, capacity);
+        let mut writer = RunWriter::new(file, capacity).map_err(cache_error)?;
         for entry in entries {
             entry.and_then(|entry| writer.push(&entry)).map_err(cache_error)?;
         }

@@ -2,29 +2,30 @@
 //!
 //! | part | what |
 //! |---|---|
+//! | filter | see `filter`: pages of 4096 bytes, as many as the capacity asks for |
 //! | blocks | 4096 bytes each: 85 entries of 48 bytes (id, pack, segment, offset, length and the bit for a delta), a checksum of 16 |
 //! | fences | for every block 8 bytes: the beginning of its first id, as a number, little endian |
-//! | filter | see `filter` |
-//! | checksum | 16 bytes, over fences, filter and number of entries |
-//! | footer | 8 bytes magic, 8 each: number of entries, length of the filter |
+//! | checksum | 16 bytes, over fences, number of entries and capacity |
+//! | footer | 8 bytes magic, 8 each: number of entries, capacity |
 //!
-//! A block is held against its checksum whenever it is read: an entry that a disk has garbled would make a blob
-//! seem to be lost.
+//! A block and a page of the filter are held against their checksums whenever they are read: what a disk has garbled would make a
+//! blob seem to be lost.
 //!
-//! Looking up reads one page of the file: which one follows from the fences, which stay in memory together
-//! with the filter (8 bytes for 85 entries; 16 bits an entry). It is a file of its own and not rows in redb,
-//! because redb copies a row of 16 KiB for each look-up and needs twice the space to merge.
+//! Looking up asks the filter and reads one block of the file: which one follows from the fences, which stay in memory (8 bytes for
+//! 85 entries). It is a file of its own and not rows in redb, because redb copies a row of 16 KiB for each look-up and needs
+//! twice the space to merge.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Location;
-use super::filter::Filter;
+use super::checksum::{CHECKSUM_LENGTH, Checksum};
+use super::filter::{Filter, FilterWriter, PAGE_LENGTH, pages_for};
 use crate::id::BlobId;
 
 /// Bytes of an entry.
@@ -34,9 +35,8 @@ const BLOCK_LENGTH: usize = 4096;
 /// Entries in every block but the last.
 const BLOCK_ENTRIES: usize = BLOCK_LENGTH / ENTRY_LENGTH;
 /// Changes whenever the layout does.
-const MAGIC: [u8; 8] = *b"aumrun03";
+const MAGIC: [u8; 8] = *b"aumrun04";
 const FOOTER_LENGTH: usize = 24;
-const CHECKSUM_LENGTH: usize = 16;
 /// In an entry's length: the segment is a delta.
 const DELTA: u32 = 1 << 31;
 /// Blocks that a reader of the whole run takes at a time.
@@ -71,50 +71,32 @@ fn read_entry(bytes: &[u8]) -> IndexEntry {
     (id, location)
 }
 
-/// Adler's sums, over words of 64 bits: for what a disk does, not for what a person does. It has to cost little, as every
-/// look-up asks for one.
-#[derive(Clone, Copy)]
-struct Checksum(u64, u64);
-
-impl Checksum {
-    /// Of nothing; not zero, so that a block of zeros is no block.
-    const START: Checksum = Checksum(1, 0);
-
-    /// With so many more bytes; a last word that is cut is filled with zeros.
-    fn with(self, bytes: &[u8]) -> Self {
-        let (words, rest) = bytes.as_chunks::<8>();
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        let last = (!rest.is_empty()).then_some(&last);
-        words.iter().chain(last).fold(self, |Checksum(sum, sums), word| {
-            let sum = sum.wrapping_add(u64::from_le_bytes(*word));
-            Checksum(sum, sums.wrapping_add(sum))
-        })
-    }
-
-    fn bytes(self) -> [u8; CHECKSUM_LENGTH] {
-        let mut bytes = [0; CHECKSUM_LENGTH];
-        bytes[..8].copy_from_slice(&self.0.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.1.to_le_bytes());
-        bytes
-    }
-}
-
 /// Where a run's bytes are.
 enum Bytes {
-    File(File),
+    File {
+        file: File,
+        /// Where the blocks begin.
+        start: u64,
+    },
     Memory(Vec<u8>),
 }
 
 impl Bytes {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
-            Bytes::File(file) => file.read_exact_at(buffer, offset),
+            Bytes::File { file, start } => file.read_exact_at(buffer, start + offset),
             Bytes::Memory(bytes) => {
                 let from = bytes.get(offset as usize..).and_then(|rest| rest.get(..buffer.len()));
                 buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
                 Ok(())
             }
+        }
+    }
+
+    fn file(&self) -> Option<&File> {
+        match self {
+            Bytes::File { file, .. } => Some(file),
+            Bytes::Memory(_) => None,
         }
     }
 }
@@ -140,31 +122,37 @@ impl Run {
         let number = |at: usize| {
             u64::from_le_bytes(footer[at..at + 8].try_into().expect("eight bytes of the footer"))
         };
-        let (entries, filter_length) = (number(8), number(16));
+        let (entries, capacity) = (number(8), number(16));
+        // What a file of this length may hold, so that nothing here runs over.
+        if footer[..8] != MAGIC || entries.max(capacity) > length {
+            return Ok(None);
+        }
         let blocks = entries.div_ceil(BLOCK_ENTRIES as u64);
-        let expected = blocks
-            .checked_mul(BLOCK_LENGTH as u64 + 8)
-            .and_then(|length| length.checked_add(filter_length));
-        if footer[..8] != MAGIC || expected != Some(tables_end) {
+        let start = pages_for(capacity) * PAGE_LENGTH as u64;
+        if start + blocks * (BLOCK_LENGTH as u64 + 8) != tables_end {
             return Ok(None);
         }
         let mut bytes = vec![0; blocks as usize * 8];
-        file.read_exact_at(&mut bytes, blocks * BLOCK_LENGTH as u64)?;
-        let checksum = Checksum::START.with(&bytes);
+        file.read_exact_at(&mut bytes, start + blocks * BLOCK_LENGTH as u64)?;
+        let checksum = Self::checksum(&bytes, entries, capacity);
         let fences = bytes
             .chunks_exact(8)
             .map(|chunk| u64::from_le_bytes(chunk.try_into().expect("a chunk of eight bytes")))
             .collect();
-        bytes.resize(filter_length as usize, 0);
-        file.read_exact_at(&mut bytes, tables_end - filter_length)?;
         let mut stored = [0; CHECKSUM_LENGTH];
         file.read_exact_at(&mut stored, tables_end)?;
-        if checksum.with(&bytes).with(&entries.to_le_bytes()).bytes() != stored {
+        if checksum != stored {
             return Ok(None);
         }
-        let Some(filter) = Filter::from_bytes(&bytes) else { return Ok(None) };
+        let filter = Filter::in_file(capacity);
         let (synced, is_broken) = (AtomicBool::new(true), AtomicBool::new(false));
-        Ok(Some(Run { bytes: Bytes::File(file), synced, is_broken, entries, fences, filter }))
+        let bytes = Bytes::File { file, start };
+        Ok(Some(Run { bytes, synced, is_broken, entries, fences, filter }))
+    }
+
+    fn checksum(fences: &[u8], entries: u64, capacity: u64) -> [u8; CHECKSUM_LENGTH] {
+        let shape = [entries.to_le_bytes(), capacity.to_le_bytes()];
+        Checksum::START.with(fences).with(shape.as_flattened()).bytes()
     }
 
     /// Whether a block was met that is not what was written.
@@ -189,9 +177,18 @@ impl Run {
         Err(io::Error::new(io::ErrorKind::InvalidData, "an index file is damaged"))
     }
 
+    /// Whether the filter lets an id through.
+    fn may_contain(&self, id: &BlobId) -> io::Result<bool> {
+        self.filter.may_contain(id, self.bytes.file()).inspect_err(|error| {
+            if error.kind() == io::ErrorKind::InvalidData {
+                self.is_broken.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+
     /// Makes the file durable, unless it is.
     pub fn sync(&self) -> io::Result<()> {
-        if let Bytes::File(file) = &self.bytes
+        if let Some(file) = self.bytes.file()
             && !self.synced.load(Ordering::Relaxed)
         {
             file.sync_data()?;
@@ -213,7 +210,7 @@ impl Run {
     /// Hands the places of `id` to `take` until it says that it has had enough. Returns whether it did.
     pub fn search(&self, id: &BlobId, take: &mut impl FnMut(Location) -> bool) -> io::Result<bool> {
         // Before there is a block to be cleared, which takes several times as long as the filter does.
-        match self.filter.may_contain(id) {
+        match self.may_contain(id)? {
             true => self.search_blocks(id, &mut LastBlock::default(), take),
             false => Ok(false),
         }
@@ -226,7 +223,7 @@ impl Run {
         last: &mut LastBlock,
         take: &mut impl FnMut(Location) -> bool,
     ) -> io::Result<bool> {
-        match self.filter.may_contain(id) {
+        match self.may_contain(id)? {
             true => self.search_blocks(id, last, take),
             false => Ok(false),
         }
@@ -426,29 +423,44 @@ enum Sink {
     Memory(Vec<u8>),
 }
 
+impl Sink {
+    fn file(&self) -> Option<&File> {
+        match self {
+            Sink::File(file) => Some(file.get_ref()),
+            Sink::Memory(_) => None,
+        }
+    }
+}
+
 /// Writes a run.
 pub struct RunWriter {
     sink: Sink,
     block: Vec<u8>,
     entries: u64,
     fences: Vec<u64>,
-    filter: Filter,
+    capacity: u64,
+    filter: FilterWriter,
 }
 
 impl RunWriter {
     /// A writer of at most `capacity` entries into an empty file; `None`: into memory.
-    pub fn new(file: Option<File>, capacity: u64) -> Self {
+    pub fn new(file: Option<File>, capacity: u64) -> io::Result<Self> {
+        let filter = FilterWriter::new(capacity, file.is_none());
         let sink = match file {
-            Some(file) => Sink::File(BufWriter::with_capacity(1 << 18, file)),
+            Some(mut file) => {
+                file.seek(SeekFrom::Start(pages_for(capacity) * PAGE_LENGTH as u64))?;
+                Sink::File(BufWriter::with_capacity(1 << 18, file))
+            }
             None => Sink::Memory(Vec::new()),
         };
-        RunWriter {
+        Ok(RunWriter {
             sink,
+            capacity,
+            filter,
             block: Vec::with_capacity(BLOCK_LENGTH),
             entries: 0,
             fences: Vec::with_capacity((capacity as usize).div_ceil(BLOCK_ENTRIES)),
-            filter: Filter::with_capacity(capacity as usize),
-        }
+        })
     }
 
     fn write(sink: &mut Sink, bytes: &[u8]) -> io::Result<()> {
@@ -475,7 +487,7 @@ impl RunWriter {
         if self.block.is_empty() {
             self.fences.push(fence(&entry.0));
         }
-        self.filter.insert(&entry.0);
+        self.filter.insert(&entry.0, self.sink.file())?;
         put_entry(&mut self.block, entry);
         self.entries += 1;
         if self.block.len() == BLOCK_ENTRIES * ENTRY_LENGTH {
@@ -489,25 +501,22 @@ impl RunWriter {
         if !self.block.is_empty() {
             self.end_block()?;
         }
-        let bytes = match self.sink {
+        let RunWriter { sink, entries, fences, capacity, filter, .. } = self;
+        let filter = filter.finish(sink.file())?;
+        let bytes = match sink {
             Sink::Memory(memory) => Bytes::Memory(memory),
-            Sink::File(mut file) => {
-                let mut checksum = Checksum::START;
-                let fences = self.fences.iter().map(|fence| fence.to_le_bytes());
-                for bytes in fences.chain(self.filter.bytes()) {
-                    checksum = checksum.with(&bytes);
-                    file.write_all(&bytes)?;
-                }
-                let filter_length = self.filter.bytes().len() as u64 * 8;
-                file.write_all(&checksum.with(&self.entries.to_le_bytes()).bytes())?;
-                file.write_all(&MAGIC)?;
-                file.write_all(&self.entries.to_le_bytes())?;
-                file.write_all(&filter_length.to_le_bytes())?;
-                Bytes::File(file.into_inner().map_err(io::IntoInnerError::into_error)?)
+            Sink::File(mut writer) => {
+                let bytes: Vec<u8> = fences.iter().flat_map(|fence| fence.to_le_bytes()).collect();
+                writer.write_all(&bytes)?;
+                writer.write_all(&Run::checksum(&bytes, entries, capacity))?;
+                writer.write_all(&MAGIC)?;
+                writer.write_all(&entries.to_le_bytes())?;
+                writer.write_all(&capacity.to_le_bytes())?;
+                let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+                Bytes::File { file, start: pages_for(capacity) * PAGE_LENGTH as u64 }
             }
         };
         let (synced, is_broken) = (AtomicBool::new(false), AtomicBool::new(false));
-        let RunWriter { entries, fences, filter, .. } = self;
         Ok(Run { bytes, synced, is_broken, entries, fences, filter })
     }
 }
@@ -523,7 +532,7 @@ mod tests {
     }
 
     fn write(file: Option<File>, entries: &[IndexEntry]) -> Run {
-        let mut writer = RunWriter::new(file, entries.len() as u64);
+        let mut writer = RunWriter::new(file, entries.len() as u64).unwrap();
         entries.iter().for_each(|entry| writer.push(entry).unwrap());
         writer.finish().unwrap()
     }
@@ -623,9 +632,9 @@ mod tests {
             if let Some(run) = Run::open(file.reopen().unwrap()).unwrap() {
                 let run = Arc::new(run);
                 let rows: Result<Vec<_>, _> = run.rows().collect();
-                assert!(rows.is_err() && run.is_broken(), "byte {at}");
+                assert!(at < PAGE_LENGTH || rows.is_err() && run.is_broken(), "byte {at}");
                 let hurt = entries.iter().filter(|(id, _)| run.search(id, &mut |_| true).is_err());
-                assert!(hurt.count() > 0, "byte {at}");
+                assert!(hurt.count() > 0 && run.is_broken(), "byte {at}");
             }
         };
         for at in (0..whole.len()).step_by(97) {
