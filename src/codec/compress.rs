@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective, SafeResult};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
 
 /// Windows larger than 2^27 bytes (128 MiB) are refused when decompressing: the largest prefix and
 /// segment that a format 1 writer may make fit in 2^24.
@@ -225,16 +225,22 @@ impl DeltaCompressor {
         self.context.set_parameter(window).map_err(zstd_error)?;
         output.clear();
         output.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        // SAFETY: the context is made to forget the prefix below, whatever came of it.
+        // SAFETY: the context is made to forget the prefix below, whatever came of it, or is replaced.
         #[allow(unsafe_code, reason = "a context that is used again outlives its prefixes")]
         let prefix = unsafe { as_if_it_stayed(prefix) };
         let done = match self.context.ref_prefix(prefix) {
             Ok(_) => self.context.compress2(output, plain),
             Err(code) => Err(code),
         };
-        self.context.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
-        self.context.ref_prefix(&[]).map_err(zstd_error)?;
-        done.map(drop).map_err(zstd_error)
+        let forgotten = match self.context.reset(ResetDirective::SessionOnly) {
+            Ok(_) => self.context.ref_prefix(&[]),
+            Err(code) => Err(code),
+        };
+        if forgotten.is_err() {
+            // Nobody has seen that. It is an error, and this one knows no prefix.
+            self.context = CCtx::create();
+        }
+        done.and(forgotten).map(drop).map_err(zstd_error)
     }
 }
 
@@ -301,7 +307,7 @@ impl Decompressor {
         let written = if prefix.is_empty() {
             self.context.decompress(plain, compressed).map_err(zstd_error)?
         } else {
-            self.decompress_delta(compressed, prefix, plain).map_err(zstd_error)?
+            self.decompress_delta(compressed, prefix, plain)?
         };
         self.context.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
         if written != length {
@@ -315,17 +321,25 @@ impl Decompressor {
         compressed: &[u8],
         prefix: &[u8],
         plain: &mut Vec<u8>,
-    ) -> SafeResult {
-        // SAFETY: the context is made to forget the prefix below, whatever came of it.
+    ) -> Result<usize, CompressError> {
+        // SAFETY: the context is made to forget the prefix below, whatever came of it, or is replaced.
         #[allow(unsafe_code, reason = "a context that is used again outlives its prefixes")]
         let prefix = unsafe { as_if_it_stayed(prefix) };
         let done = match self.context.ref_prefix(prefix) {
             Ok(_) => self.context.decompress(plain, compressed),
             Err(code) => Err(code),
         };
-        self.context.reset(ResetDirective::SessionOnly)?;
-        self.context.ref_prefix(&[])?;
-        done
+        let forgotten = match self.context.reset(ResetDirective::SessionOnly) {
+            Ok(_) => self.context.ref_prefix(&[]),
+            Err(code) => Err(code),
+        };
+        if forgotten.is_err() {
+            // Nobody has seen that.
+            self.context = DCtx::create();
+            let most = DParameter::WindowLogMax(WINDOW_LOG_MAX);
+            self.context.set_parameter(most).map_err(zstd_error)?;
+        }
+        done.map_err(zstd_error)
     }
 }
 
@@ -427,13 +441,18 @@ mod tests {
         plain[5] ^= 1;
         let mut compressor = DeltaCompressor::new(3).unwrap();
         let mut delta = Vec::new();
-        // One context, prefixes that come and go, and without one in between.
-        for length in [300_000, 100] {
+        // One context each, prefixes that come and go, nonsense, and no prefix in between.
+        let mut one = Decompressor::new().unwrap();
+        for length in [300_000, 0, 100] {
             let other: Vec<u8> = noise(length).iter().map(|byte| !byte).collect();
             compressor.compress(&other, &plain, &mut delta).unwrap();
             assert!(delta.len() > plain.len(), "{}", delta.len());
-            let mut decompressor = Decompressor::new().unwrap();
-            assert_eq!(decompressor.decompress(&delta, &other, plain.len()).unwrap(), plain);
+            assert_eq!(one.decompress(&delta, &other, plain.len()).unwrap(), plain);
+            compressor.compress(&prefix, &plain, &mut delta).unwrap();
+            assert!(one.decompress(&delta[..delta.len() / 2], &prefix, plain.len()).is_err());
+            // What a context went on referring to would be its prefix here.
+            compressor.compress(&[], &plain, &mut delta).unwrap();
+            assert_eq!(one.decompress(&delta, &[], plain.len()).unwrap(), plain);
         }
         compressor.compress(&prefix, &plain, &mut delta).unwrap();
         assert!(delta.len() < 2000, "{}", delta.len());

@@ -3,6 +3,7 @@
 
 use super::FormatError;
 use super::bytes::{Reader, put_field, put_signed, put_varint};
+use super::header::ObjectKind;
 use super::pack::SEGMENT_LENGTH_MAX;
 use super::snapshot::{put_count_field, put_time_field, skip_field};
 use crate::units::Timestamp;
@@ -73,7 +74,7 @@ pub struct Settings {
     pub chunk_maximum: u32,
     /// A segment is closed when it holds this many bytes of plaintext.
     pub segment_length: u32,
-    /// A pack is closed when it holds about this many stored bytes, rather before.
+    /// A pack of data is closed when it holds about this many stored bytes, rather before; one of trees at half of them.
     pub pack_length: u32,
     /// zstd level.
     pub compression_level: i32,
@@ -102,7 +103,16 @@ impl Settings {
         created: Timestamp { seconds: 0, nanoseconds: 0 },
     };
 
-    /// About how many stored bytes packs hold, rather less: they are closed before another segment like the last would be too
+    /// A pack of this kind is closed when it holds about so many stored bytes. Of trees half of what is set: who lists a
+    /// directory without a cache reads a pack of trees whole.
+    pub fn pack_length_of(&self, kind: ObjectKind) -> u64 {
+        match kind {
+            ObjectKind::TreePack => u64::from(self.pack_length / 2),
+            _ => u64::from(self.pack_length),
+        }
+    }
+
+    /// About how many stored bytes packs of data hold, rather less: they are closed before another segment like the last would be too
     /// much, and sooner where padding is small. 13.6 to 15.6 MiB of 16 were measured, and the last ones of a session hold less.
     pub fn usual_pack_length(&self) -> u64 {
         let (pack, segment) = (u64::from(self.pack_length), u64::from(self.segment_length));

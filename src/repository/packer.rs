@@ -15,8 +15,8 @@ use crate::format::index::PackRecord;
 use crate::format::pack::{BlobRecord, Encoding, PACK_TRAILER_LENGTH, PackDirectory};
 use crate::id::{BlobId, PackId};
 
-/// From this many bytes on a pack's buffer has room for twice as many. glibc's allocator asks the system for what is
-/// larger than 32 MiB, always.
+/// From this many bytes on a pack's buffer has room for twice as many. What is not touched
+/// costs no memory, as the system is asked for what is so large.
 const LARGE: usize = 16 << 20;
 
 /// A pack that is being filled.

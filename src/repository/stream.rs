@@ -25,6 +25,7 @@ pub(super) struct Sealed<'s> {
     rest: Option<Rest<'s>>,
 }
 
+#[derive(Clone, Copy)]
 struct Rest<'s> {
     store: &'s Store,
     name: &'s str,
@@ -56,9 +57,14 @@ impl<'s> Sealed<'s> {
         &self.bytes
     }
 
-    /// All of it; `None` where it is read part by part.
-    pub(super) fn all(&self) -> Option<&[u8]> {
-        self.rest.is_none().then_some(&self.bytes[..])
+    /// All of it, which is read where only a part is there. Nothing was unsealed yet.
+    pub(super) fn make_whole(&mut self) -> Result<&[u8], StoreError> {
+        if let Some(Rest { store, name, .. }) = self.rest {
+            store::give_back(std::mem::take(&mut self.bytes));
+            self.bytes = store.get(name)?;
+            self.rest = None;
+        }
+        Ok(&self.bytes)
     }
 
     /// Bytes of the object that are there.
@@ -101,19 +107,11 @@ impl Frames {
         start as u64..end as u64
     }
 
-    /// Unseals a frame where it stands, unless that `is_done`, and appends its plaintext to `plain`; zeros, where it does not
-    /// open or is not there.
-    fn unseal(
-        &mut self,
-        frame: usize,
-        is_done: bool,
-        sealed: &mut Sealed<'_>,
-        plain: &mut Vec<u8>,
-    ) {
+    /// Unseals a frame where it stands, and appends its plaintext to `plain`; zeros, where it does not open or is not there.
+    fn unseal(&mut self, frame: usize, sealed: &mut Sealed<'_>, plain: &mut Vec<u8>) {
         let length = self.plain_length(frame);
         let is_last = frame + 1 == self.count();
         let opened = match sealed.get_mut(self.sealed_range(frame..frame + 1)) {
-            Some(plain) if is_done => Some(&*plain).filter(|_| !self.bad.contains(&frame)),
             Some(sealed) => {
                 let unsealed = self.cipher.frames.unseal_frame(frame as u64, is_last, sealed);
                 unsealed.ok().map(|plain| &*plain)
@@ -123,9 +121,7 @@ impl Frames {
         match opened {
             Some(opened) => plain.extend_from_slice(&opened[..length]),
             None => {
-                if !is_done {
-                    self.bad.push(frame);
-                }
+                self.bad.push(frame);
                 plain.resize(plain.len() + length, 0);
             }
         }
@@ -136,8 +132,6 @@ impl Frames {
 pub(super) struct Stream<'s> {
     sealed: Sealed<'s>,
     frames: Frames,
-    /// So many frames were unsealed, those at the end not counted: in their places, where the sealed bytes are all there.
-    unsealed: usize,
     /// The plaintext of these frames.
     window: Vec<u8>,
     in_window: Range<usize>,
@@ -159,7 +153,6 @@ impl<'s> Stream<'s> {
         let frames = Frames { cipher, total, bad: Vec::new() };
         Stream {
             sealed,
-            unsealed: 0,
             window: memory,
             in_window: 0..0,
             tail: Vec::new(),
@@ -182,7 +175,7 @@ impl<'s> Stream<'s> {
         &self.frames.bad
     }
 
-    /// A part could not be read, or what was before it is asked for again: nothing that this says means anything.
+    /// A part could not be read: nothing that this says means anything. Never where the sealed bytes are all there.
     pub(super) fn has_failed(&self) -> bool {
         self.has_failed
     }
@@ -229,29 +222,33 @@ impl<'s> Stream<'s> {
         }
         let mut plain = Vec::with_capacity(more.len() * FRAME_LENGTH + tail.len());
         for frame in more {
-            frames.unseal(frame, false, apart.as_mut().unwrap_or(sealed), &mut plain);
+            frames.unseal(frame, apart.as_mut().unwrap_or(sealed), &mut plain);
         }
         plain.append(tail);
         self.tail = plain;
         self.tail_first = first;
     }
 
-    /// Unseals everything before the end of `range`, whose bytes can be read then, and none before it.
+    /// Unseals everything before the end of `range`, whose bytes can be read then, and none before it. Ranges do not go back.
     pub(super) fn open(&mut self, range: Range<u64>) {
         let first = (range.start.min(self.frames.total) / FRAME_LENGTH as u64) as usize;
         let end = range.end.min(self.frames.total).div_ceil(FRAME_LENGTH as u64) as usize;
-        if first < self.in_window.start {
-            if self.sealed.rest.is_some() {
-                return self.has_failed = true;
-            }
-            self.window.clear();
-            self.in_window = first..first;
-        }
+        // Nobody goes back, as segments follow one another; what is not in the window cannot be read.
+        let first = first.max(self.in_window.start);
         let forgotten = first.min(self.in_window.end) - self.in_window.start;
         self.window.drain(..(forgotten * FRAME_LENGTH).min(self.window.len()));
         self.in_window.start += forgotten;
         while self.in_window.end < end && !self.has_failed {
             let frame = self.in_window.end;
+            if frame < self.tail_first
+                && self.frames.sealed_range(frame..frame + 1).end > self.sealed.length()
+            {
+                // However many somebody says that there are: nothing stands for them.
+                self.frames.bad.extend(frame..end.min(self.tail_first));
+                self.window.clear();
+                self.in_window = end..end;
+                return;
+            }
             self.open_frame(frame);
             self.in_window.end += 1;
             if frame < first {
@@ -282,8 +279,7 @@ impl<'s> Stream<'s> {
                 Err(_) => return self.has_failed = true,
             }
         }
-        frames.unseal(frame, frame < self.unsealed, sealed, window);
-        self.unsealed = self.unsealed.max(frame + 1);
+        frames.unseal(frame, sealed, window);
     }
 
     /// Bytes of the plaintext in the range that was opened last; `None` where a frame of them does not open.

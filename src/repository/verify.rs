@@ -1,7 +1,7 @@
 //! Proves objects of the store: what is there, and whether each is what was once written.
 //!
-//! Nothing here believes a cache. A pack is proven in one pass, on a disk part by part: frames are unsealed in place
-//! and moved together, segments are decompressed into a buffer that is used again, and blobs are
+//! Nothing here believes a cache. A pack is proven in one pass, on a disk part by part: frames are unsealed where they
+//! are and copied together, segments are decompressed into a buffer that is used again, and blobs are
 //! named from slices of it. Where all packs are proven, segments that deltas are read against are decompressed
 //! and named when they are opened for these (`deferred`).
 
@@ -27,6 +27,9 @@ use crate::store::{Store, StoreError, layout};
 
 /// No pack is longer: 1 GiB of stored bytes, a segment and a directory. An index that says more lies.
 const PACK_LENGTH_MAX: u64 = 2 << 30;
+
+/// Memory for a segment that is kept for the next pack: two of the default settings.
+const WINDOW_KEPT: usize = 8 << 20;
 
 /// What is said of a pack that only the first of two readings found damaged.
 pub const WHOLE_WHEN_READ_AGAIN: &str = "was damaged when it was read first and whole when it was read again: the \
@@ -314,7 +317,8 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     ) -> Result<PackProof> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
-        let is_in_parts = fetched.is_none() && store.is_disk();
+        // Of two stores, the hot one may be a disk, and the data elsewhere.
+        let is_in_parts = fetched.is_none() && store.is_disk() && store.lists_cheaply();
         let sealed = match fetched {
             Some(fetched) => fetched.map(Sealed::whole),
             None if is_in_parts => Sealed::in_parts(store, &name),
@@ -364,7 +368,9 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         match repository.mend_in(store, id, header.as_ref()) {
             Ok(mended) if !mended.was_whole() => {
                 let after = self.prove(id, listed, Sealed::whole(mended.object))?;
-                let after = after.unwrap_or_default();
+                let after = after.ok_or_else(|| {
+                    RepositoryError::corrupt(&name, "what parity gave back cannot be read")
+                })?;
                 proof.is_mendable = after.damage.is_empty();
                 proof.lost = after.lost;
                 proof.damage.push(RepositoryError::corrupt(&name, "parity mends it"));
@@ -401,12 +407,12 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         }
     }
 
-    /// Proves a pack whose object this is, or ought to be. `None`: it cannot be in parts; it never is where it is all there.
+    /// Proves a pack whose object this is, or ought to be. `None`: a part could not be read; never where all of it is there.
     fn prove(
         &mut self,
         id: PackId,
         listed: Option<&ListedPack>,
-        sealed: Sealed<'_>,
+        mut sealed: Sealed<'_>,
     ) -> Result<Option<PackProof>> {
         let repository = self.reader.repository();
         let name = layout::pack(id);
@@ -446,13 +452,17 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         };
         let cipher = repository.sealer().object_cipher(&header, &name)?;
         if header.parity.is_some() {
-            let Some(object) = sealed.all() else { return Ok(None) };
+            // Which is behind all frames and told of them all; nothing was opened yet.
+            let Ok(object) = sealed.make_whole() else { return Ok(None) };
             if let Some(message) = damaged_parity(&cipher, object) {
                 proof.damage.push(RepositoryError::corrupt(&name, message));
             }
         }
         let mut stream = Stream::new(sealed, cipher, total, std::mem::take(&mut self.window));
         let directory = stream.directory();
+        if stream.has_failed() {
+            return Ok(None);
+        }
         let own = directory.map(|(directory, body_end)| {
             let object_length = proof.bytes;
             (PackRecord { id, header, object_length, directory }, body_end)
@@ -492,13 +502,17 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             for (number, segment) in record.directory.segments.iter().enumerate() {
                 let kind = record.header.kind;
                 self.verify_segment(id, kind, number, segment, &mut stream, &mut proof)?;
+                if stream.has_failed() {
+                    return Ok(None);
+                }
             }
             if listed.is_none() {
                 proof.blobs.extend(blobs_of(record));
             }
         }
         let padding = record.map_or(0, |record| record.directory.body_length());
-        stream.open(padding..total);
+        // Without a directory nobody asks what is in it, but that each frame opens.
+        stream.open(if body_end.is_some() { padding } else { total }..total);
         if let Some(end) = body_end {
             let padding = padding..end;
             if padding.start > padding.end {
@@ -523,6 +537,9 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         proof.is_certain &= !proof.is_of_bases();
         let has_failed = stream.has_failed();
         self.window = stream.into_memory();
+        if self.window.capacity() > WINDOW_KEPT {
+            self.window = Vec::new();
+        }
         Ok((!has_failed).then_some(proof))
     }
 

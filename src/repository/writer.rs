@@ -454,9 +454,7 @@ impl<'a> Writer<'a> {
         };
         counter.fetch_add(blobs.len() as u64, Ordering::Relaxed);
         let is_of_data = kind == ObjectKind::DataPack;
-        let target = self.repository.settings.pack_length as usize;
-        // Who lists a directory without a cache reads a pack of trees whole.
-        let target = if is_of_data { target } else { target / 2 };
+        let target = self.repository.settings.pack_length_of(kind) as usize;
         let open = &self.open_packs[usize::from(kind == ObjectKind::TreePack)];
         let parity = self.repository.settings.parity_percent;
         let mut pack = open.take(

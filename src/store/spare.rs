@@ -9,8 +9,7 @@ const LEAST: usize = 256 << 10;
 const STEP: usize = 1 << 20;
 /// From this length on there is [`ROOM`] for more.
 const LARGE: usize = 8 << 20;
-/// Room for whole packs: more than one takes with the default settings, and more than 32 MiB, so that glibc's allocator asks the
-/// system for it and gives it back (on machines of 64 bits).
+/// Room for whole packs: more than one takes with the default settings.
 const ROOM: usize = 33 << 20;
 /// So many are kept that nobody reads into: about as many as there are threads that read at a time.
 const MOST: usize = 4;
@@ -37,8 +36,10 @@ pub(super) fn take(length: usize) -> Vec<u8> {
 
 /// Gives back the memory of an object, or a part of one, that was read and that nobody needs any more.
 pub fn give_back(memory: Vec<u8>) {
-    if memory.capacity() >= LEAST {
-        SPARE.lock().give_back(memory);
+    // Longer ones than a usual pack are rare, and would stay as long as the process.
+    if (LEAST..=ROOM).contains(&memory.capacity()) {
+        let dropped = SPARE.lock().give_back(memory);
+        drop(dropped);
     }
 }
 
@@ -46,7 +47,7 @@ impl Spare {
     /// The smallest in which so many bytes fit, if it is not much too large: memory that is used whole is not kept for a little.
     fn take(&mut self, length: usize) -> Option<Vec<u8>> {
         self.is_asked = true;
-        let most = length.next_multiple_of(STEP) * 2;
+        let most = length.next_multiple_of(STEP).max(2 * length);
         let fits = |room: usize| room >= length && (room <= most || length >= LARGE);
         let all = self.memory.iter().map(Vec::capacity).enumerate();
         let (found, _) = all.filter(|(_, room)| fits(*room)).min_by_key(|(_, room)| *room)?;
@@ -55,15 +56,14 @@ impl Spare {
         Some(memory)
     }
 
-    fn give_back(&mut self, memory: Vec<u8>) {
+    /// Returns what there is no room for.
+    fn give_back(&mut self, memory: Vec<u8>) -> Option<Vec<u8>> {
         if !self.is_asked {
-            return;
+            return Some(memory);
         }
         self.memory.push(memory);
-        if self.memory.len() > MOST {
-            // That which was given back first, as it may be too small or too large for what is read now.
-            self.memory.remove(0);
-        }
+        // That which was given back first, as it may be too small or too large for what is read now.
+        (self.memory.len() > MOST).then(|| self.memory.remove(0))
     }
 }
 
@@ -97,7 +97,10 @@ mod tests {
     #[test]
     fn there_is_room_for_what_is_read() {
         for length in [0, 1, LEAST - 1, LEAST, STEP + 1, LARGE, ROOM + 1] {
-            assert!(take(length).capacity() >= length, "{length}");
+            let memory = take(length);
+            assert!(memory.capacity() >= length && memory.is_empty(), "{length}");
+            give_back(memory);
         }
+        assert!(SPARE.lock().memory.iter().all(|memory| memory.capacity() <= ROOM));
     }
 }

@@ -452,15 +452,18 @@ fn a_large_pack_is_proven_on_a_disk_as_it_is_in_memory() {
     let memory = Store::memory();
     let whole = create(memory.clone(), settings, None);
     let source = tempfile::tempdir().unwrap();
-    fs::write(source.path().join("noise"), noise(20 << 20, 1)).unwrap();
-    fs::write(source.path().join("text"), b"all work and no play ".repeat(3000)).unwrap();
+    // Which shrinks by half.
+    let text: String = noise(20 << 20, 1).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(source.path().join("text"), text).unwrap();
     back_up(&whole, source.path());
     let index = whole.listed_indexes().unwrap()[0];
     let packs = whole.read_index(index).unwrap().packs;
     let record = packs.iter().max_by_key(|pack| pack.object_length).unwrap();
     let name = layout::pack(record.id);
     let bytes = memory.get(&name).unwrap();
-    assert!(record.object_length > 5 << 20 && record.directory.segments.len() > 20);
+    let segments = &record.directory.segments;
+    assert!(record.object_length > 5 << 20 && segments.len() > 20);
+    assert!(segments.iter().all(|segment| segment.encoding == Encoding::Zstd));
 
     // Index objects that say something else of it: it is read by what they say.
     let mut records = vec![record.clone()];

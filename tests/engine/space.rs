@@ -14,6 +14,7 @@ use aumbry::ops::prune::{PruneOptions, prune};
 use aumbry::ops::rekey::{Change, RekeyOptions, plan as plan_rekey, rekey};
 use aumbry::ops::repair::{RepairOptions, repair_index};
 use aumbry::repository::Repository;
+use aumbry::repository::index::PackInfo;
 use aumbry::repository::writer::Writer;
 use aumbry::store::{FaultControl, LocalMode, ObjectInfo, Store, layout};
 
@@ -553,6 +554,29 @@ fn at_most_so_much_is_copied_as_was_asked_for_and_later_runs_do_the_rest() {
         unused = summary.unused_before;
     }
     assert_eq!(pruned(&repository, &PruneOptions { dry_run: true, ..tight() }).unused_before, 0);
+    assert_whole(&store);
+}
+
+/// Packs of trees are half as long as those of data, and full ones are not small.
+#[test]
+fn full_packs_of_trees_are_not_joined_again_and_again() {
+    let store = Store::memory();
+    let repository = create_quick(store.clone(), None);
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..4000 {
+        let name = format!("{:x}", number * 7_919_193_u64).repeat(6);
+        fs::write(folder.path().join(name), noise(20, number)).unwrap();
+    }
+    back_up(&repository, folder.path());
+    let known = repository.cache().packs().unwrap();
+    let full = repository.settings().pack_length_of(ObjectKind::TreePack) / 4 * 3;
+    let is_full = |pack: &PackInfo| pack.kind == ObjectKind::TreePack && pack.object_length > full;
+    assert!(known.iter().filter(|(_, pack)| is_full(pack)).count() > 3, "{known:?}");
+    let mut joining = impatient();
+    joining.limits.repack_small = true;
+    pruned(&repository, &joining);
+    let plan = pruned(&repository, &PruneOptions { dry_run: true, ..joining }).plan.unwrap();
+    assert_eq!((plan.drop.len(), plan.repack.len()), (0, 0), "{plan:?}");
     assert_whole(&store);
 }
 

@@ -30,6 +30,8 @@ pub fn set_up() {
     let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     set("MALLOC_ARENA_MAX", libc::M_ARENA_MAX, i32::try_from(cores).unwrap_or(i32::MAX));
     set("MALLOC_MMAP_THRESHOLD_", libc::M_MMAP_THRESHOLD, MAPPED);
+    // Which would follow the other one by itself, if that were not set.
+    set("MALLOC_TRIM_THRESHOLD_", libc::M_TRIM_THRESHOLD, 2 * MAPPED);
 }
 
 /// Other allocators are left as they are.

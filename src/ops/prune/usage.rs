@@ -374,7 +374,7 @@ impl Usage {
     /// every needed blob stands in one that counts, or is lost.
     pub fn packs(&self, repository: &Repository, exceptions: &Exceptions) -> Vec<PackUse> {
         let newest = repository.sealer().newest_epoch();
-        let target = u64::from(repository.settings().pack_length);
+        let settings = repository.settings();
         let keeps_trees = repository.cache_folder().is_some();
         let known = self.table.counted().filter_map(|pack| {
             let info = &pack.described.info;
@@ -388,7 +388,7 @@ impl Usage {
                 unreadable: !pack.counts,
                 read_requests: pack.read_requests(keeps_trees),
                 old_epoch: info.header.epoch != newest,
-                small: info.object_length < target / 2,
+                small: info.object_length < settings.pack_length_of(info.kind) / 2,
                 is_tree: info.kind == ObjectKind::TreePack,
             })
         });

@@ -37,7 +37,7 @@ use crate::format::index::PackRecord;
 use crate::id::{IndexId, PackId, RepositoryId};
 
 /// Raised whenever a table changes its meaning: an older cache is thrown away.
-const CACHE_VERSION: u64 = 7;
+const CACHE_VERSION: u64 = 6;
 /// redb's page cache, in bytes. Part of the memory budget.
 const PAGE_CACHE: usize = 16 << 20;
 /// A run is merged with the smaller ones when it is at most this many times as large as they are together:

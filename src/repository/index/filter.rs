@@ -32,7 +32,8 @@ const PAGE_WORDS: usize = PAGE_BLOCKS * BLOCK_WORDS;
 pub const PAGE_LENGTH: usize = 4096;
 
 /// Pages of files that stay in memory: 8 MiB, the filters of four million blobs. A backup asks for each blob that may be new, so
-/// that what it holds does not grow with the repository beyond that; a page that is not there costs it about a microsecond.
+/// that what it holds does not grow with the repository beyond that; a page that is not there costs it about a microsecond where the
+/// kernel has it, and else a read of the disk. Whose pages are asked for first has the room, over all repositories of a process.
 pub const RESIDENT_MOST: usize = 2048;
 
 /// How many are there now.
@@ -89,6 +90,11 @@ fn shape(capacity: u64) -> (u64, u64) {
     (blocks, blocks.div_ceil(PAGE_BLOCKS as u64))
 }
 
+/// Of a page in its place: another one's there would say "no" of what is in.
+fn checksum(content: &[u8], page: usize) -> [u8; CHECKSUM_LENGTH] {
+    Checksum::START.with(content).with(&(page as u64).to_le_bytes()).bytes()
+}
+
 /// How many pages a filter for so many ids has.
 pub fn pages_for(capacity: u64) -> u64 {
     shape(capacity).1
@@ -115,7 +121,9 @@ impl Filter {
                 Some(page) => Ok(place.is_in(page)),
                 None => Self::read(pages, &place, file),
             },
-            (Pages::File(_), None) => Err(io::ErrorKind::NotFound.into()),
+            (Pages::File(_), None) => {
+                Err(io::Error::new(io::ErrorKind::NotFound, "a filter without its file"))
+            }
         }
     }
 
@@ -124,8 +132,8 @@ impl Filter {
         let mut bytes = [0; PAGE_LENGTH];
         file.read_exact_at(&mut bytes, (place.page * PAGE_LENGTH) as u64)?;
         let (content, stored) = bytes.split_at(PAGE_LENGTH - CHECKSUM_LENGTH);
-        if Checksum::START.with(content).bytes() != stored {
-            return Err(io::ErrorKind::InvalidData.into());
+        if checksum(content, place.page) != stored {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "an index file is damaged"));
         }
         let mut page = [0; PAGE_WORDS];
         for (word, bytes) in page.iter_mut().zip(content.as_chunks::<8>().0) {
@@ -171,15 +179,22 @@ impl FilterWriter {
             page: Box::new([0; PAGE_WORDS]),
             at: 0,
             pages: pages as usize,
-            kept: stays.then(Vec::new),
+            kept: stays.then(|| Vec::with_capacity(pages as usize)),
         }
     }
 
     /// Adds an id, which must not come before the last one in order. Pages that are done are written to `file`.
+    ///
+    /// # Errors
+    ///
+    /// Of writing, and [`io::ErrorKind::InvalidInput`] for an id whose page is done.
     pub fn insert(&mut self, id: &BlobId, file: Option<&File>) -> io::Result<()> {
         let place = Place::of(id, self.blocks);
         while self.at < place.page {
             self.end_page(file)?;
+        }
+        if place.page < self.at {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "ids are out of order"));
         }
         for (word, bit) in place.probes() {
             self.page[word] |= bit;
@@ -192,11 +207,11 @@ impl FilterWriter {
             kept.push(*self.page);
         } else if let Some(file) = file {
             let mut bytes = [0; PAGE_LENGTH];
-            let (content, checksum) = bytes.split_at_mut(PAGE_LENGTH - CHECKSUM_LENGTH);
+            let (content, stored) = bytes.split_at_mut(PAGE_LENGTH - CHECKSUM_LENGTH);
             for (bytes, word) in content.as_chunks_mut::<8>().0.iter_mut().zip(&*self.page) {
                 *bytes = word.to_le_bytes();
             }
-            checksum.copy_from_slice(&Checksum::START.with(content).bytes());
+            stored.copy_from_slice(&checksum(content, self.at));
             file.write_all_at(&bytes, (self.at * PAGE_LENGTH) as u64)?;
         }
         self.page.fill(0);
@@ -205,6 +220,10 @@ impl FilterWriter {
     }
 
     /// The filter, whose last pages are written.
+    ///
+    /// # Errors
+    ///
+    /// Of writing.
     pub fn finish(mut self, file: Option<&File>) -> io::Result<Filter> {
         while self.at < self.pages {
             self.end_page(file)?;
@@ -280,9 +299,21 @@ mod tests {
             writer.insert(&id, Some(&file)).unwrap();
         }
         let filter = writer.finish(Some(&file)).unwrap();
+        let mut page = vec![0; PAGE_LENGTH];
+        file.read_exact_at(&mut page, 0).unwrap();
         file.write_all_at(&[0xa5], 77).unwrap();
         let error = filter.may_contain(&id(1), Some(&file)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        // A whole page in the place of another.
+        let mut writer = FilterWriter::new(3000, false);
+        let ids = sorted(0..3000);
+        ids.iter().for_each(|id| writer.insert(id, Some(&file)).unwrap());
+        assert!(writer.insert(&ids[0], Some(&file)).is_err(), "its page is done");
+        let larger = writer.finish(Some(&file)).unwrap();
+        file.read_exact_at(&mut page, 0).unwrap();
+        file.write_all_at(&page, PAGE_LENGTH as u64).unwrap();
+        assert!(larger.may_contain(&ids[0], Some(&file)).unwrap());
+        assert!(larger.may_contain(&ids[2999], Some(&file)).is_err());
         file.set_len(100).unwrap();
         assert!(filter.may_contain(&id(1), Some(&file)).is_err());
     }

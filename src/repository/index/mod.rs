@@ -3,7 +3,7 @@
 //! A row a blob in redb costs 5 µs to insert and 80 to 216 bytes to keep, which a first backup of a million
 //! small files would feel. So entries are kept sorted, in immutable runs, 48 bytes each; a run is written
 //! once and merged with others when they are of a size, so there are O(log n) of them. Memory: up to 8 MiB of the
-//! filters, fences (0.1 bytes a blob, 1 MB for ten million), redb's page cache (16 MiB), and while index objects are taken
+//! filters (all of them, 2 bytes a blob, without a cache folder), fences (0.1 bytes a blob, 1 MB for ten million), redb's page cache (16 MiB), and while index objects are taken
 //! in, two batches of at most 16 MiB or one object each (about 100 MB at the peak), whatever the
 //! repository's size. Measured by `benches/growth`.
 //!

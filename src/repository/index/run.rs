@@ -123,8 +123,8 @@ impl Run {
             u64::from_le_bytes(footer[at..at + 8].try_into().expect("eight bytes of the footer"))
         };
         let (entries, capacity) = (number(8), number(16));
-        // What a file of this length may hold, so that nothing here runs over.
-        if footer[..8] != MAGIC || entries.max(capacity) > length {
+        // So that nothing here runs over: no file is as long.
+        if footer[..8] != MAGIC || entries.max(capacity) > length.min(1 << 48) {
             return Ok(None);
         }
         let blocks = entries.div_ceil(BLOCK_ENTRIES as u64);
@@ -155,7 +155,7 @@ impl Run {
         Checksum::START.with(fences).with(shape.as_flattened()).bytes()
     }
 
-    /// Whether a block was met that is not what was written.
+    /// Whether a block or a page of the filter was met that is not what was written.
     pub fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
     }
