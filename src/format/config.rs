@@ -112,7 +112,7 @@ impl Settings {
         }
     }
 
-    /// About how many stored bytes packs of data hold, rather less: they are closed before another segment like the last would be too
+    /// About how many stored bytes packs hold, by those of data, rather less: they are closed before another segment like the last would be too
     /// much, and sooner where padding is small. 13.6 to 15.6 MiB of 16 were measured, and the last ones of a session hold less.
     pub fn usual_pack_length(&self) -> u64 {
         let (pack, segment) = (u64::from(self.pack_length), u64::from(self.segment_length));

@@ -1,9 +1,9 @@
-//! Packs read whole: which, in what order, and what is lost with those that are not what they should be.
+//! Packs of which every byte is read: which, in what order, and what is lost with those that are not what they should be.
 //!
 //! Memory: as many packs as there are threads and one more (so that one is fetched while the others are worked
-//! on), fewer where the budget asks for it; on a disk parts of them (`repository::stream`); and 12 bytes for each blob of a damaged pack. From a store far away, an eighth of
-//! the budget for packs that are fetched ahead in the place of that one more. Where there are deltas, 8 MiB for places of their
-//! bases, and what `repository::deferred` takes.
+//! on), fewer where the budget asks for it; on a disk parts of them (`repository::stream`); and 12 bytes for each blob of a
+//! damaged pack. From a store far away, an eighth of the budget for packs that are fetched ahead in the place of that one
+//! more. Where there are deltas, 8 MiB for places of their bases, and what `repository::deferred` takes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -106,7 +106,7 @@ fn sample(wanted: Confidence, packs: u64, read: u64) -> SampleResult {
     SampleResult { packs, read, bad: 0, confidence, proportion: wanted.proportion }
 }
 
-/// Reads packs whole, records which were proven and which are damaged, and finds what is lost.
+/// Reads every byte of packs, records which were proven and which are damaged, and finds what is lost.
 pub fn prove(
     packs: &Packs,
     known: &mut Known,
