@@ -24,6 +24,7 @@ pub mod mend;
 pub mod mirrors;
 pub mod object_locks;
 mod open_packs;
+mod opened;
 pub mod packer;
 pub mod planted;
 mod proof;

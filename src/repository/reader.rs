@@ -18,6 +18,7 @@ use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::cache::Excluded;
 use super::index::{Location, PackInfo, SegmentPlace};
 use super::mend::plain_length;
+use super::opened::{Opened, Spare};
 use super::seal::{frames_covering, unseal_range};
 use super::verify::is_damage;
 use crate::codec::compress::Decompressor;
@@ -33,49 +34,8 @@ pub struct Blob {
     range: Range<usize>,
 }
 
-/// Buffers of segments that are not needed any more: the next one is opened into memory that is there, which the
-/// kernel need not clear first.
-type Spare = Arc<Mutex<SpareBuffers>>;
-
-struct SpareBuffers {
-    /// So many are kept.
-    most: usize,
-    buffers: Vec<Vec<u8>>,
-}
-
-/// One of them is kept for so many bytes of a reader's budget, one at least and at most so many.
-const SPARE_SHARE: u64 = 8 << 20;
-const SPARE_MOST: u64 = 4;
-/// Large ones have room in steps of so many bytes, so that the next one fits in it: what is not touched costs no memory.
-const SPARE_STEP: usize = 1 << 20;
-
 /// What is fetched ahead has one part in so many of a reader's budget: 8 MiB of the 48 of a restore, for eight requests.
 const AHEAD_SHARE: u64 = 6;
-
-/// The plaintext of a segment.
-struct Opened {
-    plain: Vec<u8>,
-    spare: Spare,
-    /// If it is a delta: what it was read against was held against its name.
-    is_proven: bool,
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        let plain = std::mem::take(&mut self.plain);
-        let mut spare = self.spare.lock();
-        if spare.buffers.len() < spare.most {
-            return spare.buffers.push(plain);
-        }
-        // The large ones are worth keeping.
-        let least = spare.buffers.iter_mut().min_by_key(|buffer| buffer.capacity());
-        match least.filter(|least| least.capacity() < plain.capacity()) {
-            Some(least) => *least = plain,
-            // A segment that is stored as it is was read into it.
-            None => store::give_back(plain),
-        }
-    }
-}
 
 impl std::ops::Deref for Blob {
     type Target = [u8];
@@ -135,10 +95,7 @@ impl<'a> BlobReader<'a> {
         BlobReader {
             repository,
             segments: Mutex::new(segments),
-            spare: Arc::new(Mutex::new(SpareBuffers {
-                most: (budget / SPARE_SHARE).clamp(1, SPARE_MOST) as usize,
-                buffers: Vec::new(),
-            })),
+            spare: Spare::for_budget(budget),
             decompressors: Mutex::default(),
             prefixes: Mutex::default(),
             failing: Mutex::default(),
@@ -510,7 +467,7 @@ impl<'a> BlobReader<'a> {
         match loaded {
             Ok(plain) => {
                 let length = plain.len() as u64;
-                let opened = Arc::new(Opened { plain, spare: self.spare.clone(), is_proven });
+                let opened = Arc::new(Opened::new(plain, &self.spare, is_proven));
                 *content = Some(opened.clone());
                 drop(content);
                 self.make_room(place, replaced, length);
@@ -576,7 +533,7 @@ impl<'a> BlobReader<'a> {
             Some(decompressor) => decompressor,
             None => Decompressor::new().named(&name)?,
         };
-        let mut plain = self.spare_buffer(plain_length);
+        let mut plain = self.spare.take(plain_length);
         decompressor
             .decompress_into(&stored, &prefix, plain_length, &mut plain)
             .named(format!("{name}, segment {segment}"))?;
@@ -589,17 +546,6 @@ impl<'a> BlobReader<'a> {
             deferred.opened((pack.id, segment), &plain, name);
         }
         Ok(plain)
-    }
-
-    /// An empty buffer for so many bytes: one that is there, if it is not much too large.
-    fn spare_buffer(&self, length: usize) -> Vec<u8> {
-        let mut spare = self.spare.lock();
-        let fits = |buffer: &Vec<u8>| (length..=2 * length).contains(&buffer.capacity());
-        let found = spare.buffers.iter().position(fits);
-        match found {
-            Some(at) => spare.buffers.swap_remove(at),
-            None => Vec::with_capacity(length.next_multiple_of(SPARE_STEP.min(length.max(1)))),
-        }
     }
 
     /// The plaintexts of a delta's bases, one after another, into memory that is used again. Only copies in segments that are

@@ -54,6 +54,13 @@ enum Pages {
     File(Box<[OnceLock<Box<Page>>]>),
 }
 
+impl Pages {
+    /// So many of a file, none of which was asked for yet.
+    fn unread(count: usize) -> Self {
+        Pages::File((0..count).map(|_| OnceLock::new()).collect())
+    }
+}
+
 /// First word of the id's block in its page, and 63 bits that choose seven of its 512 bits.
 struct Place {
     page: usize,
@@ -104,8 +111,7 @@ impl Filter {
     /// The filter for so many ids that stands at the beginning of a file.
     pub fn in_file(capacity: u64) -> Self {
         let (blocks, pages) = shape(capacity);
-        let pages = (0..pages).map(|_| OnceLock::new()).collect();
-        Filter { pages: Pages::File(pages), blocks }
+        Filter { pages: Pages::unread(pages as usize), blocks }
     }
 
     /// Whether the id may be in the set. `file` is where its pages are.
@@ -230,7 +236,7 @@ impl FilterWriter {
         }
         let pages = match self.kept {
             Some(pages) => Pages::Memory(pages),
-            None => Pages::File((0..self.pages).map(|_| OnceLock::new()).collect()),
+            None => Pages::unread(self.pages),
         };
         Ok(Filter { pages, blocks: self.blocks })
     }
