@@ -22,6 +22,8 @@ const LARGE: usize = 16 << 20;
 /// A pack that is being filled.
 pub struct PackBuilder {
     buffer: Vec<u8>,
+    /// Where the object begins in the buffer.
+    start: usize,
     plain_length: usize,
     directory: PackDirectory,
     parity_percent: u8,
@@ -44,6 +46,7 @@ impl PackBuilder {
         buffer.resize(HEADER_LENGTH, 0);
         PackBuilder {
             buffer,
+            start: 0,
             plain_length: 0,
             directory: PackDirectory::default(),
             parity_percent: 0,
@@ -57,6 +60,26 @@ impl PackBuilder {
         let more = self.buffer.capacity() * usize::from(percent) / 100;
         self.buffer.reserve_exact(self.buffer.capacity() - self.buffer.len() + more);
         self
+    }
+
+    /// The same, empty as it is, where the object begins at a multiple of `alignment` bytes, a power of two, in memory: a
+    /// store may write it from where it is ([`crate::store::Store::alignment`]). Called last: when the memory grows later
+    /// on, that is lost, and nothing else.
+    pub fn aligned_to(mut self, alignment: usize) -> Self {
+        debug_assert!(self.is_empty());
+        self.buffer.reserve_exact(HEADER_LENGTH + alignment);
+        self.start = match self.buffer.as_ptr().align_offset(alignment) {
+            start if start < alignment => start,
+            _ => 0,
+        };
+        self.buffer.resize(self.start + HEADER_LENGTH, 0);
+        self
+    }
+
+    /// Where the object begins in the memory that [`PackBuilder::finish`] returns: 0, or, of an aligned one, anywhere before
+    /// its alignment.
+    pub fn start(&self) -> usize {
+        self.start
     }
 
     /// How many stored bytes it holds.
@@ -103,7 +126,7 @@ impl PackBuilder {
         self.directory.push(stored.len() as u32, encoding, blobs);
     }
 
-    /// Seals the pack. Returns the object and what an index says of it.
+    /// Seals the pack. Returns the object, from [`PackBuilder::start`] on, and what an index says of it.
     pub fn finish(
         mut self,
         sealer: &Sealer,
@@ -136,21 +159,22 @@ impl PackBuilder {
         let shape = shape.transpose()?;
         let header = Header { parity, ..sealer.new_header(kind, salt) };
         let cipher = sealer.object_cipher(&header, name)?;
-        self.buffer[..HEADER_LENGTH].copy_from_slice(&cipher.header.encode());
-        let frames = self.buffer[HEADER_LENGTH..].chunks_mut(SEALED_FRAME_LENGTH);
+        let (header, body) = self.buffer[self.start..].split_at_mut(HEADER_LENGTH);
+        header.copy_from_slice(&cipher.header.encode());
+        let frames = body.chunks_mut(SEALED_FRAME_LENGTH);
         let last = frames.len() - 1;
         for (number, frame) in frames.enumerate() {
             let (plain, tag) = frame.split_at_mut(frame.len() - TAG_LENGTH);
             tag.copy_from_slice(&cipher.frames.seal_frame(number as u64, number == last, plain));
         }
         if let Some(shape) = shape {
-            self.buffer.resize(shape.object_length(), 0);
-            shape.write_parity(&cipher, &mut self.buffer);
+            self.buffer.resize(self.start + shape.object_length(), 0);
+            shape.write_parity(&cipher, &mut self.buffer[self.start..]);
         }
         let record = PackRecord {
             id,
             header: cipher.header,
-            object_length: self.buffer.len() as u64,
+            object_length: (self.buffer.len() - self.start) as u64,
             directory: self.directory,
         };
         Ok((self.buffer, record))

@@ -74,7 +74,9 @@ struct Counters {
 /// A finished pack on its way to the store.
 struct Finished {
     name: String,
-    object: Vec<u8>,
+    /// The memory in which the object begins at `start`.
+    memory: Vec<u8>,
+    start: usize,
     record: PackRecord,
     _leaving: Leaving,
 }
@@ -460,7 +462,9 @@ impl<'a> Writer<'a> {
         let mut pack = open.take(
             || {
                 let spare = is_of_data.then(|| self.uploads.spare.lock().pop()).flatten();
-                PackBuilder::reusing(spare.unwrap_or_default(), target).with_parity(parity)
+                PackBuilder::reusing(spare.unwrap_or_default(), target)
+                    .with_parity(parity)
+                    .aligned_to(self.uploads.store.alignment())
             },
             |_| {
                 let [random] = self.repository.environment.chance.bytes()?;
@@ -481,15 +485,16 @@ impl<'a> Writer<'a> {
         let name = layout::pack(id);
         let randomness = self.repository.environment.chance.bytes()?;
         let sealer = self.repository.sealer();
-        let (object, record) = pack.finish(sealer, kind, id, &name, &randomness)?;
-        self.counters.stored_bytes.fetch_add(object.len() as u64, Ordering::Relaxed);
+        let start = pack.start();
+        let (memory, record) = pack.finish(sealer, kind, id, &name, &randomness)?;
+        self.counters.stored_bytes.fetch_add(record.object_length, Ordering::Relaxed);
         if self.dry_run {
             return Ok(());
         }
         if kind == ObjectKind::TreePack {
-            self.repository.keep_pack(&record.id, &object);
+            self.repository.keep_pack(&record.id, &memory[start..]);
         }
-        let finished = Box::new(Finished { name, object, record, _leaving: leaving });
+        let finished = Box::new(Finished { name, memory, start, record, _leaving: leaving });
         let sent = if uploads_at_once(self.repository) == 0 {
             upload_one(&self.uploads, *finished);
             true
@@ -635,16 +640,16 @@ fn upload(uploads: &Uploads, queue: &Mutex<Receiver<Box<Finished>>>) {
 
 /// Brings a pack to the store, unless an earlier one could not be stored.
 fn upload_one(uploads: &Uploads, finished: Finished) {
-    let Finished { name, mut object, record, _leaving } = finished;
+    let Finished { name, mut memory, start, record, _leaving } = finished;
     if uploads.failure.lock().is_some() {
         return;
     }
-    let created = uploads.store.create_from(&name, &mut object);
-    if object.capacity() > 0 && record.header.kind == ObjectKind::DataPack {
+    let created = uploads.store.create_from(&name, &mut memory, start);
+    if memory.capacity() > 0 && record.header.kind == ObjectKind::DataPack {
         // Memory that is there need not be cleared by the kernel. As many as there are uploads stay, no more.
         let mut spare = uploads.spare.lock();
         if spare.len() < uploads.spare_max {
-            spare.push(object);
+            spare.push(memory);
         }
     }
     let failure = match created {

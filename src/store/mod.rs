@@ -500,16 +500,33 @@ impl Store {
         }
     }
 
-    /// Like [`Store::create`]; on a disk the memory of the bytes is left behind, to be used again, with anything in it.
-    pub fn create_from(&self, name: &str, bytes: &mut Vec<u8>) -> Result<Created, StoreError> {
-        let taken = std::mem::take(bytes);
-        if !matches!(self.way(), Way::Here) || !self.is_disk() {
+    /// Like [`Store::create`] for the bytes from `start` on; on a disk the memory is left behind, to be used again, with
+    /// anything in it.
+    pub fn create_from(
+        &self,
+        name: &str,
+        memory: &mut Vec<u8>,
+        start: usize,
+    ) -> Result<Created, StoreError> {
+        let mut taken = std::mem::take(memory);
+        if !self.leaves_memory() {
+            taken.drain(..start);
             return self.create(name, taken);
         }
         let buffer = Buffer::from(taken);
-        let created = self.create_here(name, buffer.clone());
-        *bytes = into_vec(buffer);
+        let created = self.create_here(name, buffer.slice(start..));
+        *memory = into_vec(buffer);
         created
+    }
+
+    /// What the address of an object's first byte should divide, so that [`Store::create_from`] need not copy it; 1: it makes
+    /// no difference.
+    pub fn alignment(&self) -> usize {
+        if self.leaves_memory() { direct::BLOCK } else { 1 }
+    }
+
+    fn leaves_memory(&self) -> bool {
+        matches!(self.way(), Way::Here) && self.is_disk()
     }
 
     /// An object's length in bytes, or `None` when there is no such object.
