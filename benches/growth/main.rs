@@ -23,13 +23,13 @@ use aumbry::format::header::ObjectKind;
 use aumbry::id::BlobId;
 use aumbry::monitor::{Monitor, Phase, SilentMonitor};
 use aumbry::ops::backup::{BackupOptions, Deltas, backup};
+use aumbry::ops::find::{FindOptions, Version, find};
 use aumbry::ops::prune::plan::UnusedLimit;
 use aumbry::ops::prune::{PruneOptions, prune};
 use aumbry::repository::Repository;
-use aumbry::repository::reader::BlobReader;
 use aumbry::store::{FaultControl, LocalMode, Store, layout};
+use aumbry::tree::filter::{IncludeFilter, Pattern};
 use aumbry::tree::path::TreePath;
-use aumbry::view::find_path;
 
 use crate::common::{backup_options, blob_id, create, environment, passphrase, peak_mebibytes};
 use crate::synthetic::{Building, SMALL_HOST, Size, Tree, TreeSource, small_tree};
@@ -282,20 +282,27 @@ impl Bench {
         std::fs::remove_dir_all(self.folder.join("tidy")).unwrap();
     }
 
-    /// Where one file was changed, as a program would find out today: its path in every snapshot.
+    /// One file's versions in all snapshots: by its path, and by its name anywhere.
     fn find(&self) {
         let (repository, control) = self.refreshed();
         let tree = Tree::new(self.size, 0);
         let path = TreePath::parse(tree.path(tree.files() / 2)).unwrap();
-        let lap = Lap::new(&control);
-        let found = repository.snapshots(&SilentMonitor).unwrap().all;
-        let reader = BlobReader::for_a_walk(&repository, 256 << 20);
-        let entries = found.iter().filter(|(_, snapshot)| snapshot.host != SMALL_HOST);
-        let found =
-            entries.filter(|(_, snapshot)| find_path(&reader, snapshot, &path).unwrap().is_some());
-        let count = found.count() as u64;
-        lap.end("one path in every snapshot", &control);
-        assert!(count >= self.size.snapshots);
+        let name = path.name().unwrap();
+        let (path, name) = (path.to_string(), String::from_utf8(name.to_vec()).unwrap());
+        for (what, text) in [("by path", path), ("by name", name)] {
+            let lap = Lap::new(&control);
+            let snapshots = repository.snapshots(&SilentMonitor).unwrap().all;
+            let patterns = IncludeFilter::new(&[Pattern::new(text)]).unwrap();
+            let options = FindOptions { patterns, memory_budget: 256 << 20 };
+            let mut found = 0;
+            let mut tell = |version: Version| {
+                found += version.snapshots as u64;
+                Ok(())
+            };
+            find(&repository, &snapshots, &options, &mut tell, &SilentMonitor).unwrap();
+            lap.end(&format!("find, {what}"), &control);
+            assert!(found >= self.size.snapshots, "{found}");
+        }
     }
 
     fn backup(&self, what: &str, source: &mut dyn aumbry::source::Source, options: BackupOptions) {

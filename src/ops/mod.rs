@@ -1,4 +1,5 @@
-//! Verbs: one file each, `Options` in and `Summary` out. Verbs do not call one another.
+//! Verbs: one file each, `Options` in and `Summary` out. Verbs do not call one another; `find` compares snapshots with what
+//! `diff` is made of.
 
 pub mod backup;
 mod changes;
@@ -8,6 +9,7 @@ pub mod copy;
 mod crew;
 pub mod diff;
 pub mod dump;
+pub mod find;
 mod findings;
 pub mod forget;
 mod marking;

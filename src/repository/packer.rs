@@ -19,61 +19,67 @@ use crate::id::{BlobId, PackId};
 /// costs no memory, as the system is asked for what is so large.
 const LARGE: usize = 16 << 20;
 
+/// What a pack's memory is to have room for.
+#[derive(Clone, Copy)]
+struct Room {
+    stored_bytes: usize,
+    parity_percent: u8,
+    alignment: usize,
+}
+
+impl Room {
+    /// Bytes that all of it takes. Where packs are large, that is more than twice what is needed: so much that the allocator asks
+    /// the system for it, and gives it back when the pack has gone. What is not needed is not touched and costs no memory.
+    fn length(self) -> usize {
+        let sealed = sealed_length(self.stored_bytes as u64 + 1) as usize;
+        let more = if self.stored_bytes >= LARGE { sealed + sealed / 8 } else { sealed / 16 };
+        let object = HEADER_LENGTH + sealed + more;
+        object + object * usize::from(self.parity_percent) / 100 + self.alignment - 1
+    }
+}
+
 /// A pack that is being filled.
 pub struct PackBuilder {
     buffer: Vec<u8>,
+    room: Room,
     /// Where the object begins in the buffer.
     start: usize,
     plain_length: usize,
     directory: PackDirectory,
-    parity_percent: u8,
 }
 
 impl PackBuilder {
-    /// An empty pack with room for `capacity` stored bytes, and for twice as many where packs are large: that is so much
-    /// that the allocator asks the system for it, and gives it back when the pack has gone. What is not needed is not
-    /// touched and costs no memory.
+    /// An empty pack with room for `capacity` stored bytes.
     pub fn new(capacity: usize) -> Self {
         Self::reusing(Vec::new(), capacity)
     }
 
     /// The same in memory that is there, if it is large enough.
-    pub fn reusing(mut buffer: Vec<u8>, capacity: usize) -> Self {
-        let sealed = sealed_length(capacity as u64 + 1) as usize;
-        let more = if capacity >= LARGE { sealed + sealed / 8 } else { sealed / 16 };
-        buffer.clear();
-        buffer.reserve_exact(HEADER_LENGTH + sealed + more);
-        buffer.resize(HEADER_LENGTH, 0);
-        PackBuilder {
-            buffer,
-            start: 0,
-            plain_length: 0,
-            directory: PackDirectory::default(),
-            parity_percent: 0,
-        }
+    pub fn reusing(buffer: Vec<u8>, capacity: usize) -> Self {
+        Self::laid_out(buffer, Room { stored_bytes: capacity, parity_percent: 0, alignment: 1 })
     }
 
-    /// The same with parity of so many percent behind the frames; 0: none. It takes no part in when a pack is full.
-    pub fn with_parity(mut self, percent: u8) -> Self {
-        self.parity_percent = percent;
-        // Reserved, not touched: what a pack does not need costs no memory.
-        let more = self.buffer.capacity() * usize::from(percent) / 100;
-        self.buffer.reserve_exact(self.buffer.capacity() - self.buffer.len() + more);
-        self
+    /// The same, empty as it is, with parity of so many percent behind the frames; 0: none. It takes no part in when a pack
+    /// is full.
+    pub fn with_parity(self, percent: u8) -> Self {
+        debug_assert!(self.is_empty());
+        Self::laid_out(self.buffer, Room { parity_percent: percent, ..self.room })
     }
 
     /// The same, empty as it is, where the object begins at a multiple of `alignment` bytes, a power of two, in memory: a
-    /// store may write it from where it is ([`crate::store::Store::alignment`]). Called last: when the memory grows later
-    /// on, that is lost, and nothing else.
-    pub fn aligned_to(mut self, alignment: usize) -> Self {
+    /// store may write it from where it is ([`crate::store::Store::alignment`]). Should a pack take more than there is room
+    /// for, that is lost, and nothing else.
+    pub fn aligned_to(self, alignment: usize) -> Self {
         debug_assert!(self.is_empty());
-        self.buffer.reserve_exact(HEADER_LENGTH + alignment);
-        self.start = match self.buffer.as_ptr().align_offset(alignment) {
-            start if start < alignment => start,
-            _ => 0,
-        };
-        self.buffer.resize(self.start + HEADER_LENGTH, 0);
-        self
+        Self::laid_out(self.buffer, Room { alignment, ..self.room })
+    }
+
+    fn laid_out(mut buffer: Vec<u8>, room: Room) -> Self {
+        buffer.clear();
+        buffer.reserve_exact(room.length());
+        let start = buffer.as_ptr().align_offset(room.alignment).min(room.alignment - 1);
+        buffer.resize(start + HEADER_LENGTH, 0);
+        PackBuilder { buffer, room, start, plain_length: 0, directory: PackDirectory::default() }
     }
 
     /// Where the object begins in the memory that [`PackBuilder::finish`] returns: 0, or, of an aligned one, anywhere before
@@ -151,7 +157,7 @@ impl PackBuilder {
         self.append(&(directory.len() as u32).to_le_bytes());
         self.buffer.resize(self.buffer.len() + TAG_LENGTH, 0);
 
-        let parity = parity_of(self.plain_length as u64, self.parity_percent);
+        let parity = parity_of(self.plain_length as u64, self.room.parity_percent);
         let shape = parity.map(|parity| {
             PackShape::new(parity)
                 .ok_or_else(|| RepositoryError::new(Kind::Invalid, name, "is too long for parity"))
@@ -178,5 +184,30 @@ impl PackBuilder {
             directory: self.directory,
         };
         Ok((self.buffer, record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_used_again_does_not_grow() {
+        for (capacity, percent, alignment) in
+            [(1 << 10, 0, 1), (1 << 20, 10, 4096), (LARGE, 2, 4096)]
+        {
+            let reusing = |memory| {
+                PackBuilder::reusing(memory, capacity).with_parity(percent).aligned_to(alignment)
+            };
+            let room = reusing(Vec::new()).buffer.capacity();
+            let mut memory = Vec::new();
+            for _ in 0..50 {
+                let pack = reusing(memory);
+                let begin = pack.buffer[pack.start..].as_ptr();
+                assert!(pack.start < alignment && begin.addr().is_multiple_of(alignment));
+                memory = pack.buffer;
+            }
+            assert_eq!(memory.capacity(), room, "{capacity} {percent} {alignment}");
+        }
     }
 }

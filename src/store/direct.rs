@@ -257,7 +257,7 @@ mod tests {
 
     /// Bytes that begin at a block of memory, or so many bytes behind it.
     fn behind_a_block(bytes: &[u8], behind: usize) -> Buffer {
-        let mut memory = Vec::with_capacity(bytes.len() + 2 * BLOCK);
+        let mut memory: Vec<u8> = Vec::with_capacity(bytes.len() + 2 * BLOCK);
         let start = memory.as_ptr().align_offset(BLOCK) + behind;
         memory.resize(start, 0);
         memory.extend_from_slice(bytes);
@@ -277,7 +277,7 @@ mod tests {
                 (in_parts(&bytes), &bytes),
                 (behind_a_block(&bytes, 0), &bytes),
                 (behind_a_block(&bytes, 16), &bytes),
-                (mixed.into_iter().flatten().map(Buffer::from).collect(), &twice),
+                (mixed.into_iter().flatten().collect(), &twice),
             ];
             for (number, (given, bytes)) in shapes.into_iter().enumerate() {
                 for is_wanted in [true, false] {

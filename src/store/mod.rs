@@ -519,7 +519,7 @@ impl Store {
         created
     }
 
-    /// What the address of an object's first byte should divide, so that [`Store::create_from`] need not copy it; 1: it makes
+    /// What should divide the address of an object's first byte, so that [`Store::create_from`] need not copy it; 1: it makes
     /// no difference.
     pub fn alignment(&self) -> usize {
         if self.leaves_memory() { direct::BLOCK } else { 1 }

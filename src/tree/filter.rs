@@ -152,7 +152,10 @@ impl IncludeFilter {
             wanted.add(parsed.glob(pattern, parsed.components.len())?);
             filter.directories_only.push(parsed.directories_only);
             filter.anywhere |= !parsed.is_anchored;
-            for length in 1..parsed.components.len() {
+            let whole = parsed.components.len();
+            // What `**` at the end matches leads on to what is below it.
+            let leading = if parsed.components.last() == Some(&"**") { whole } else { whole - 1 };
+            for length in 1..=leading {
                 above.add(parsed.glob(pattern, length)?);
             }
         }
@@ -166,6 +169,24 @@ impl IncludeFilter {
         self.wants_everything
     }
 
+    /// Whether a pattern matches the entry at this path itself, and not only something above it.
+    pub fn matches(&self, path: &[u8], is_directory: bool) -> bool {
+        self.wants_everything || self.is_match(&Candidate::from_bytes(path), is_directory)
+    }
+
+    /// Whether a pattern may match, itself, something below the directory at this path.
+    pub fn leads_on(&self, path: &[u8]) -> bool {
+        self.wants_everything
+            || self.anywhere
+            || path == b"/"
+            || self.above.is_match_candidate(&Candidate::from_bytes(path))
+    }
+
+    fn is_match(&self, candidate: &Candidate<'_>, is_directory: bool) -> bool {
+        let matches = self.wanted.matches_candidate(candidate);
+        matches.into_iter().any(|index| is_directory || !self.directories_only[index])
+    }
+
     /// Whether the entry at this path (in the normal form of a
     /// [`TreePath`](crate::tree::path::TreePath)) is wanted, or something below it. Asked from the root
     /// down; below an entry that is [`Match::Whole`] everything is wanted without asking.
@@ -177,8 +198,7 @@ impl IncludeFilter {
             return Match::Inside;
         }
         let candidate = Candidate::from_bytes(path);
-        let matches = self.wanted.matches_candidate(&candidate);
-        if matches.into_iter().any(|index| is_directory || !self.directories_only[index]) {
+        if self.is_match(&candidate, is_directory) {
             Match::Whole
         } else if is_directory && (self.anywhere || self.above.is_match_candidate(&candidate)) {
             Match::Inside

@@ -34,6 +34,27 @@ const MOMENT_LIMIT: &str = "moments lie in the years -9999 to 9999";
 ///
 /// Case does not matter.
 pub fn parse_moment(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, UnitsError> {
+    parse_edge(text, now, zone, Edge::End)
+}
+
+/// The same for use as "at or after": where only a day is named, its first moment is meant.
+pub fn parse_start(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, UnitsError> {
+    parse_edge(text, now, zone, Edge::Start)
+}
+
+/// Which end of a day that is named alone.
+#[derive(Clone, Copy)]
+enum Edge {
+    Start,
+    End,
+}
+
+fn parse_edge(
+    text: &str,
+    now: Timestamp,
+    zone: &TimeZone,
+    edge: Edge,
+) -> Result<Timestamp, UnitsError> {
     let words = text.trim().to_ascii_lowercase();
     let out_of_range = || UnitsError::out_of_range(text, MOMENT_LIMIT);
     if words == "now" {
@@ -49,7 +70,7 @@ pub fn parse_moment(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Times
     let today = zone.to_datetime(now).date();
     let local =
         parse_local(&words, today).ok_or_else(|| UnitsError::invalid(text, MOMENT_FORMS))?;
-    resolve(local, now, today, zone).map(from_jiff).ok_or_else(out_of_range)
+    resolve(local, now, today, zone, edge).map(from_jiff).ok_or_else(out_of_range)
 }
 
 /// The moment that lies `period` before `timestamp`, by the calendar and the clocks of `zone`: a month
@@ -66,8 +87,8 @@ pub fn before(timestamp: Timestamp, period: &Period, zone: &TimeZone) -> Option<
 
 /// What a text names in local time.
 enum Local {
-    /// The last nanosecond of a day.
-    EndOf(Date),
+    /// A day.
+    Day(Date),
     /// A time on a day.
     At(Date, Time),
     /// A time today, or yesterday when that is still to come.
@@ -90,7 +111,7 @@ fn parse_local(words: &str, today: Date) -> Option<Local> {
     let date = parse_date(day).or_else(|| parse_day_name(day, today))?;
     Some(match time {
         Some(time) => Local::At(date, parse_time(time)?),
-        None => Local::EndOf(date),
+        None => Local::Day(date),
     })
 }
 
@@ -99,15 +120,17 @@ fn resolve(
     now: jiff::Timestamp,
     today: Date,
     zone: &TimeZone,
+    edge: Edge,
 ) -> Option<jiff::Timestamp> {
     let at = |date: Date, time: Time| zone.to_timestamp(date.to_datetime(time)).ok();
-    match local {
+    match (local, edge) {
+        (Local::Day(date), Edge::Start) => at(date, Time::midnight()),
         // Taken from the start of the day after: a day's last hour may come twice.
-        Local::EndOf(date) => at(date.tomorrow().ok()?, Time::midnight())?
+        (Local::Day(date), Edge::End) => at(date.tomorrow().ok()?, Time::midnight())?
             .checked_sub(jiff::Span::new().nanoseconds(1))
             .ok(),
-        Local::At(date, time) => at(date, time),
-        Local::Last(time) => at(today, time)
+        (Local::At(date, time), _) => at(date, time),
+        (Local::Last(time), _) => at(today, time)
             .filter(|moment| *moment <= now)
             .or_else(|| at(today.yesterday().ok()?, time)),
     }

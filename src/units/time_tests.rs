@@ -209,7 +209,7 @@ proptest! {
     }
 
     #[test]
-    fn the_end_of_a_day_is_the_last_moment_of_it(
+    fn a_day_is_from_its_first_moment_to_its_last(
         seconds in 0..4_000_000_000_i64,
         zone_name in prop::sample::select(&ZONES),
     ) {
@@ -221,6 +221,12 @@ proptest! {
         let next = Timestamp { seconds: end.seconds + 1, nanoseconds: 0 };
         prop_assert_ne!(&format_local(next, &zone)[..10], today);
         prop_assert_eq!(parse_moment("today", now, &zone), Ok(end));
+        let start = parse_start(today, now, &zone).unwrap();
+        prop_assert_eq!(&format_local(start, &zone)[..10], today);
+        let last = Timestamp { seconds: start.seconds - 1, nanoseconds: 0 };
+        prop_assert_ne!(&format_local(last, &zone)[..10], today);
+        prop_assert!(start <= now && now <= end);
+        prop_assert_eq!(parse_start("3h", now, &zone), parse_moment("3h", now, &zone));
     }
 
     #[test]

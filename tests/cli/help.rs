@@ -12,6 +12,7 @@ fn every_command_explains_itself() {
         "backup",
         "snapshots",
         "ls",
+        "find",
         "restore",
         "diff",
         "dump",

@@ -195,6 +195,46 @@ fn restoring_and_counting_end_with_a_summary() {
 }
 
 #[test]
+fn versions_are_lines() {
+    let scene = Scene::with_documents();
+    let documents = scene.path("Documents");
+    fs::write(documents.join(strange_name()), "x").unwrap();
+    scene.run(&["backup", "Documents"]).ok();
+    fs::write(documents.join("notes.txt"), "second\n").unwrap();
+    fs::remove_file(documents.join(strange_name())).unwrap();
+    scene.run(&["backup", "Documents"]).ok();
+    let snapshots = &scene.run(&["snapshots", "--json"]).ok().json_lines()[0];
+    let lines = scene.run(&["find", "notes.txt", "na*", "--json"]).ok().json_lines();
+    let fields = "message_type struct_type name path type uid gid user group size mode permissions mtime \
+                  ctime btime inode links hostname source_name first_snapshot first_time last_snapshot \
+                  last_time snapshots is_current";
+    let paths: Vec<_> = lines.iter().map(|line| line["path"].as_str().unwrap()).collect();
+    let notes = scene.text_path("Documents/notes.txt");
+    let strange = scene.text_path("Documents/na\u{fffd}me\n");
+    assert_eq!(paths.iter().filter(|path| **path == notes).count(), 2);
+    assert_eq!(paths.iter().filter(|path| **path == strange).count(), 1);
+    for line in &lines {
+        let is_strange = line["path"] == strange;
+        let more = if is_strange { " name_b64 path_b64" } else { "" };
+        assert_fields(line, &format!("{fields}{more}"));
+        assert_eq!((&line["message_type"], &line["snapshots"]), (&"found".into(), &1.into()));
+        let now = line["is_current"] == true;
+        assert_eq!(line["last_snapshot"], snapshots[usize::from(now)]["id"]);
+        assert_eq!(
+            line["size"],
+            if is_strange {
+                1
+            } else if now {
+                7
+            } else {
+                6
+            }
+        );
+    }
+    assert!(scene.run(&["find", "nowhere", "--json"]).ok().json_lines().is_empty());
+}
+
+#[test]
 fn differences_are_lines_and_end_with_statistics() {
     let scene = Scene::with_documents();
     fs::write(scene.path("Documents").join(strange_name()), "x").unwrap();

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use crate::support::Scene;
 use crate::support::assert_same_file;
@@ -96,6 +98,37 @@ fn yesterdays_file_comes_back_in_one_line() {
     scene.show(&["restore", &format!("latest~1:{documents}/notes.txt"), "--in-place", "-q"]);
     assert_eq!(fs::read(&notes).unwrap(), b"first\n");
     assert_seen("restore", scene.transcript());
+}
+
+#[test]
+fn versions_of_a_file_are_found_in_all_snapshots() {
+    let mut scene = Scene::with_documents();
+    let backup = |scene: &Scene, host, time| {
+        scene.run(&["backup", "--host", host, "--time", time, "Documents"]).ok();
+    };
+    let stamp = |scene: &Scene, name: &str| {
+        let file = fs::File::options().write(true).open(scene.path(name)).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(1_790_000_000)).unwrap();
+    };
+    for name in ["Documents/notes.txt", "Documents/letters/first.txt"] {
+        stamp(&scene, name);
+    }
+    backup(&scene, "box", "2026-11-01 14:30");
+    backup(&scene, "box", "2026-11-02 14:30");
+    fs::write(scene.path("Documents/notes.txt"), "second, and longer\n").unwrap();
+    stamp(&scene, "Documents/notes.txt");
+    fs::remove_file(scene.path("Documents/letters/first.txt")).unwrap();
+    backup(&scene, "box", "2026-11-03 14:30");
+    scene.show(&["find", "notes.txt"]);
+    scene.show(&["find", "*.TXT", "-i", "--until", "2026-11-02 20:00"]);
+    let letters = scene.text_path("Documents/letters/*");
+    scene.show(&["find", &letters, "--since", "2026-11-03", "-q"]);
+    scene.show(&["find", "nowhere", "--host", "box"]);
+    scene.show(&["find", "!notes.txt"]);
+    scene.show(&["find"]);
+    backup(&scene, "lap", "2026-11-04 14:30");
+    scene.show(&["find", "notes.txt", "-q"]);
+    assert_seen("find", scene.transcript());
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn told(lines: &[(&str, &str)]) -> Told {
 
 /// An entry of a plain tree. Modes and times come from few values, so that some are the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Plain {
+pub enum Plain {
     Folder { mode: u32, time: u64 },
     File { bytes: Vec<u8>, mode: u32, time: u64 },
     Link { target: String },
@@ -101,7 +101,7 @@ impl Plain {
 }
 
 /// Paths below the folder; the folder itself is the empty path. Order is that of a walk.
-type PlainTree = BTreeMap<Vec<String>, Plain>;
+pub type PlainTree = BTreeMap<Vec<String>, Plain>;
 
 fn plain() -> impl Strategy<Value = Plain> {
     let mode = || prop_oneof![Just(0o700), Just(0o755)];
@@ -144,7 +144,7 @@ fn plain_tree() -> impl Strategy<Value = PlainTree> {
 }
 
 /// Two trees that have most in common.
-fn two_trees() -> impl Strategy<Value = (PlainTree, PlainTree)> {
+pub fn two_trees() -> impl Strategy<Value = (PlainTree, PlainTree)> {
     let keep = proptest::collection::vec(any::<bool>(), 64);
     (plain_tree(), plain_tree(), keep).prop_map(|(first, other, keep)| {
         let mut second = other;
@@ -162,7 +162,7 @@ fn two_trees() -> impl Strategy<Value = (PlainTree, PlainTree)> {
 }
 
 /// Makes the folder what the tree says. `holes`: runs of zeros at the ends of files are holes.
-fn write(tree: &PlainTree, folder: &Path, holes: bool) {
+pub fn write(tree: &PlainTree, folder: &Path, holes: bool) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         match path.symlink_metadata().unwrap().is_dir() {
@@ -274,7 +274,7 @@ fn any_two_trees_differ_as_the_maps_say() {
 
 /// A folder with enough names for several nodes, and something else, in two versions. What is in the files does
 /// not shrink, so that the nodes fill several frames.
-fn wide(folder: &Path, repository: &Repository) -> Told {
+pub fn wide(folder: &Path, repository: &Repository) -> Told {
     for name in ["wide", "deep/deeper"] {
         fs::create_dir_all(folder.join(name)).unwrap();
     }
@@ -329,6 +329,20 @@ fn trees_that_are_the_same_are_not_read() {
     assert_eq!((lines, summary.unchanged), (Told::new(), Some((1, 5000))));
 }
 
+/// A copy of the store in which a bit of one object is another, so many eighths behind its beginning.
+pub fn with_a_flipped_bit(store: &Store, name: &str, eighths: usize) -> Store {
+    let copy = Store::memory();
+    for other in store.list("").unwrap() {
+        let mut bytes = store.get(&other.name).unwrap();
+        if other.name == name {
+            let at = bytes.len() * eighths / 8;
+            bytes[at] ^= 1;
+        }
+        copy.create(&other.name, bytes).unwrap();
+    }
+    copy
+}
+
 #[test]
 fn damage_hides_differences_and_makes_none_up() {
     let folder = tempfile::tempdir().unwrap();
@@ -340,16 +354,7 @@ fn damage_hides_differences_and_makes_none_up() {
     let mut partly = 0;
     for object in store.list(layout::PACKS).unwrap() {
         for place in 1..8 {
-            let copy = Store::memory();
-            for other in store.list("").unwrap() {
-                let mut bytes = store.get(&other.name).unwrap();
-                if other.name == object.name {
-                    let at = bytes.len() * place / 8;
-                    bytes[at] ^= 1;
-                }
-                copy.create(&other.name, bytes).unwrap();
-            }
-            let damaged = open_quick(copy, None);
+            let damaged = open_quick(with_a_flipped_bit(&store, &object.name, place), None);
             let snapshots = snapshots(&damaged);
             let monitor = RecordingMonitor::default();
             let other = Other::Snapshot(&snapshots[1].1, options.subtree.clone());

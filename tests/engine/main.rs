@@ -18,6 +18,7 @@ mod diff;
 mod disk;
 mod far;
 mod fidelity;
+mod finding;
 mod following;
 mod foretold;
 mod forgetting;

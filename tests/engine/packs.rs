@@ -12,7 +12,7 @@ use aumbry::repository::Repository;
 use aumbry::repository::packer::PackBuilder;
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::writer::Writer;
-use aumbry::store::{Store, layout};
+use aumbry::store::{LocalMode, Store, layout};
 use proptest::prelude::{Strategy, any, prop_oneof};
 
 use crate::model::{create_quick, create_quick_with, for_all, open_quick};
@@ -71,6 +71,30 @@ fn round_trip(repository: &Repository, number: u32, segments: &[Vec<u8>]) {
     let reader = BlobReader::new(repository, 1 << 20);
     for (blob, plain) in wanted {
         assert!(*reader.data(&blob).unwrap() == *plain, "{} bytes", plain.len());
+    }
+}
+
+#[test]
+fn an_aligned_pack_is_written_from_where_it_is_and_its_memory_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Store::local(folder.path(), LocalMode::Create).unwrap();
+    let repository = create_quick(Store::memory(), None);
+    assert_eq!((disk.alignment(), repository.store().alignment()), (4096, 1));
+    for (number, percent) in [(0, 0), (1, 2)] {
+        let (id, plain) = (name_of(number), noise(3 << 20, u64::from(number)));
+        let name = layout::pack(id);
+        let pack = PackBuilder::new(4 << 20).with_parity(percent).aligned_to(disk.alignment());
+        let mut pack = pack;
+        let record = BlobRecord { id: BlobId([7; 32]), length: plain.len() as u32 };
+        pack.push(&plain, Encoding::Stored, vec![record]);
+        let start = pack.start();
+        let sealed = pack.finish(repository.sealer(), ObjectKind::DataPack, id, &name, &[9; 32]);
+        let mut memory = sealed.unwrap().0;
+        let (object, capacity) = (memory[start..].to_vec(), memory.capacity());
+        assert!(memory[start..].as_ptr().addr().is_multiple_of(4096), "{percent}");
+        disk.create_from(&name, &mut memory, start).unwrap();
+        assert_eq!(memory.capacity(), capacity);
+        assert!(disk.get(&name).unwrap() == object, "{percent}");
     }
 }
 

@@ -16,6 +16,7 @@ use crate::commands::copy::CopyArgs;
 use crate::commands::debug::DebugArgs;
 use crate::commands::diff::DiffArgs;
 use crate::commands::dump::DumpArgs;
+use crate::commands::find::FindArgs;
 use crate::commands::forget::ForgetArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::key::KeyArgs;
@@ -133,6 +134,8 @@ pub enum Command {
     Snapshots(SnapshotsArgs),
     /// List the files in a snapshot
     Ls(LsArgs),
+    /// Find files in all snapshots, and their versions
+    Find(FindArgs),
     /// Bring files back from a snapshot
     Restore(RestoreArgs),
     /// Tell what differs between two snapshots, or a snapshot and the disk

@@ -29,6 +29,7 @@ use aumbry::units::Timestamp;
 use aumbry::units::time::format_local;
 use aumbry::units::time::format_rfc3339;
 use aumbry::units::time::parse_moment;
+use aumbry::units::time::parse_start;
 use indicatif::ProgressBar;
 
 use crate::cli::GlobalArgs;
@@ -124,6 +125,11 @@ impl Context {
     /// Reads a moment as a person types it.
     pub fn moment(&self, text: &str) -> Result<Timestamp, Failure> {
         Ok(parse_moment(text, self.now(), &self.surroundings.zone)?)
+    }
+
+    /// Reads a moment from which on something is meant: of a day its beginning.
+    pub fn start(&self, text: &str) -> Result<Timestamp, Failure> {
+        Ok(parse_start(text, self.now(), &self.surroundings.zone)?)
     }
 
     /// A moment for a person.

@@ -23,9 +23,9 @@ use crate::source::Source;
 use crate::target::TargetError;
 use crate::tree::diff::Difference;
 use crate::tree::entry::{Entry, Node};
-use crate::tree::filter::ExcludeFilter;
+use crate::tree::filter::{ExcludeFilter, IncludeFilter};
 use crate::tree::path::TreePath;
-use crate::view::find_path;
+use crate::view::{DirectoryRoot, Found, find_path};
 
 use listener::Listener;
 use trees::Comparison;
@@ -43,6 +43,19 @@ pub struct DiffOptions {
     pub exclude: ExcludeFilter,
     /// Bytes of opened segments that are kept.
     pub memory_budget: u64,
+}
+
+impl DiffOptions {
+    /// Everything that the snapshots have, but for what differs in nothing but metadata.
+    pub fn of_everything(memory_budget: u64) -> Self {
+        DiffOptions {
+            subtree: TreePath::root(),
+            metadata: false,
+            content: false,
+            exclude: ExcludeFilter::default(),
+            memory_budget,
+        }
+    }
 }
 
 /// What the snapshot is compared with.
@@ -175,14 +188,7 @@ fn run(
     let listener = Listener::new(monitor);
     let reader = BlobReader::new(repository, options.memory_budget);
     let before = find_path(&reader, snapshot, &options.subtree)?;
-    let mut comparison = Comparison {
-        reader: &reader,
-        options,
-        monitor: &listener,
-        tell,
-        summary: DiffSummary::default(),
-        same: (0, 0),
-    };
+    let mut comparison = Comparison::new(&reader, options, &listener, tell);
     match other {
         Other::Snapshot(other, path) => {
             let after = find_path(&reader, other, &path)?;
@@ -204,7 +210,26 @@ fn run(
     Ok(comparison.summary)
 }
 
+/// Tells what differs of the entries that match `only` themselves; `None` before: all there is. The contents of files are not
+/// read: of which nothing else tells, count as different. Returns whether everything could be read.
+pub(in crate::ops) fn compare_snapshots(
+    reader: &BlobReader<'_>,
+    before: Option<&Snapshot>,
+    after: &Snapshot,
+    only: &IncludeFilter,
+    tell: &mut Tell<'_>,
+    monitor: &dyn Monitor,
+) -> Result<bool, OpsError> {
+    let root = |snapshot| Found::Root(DirectoryRoot::of_snapshot(snapshot));
+    let options = DiffOptions::of_everything(0);
+    let listener = Listener::new(monitor);
+    let mut comparison = Comparison::new(reader, &options, &listener, tell);
+    comparison.only = Some(only);
+    comparison.found(&options.subtree, before.map(root), Some(root(after)))?;
+    Ok(!listener.has_heard())
+}
+
 /// What went wrong when a difference was told.
-fn not_told(error: std::io::Error) -> OpsError {
+pub(in crate::ops) fn not_told(error: std::io::Error) -> OpsError {
     OpsError::Target(TargetError::new("output", error))
 }

@@ -7,6 +7,7 @@ use crate::repository::reader::BlobReader;
 use crate::repository::verify::is_damage;
 use crate::tree::diff::{Difference, bytes_differ};
 use crate::tree::entry::{Entry, FileContent, Node};
+use crate::tree::filter::IncludeFilter;
 use crate::tree::path::TreePath;
 use crate::view::{DirectoryRoot, Found};
 
@@ -22,6 +23,8 @@ pub(super) struct Comparison<'c, 'a> {
     pub(super) monitor: &'c Listener<'c>,
     pub(super) tell: &'c mut Tell<'c>,
     pub(super) summary: DiffSummary,
+    /// Only these are told, and nothing of files is read, if anything is said here.
+    pub(super) only: Option<&'c IncludeFilter>,
     /// Files of a source that hold the bytes they held, and those bytes.
     pub(super) same: (u64, u64),
 }
@@ -34,6 +37,16 @@ struct Level<'r, 'a> {
 }
 
 impl<'c, 'a> Comparison<'c, 'a> {
+    pub(super) fn new(
+        reader: &'c BlobReader<'a>,
+        options: &'c DiffOptions,
+        monitor: &'c Listener<'c>,
+        tell: &'c mut Tell<'c>,
+    ) -> Self {
+        let summary = DiffSummary::default();
+        Comparison { reader, options, monitor, tell, summary, only: None, same: (0, 0) }
+    }
+
     /// Compares what a path leads to in two snapshots.
     pub(super) fn found(
         &mut self,
@@ -118,14 +131,23 @@ impl<'c, 'a> Comparison<'c, 'a> {
     ) -> Result<Option<Level<'c, 'a>>, OpsError> {
         let before = before.filter(|entry| !self.is_excluded(&path, entry));
         let after = after.filter(|entry| !self.is_excluded(&path, entry));
-        let difference = match (&before, &after) {
+        let only = self.only;
+        let is_wanted = |entry: &&Entry| {
+            only.is_none_or(|only| only.matches(path.as_bytes(), entry.node.is_directory()))
+        };
+        let (told_before, told_after) =
+            (before.as_ref().filter(is_wanted), after.as_ref().filter(is_wanted));
+        let difference = match (told_before, told_after) {
             (Some(one), Some(other)) => {
                 let Some(differ) = self.bytes_differ(&path, one, other)? else { return Ok(None) };
                 Difference::between(one, other, differ)
             }
             _ => Difference::default(),
         };
-        self.tell(&path, before.as_ref(), after.as_ref(), difference)?;
+        self.tell(&path, told_before, told_after, difference)?;
+        if only.is_some_and(|only| !only.leads_on(path.as_bytes())) {
+            return Ok(None);
+        }
         let root = |entry: &Option<Entry>| entry.as_ref().and_then(DirectoryRoot::of_entry);
         Ok(self.level(path, root(&before), root(&after)))
     }
@@ -143,6 +165,9 @@ impl<'c, 'a> Comparison<'c, 'a> {
         };
         if let Some(differ) = bytes_differ(before, after) {
             return Ok(Some(differ));
+        }
+        if self.only.is_some() {
+            return Ok(Some(true));
         }
         let digest = |file: &FileContent| digest_of(self.reader, file);
         match digest(before).and_then(|before| Ok(before != digest(after)?)) {

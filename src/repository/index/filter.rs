@@ -31,10 +31,10 @@ const PAGE_WORDS: usize = PAGE_BLOCKS * BLOCK_WORDS;
 /// Bytes of a page in a file: its words, zeros, a checksum of 16 bytes.
 pub const PAGE_LENGTH: usize = 4096;
 
-/// Pages of files that stay in memory: 8 MiB, the filters of four million blobs. A backup asks for each blob that may be new, so
+/// Pages of files that stay in memory: 16 MiB, the filters of eight million blobs. A backup asks for each blob that may be new, so
 /// that what it holds does not grow with the repository beyond that; a page that is not there costs it about a microsecond where the
 /// kernel has it, and else a read of the disk. Whose pages are asked for first has the room, over all repositories of a process.
-pub const RESIDENT_MOST: usize = 2048;
+pub const RESIDENT_MOST: usize = 4096;
 
 /// How many are there now.
 static RESIDENT: AtomicUsize = AtomicUsize::new(0);

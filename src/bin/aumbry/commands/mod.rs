@@ -7,6 +7,7 @@ pub mod copy;
 pub mod debug;
 pub mod diff;
 pub mod dump;
+pub mod find;
 pub mod forget;
 pub mod init;
 pub mod key;
@@ -37,6 +38,7 @@ impl Command {
             Command::Copy(args) => copy::run(args, context),
             Command::Mirror(args) => mirror::run(args, context),
             Command::Restore(args) => restore::run(args, context),
+            Command::Find(args) => find::run(args, context),
             Command::Diff(args) => diff::run(args, context),
             Command::Dump(args) => dump::run(args, context),
             Command::Forget(args) => forget::run(args, context),
