@@ -9,6 +9,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
+// Set up as the program's is: what it takes is what its users see.
+#[path = "../../src/bin/aumbry/allocator.rs"]
+mod allocator;
 #[path = "../common/mod.rs"]
 mod common;
 mod synthetic;
@@ -57,6 +60,7 @@ const STEPS: [&str; 16] = [
 ];
 
 fn main() {
+    allocator::set_up();
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -5,8 +5,8 @@
 //! changed. The contents of files are not read. A version is an entry that stayed the same thing with the same content
 //! from one snapshot to another; a file that went and came back has two.
 //!
-//! Memory: that of a comparison, and each entry that matches in the snapshot that was looked at last, and those that
-//! changed to the next; where one had to be listed as a whole, all that match in it.
+//! Memory: that of a comparison, and each entry that matches in the snapshot that was looked at last; where one had to be
+//! listed as a whole, all that match in it, too.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,7 +16,7 @@ use crate::format::snapshot::Snapshot;
 use crate::id::SnapshotId;
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
-use crate::ops::diff::{Change, compare_snapshots, not_told};
+use crate::ops::diff::{Change, Tell, compare_snapshots, not_told};
 use crate::repository::Repository;
 use crate::repository::reader::BlobReader;
 use crate::tree::entry::{Content, Entry, Node};
@@ -95,20 +95,18 @@ fn run(
             let (id, after) = &snapshots[*place];
             monitor.current(&id.short());
             present.now = now;
-            let compare = |before, present: &mut Vec<_>| {
-                let mut tell = |change: &Change<'_>| {
-                    present.push((change.path.clone(), change.after.map(slim)));
-                    Ok(())
-                };
-                compare_snapshots(&reader, before, after, &options.patterns, &mut tell, monitor)
+            let compare = |before, tell: &mut Tell<'_>| {
+                compare_snapshots(&reader, before, after, &options.patterns, tell, monitor)
             };
             // What a comparison tells is so, even where it cannot tell everything; then what is there now is listed.
-            let mut changed = Vec::new();
-            let is_whole = compare(before, &mut changed)?;
-            changed.into_iter().try_for_each(|told| present.take(told)).map_err(not_told)?;
-            if !is_whole && before.is_some() {
-                let mut listed = Vec::new();
-                let is_whole = compare(None, &mut listed)?;
+            let mut take = |change: &Change<'_>| present.take(change.path, change.after.map(slim));
+            if !compare(before, &mut take)? && before.is_some() {
+                let mut listed = BTreeMap::new();
+                let mut take = |change: &Change<'_>| {
+                    listed.extend(change.after.map(|entry| (change.path.clone(), slim(entry))));
+                    Ok(())
+                };
+                let is_whole = compare(None, &mut take)?;
                 present.replace(listed, is_whole).map_err(not_told)?;
             }
             before = Some(after);
@@ -120,9 +118,6 @@ fn run(
 
 /// A host, and a name or else paths.
 type SourceKey<'s> = (&'s str, &'s str, &'s [Vec<u8>]);
-
-/// A path, and what is there now.
-type Told = (TreePath, Option<Entry>);
 
 /// Something that matches, and in which of the source's snapshots.
 struct Known {
@@ -144,19 +139,23 @@ struct Present<'p, 't> {
 
 impl Present<'_, '_> {
     /// Takes in that a path has something else now, or nothing.
-    fn take(&mut self, (path, after): Told) -> std::io::Result<()> {
-        if let Some(known) = self.entries.remove(&path) {
+    fn take(&mut self, path: &TreePath, after: Option<Entry>) -> std::io::Result<()> {
+        if let Some(known) = self.entries.remove(path) {
             self.tell_until(path.clone(), known, self.now)?;
         }
         if let Some(entry) = after {
-            self.entries.insert(path, Known { entry, first: self.now, last_seen: None });
+            let known = Known { entry, first: self.now, last_seen: None };
+            self.entries.insert(path.clone(), known);
         }
         Ok(())
     }
 
     /// Takes in all that is there now; or, where that is not the whole, all of it that can be read.
-    fn replace(&mut self, listed: Vec<Told>, is_whole: bool) -> std::io::Result<()> {
-        let listed: BTreeMap<_, _> = listed.into_iter().collect();
+    fn replace(
+        &mut self,
+        listed: BTreeMap<TreePath, Entry>,
+        is_whole: bool,
+    ) -> std::io::Result<()> {
         let mut gone = Vec::new();
         for (path, known) in &mut self.entries {
             match listed.contains_key(path) {
@@ -168,13 +167,11 @@ impl Present<'_, '_> {
                 }
             }
         }
-        gone.into_iter().try_for_each(|path| self.take((path, None)))?;
-        for (path, after) in listed {
-            match (self.entries.get_mut(&path), &after) {
-                (Some(known), Some(after)) if is_same(&known.entry, after) => {
-                    known.last_seen = None;
-                }
-                _ => self.take((path, after))?,
+        gone.iter().try_for_each(|path| self.take(path, None))?;
+        for (path, entry) in listed {
+            match self.entries.get_mut(&path) {
+                Some(known) if is_same(&known.entry, &entry) => known.last_seen = None,
+                _ => self.take(&path, Some(entry))?,
             }
         }
         Ok(())

@@ -19,7 +19,7 @@ use crate::codec::exchange::{public_key, shared_secret};
 use crate::format::header::{HEADER_LENGTH, Header};
 use crate::format::key_update::{KeyUpdate, Recipient, SEALED_KEY_LENGTH, UpdateHeader};
 use crate::format::keyring::{EpochKeys, Keyring};
-use crate::id::{KeySlotId, PackId, RepositoryId, SessionId};
+use crate::id::{KeySlotId, RepositoryId, SessionId};
 use crate::store::{Created, ObjectInfo, Store, layout};
 
 /// How often the updates are listed anew because a newer one replaced what was listed before it could be read.
@@ -418,8 +418,10 @@ impl Repository {
                 epoch => count(&name, epoch?, &|found| found.sessions.push(session)),
             }
         }
-        let known: std::collections::HashMap<PackId, u32> =
-            self.cache.packs()?.into_iter().map(|(_, pack)| (pack.id, pack.header.epoch)).collect();
+        let mut known = std::collections::HashMap::new();
+        self.cache.each_pack_info(|_, pack| {
+            known.insert(pack.id, pack.header.epoch);
+        })?;
         let mut listed = HashSet::new();
         for object in self.store.list(layout::PACKS)? {
             let Some(id) = layout::parse_pack(&object.name) else { continue };

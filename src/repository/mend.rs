@@ -279,8 +279,9 @@ impl Repository {
     /// Fetches a pack and mends it as far as its parity reaches: what is returned is what was written. `Invalid`: it
     /// has no parity; `Corrupt`: more is damaged than parity can mend.
     pub fn mend_pack(&self, id: PackId) -> Result<Mended> {
-        let listed = self.cache.packs()?.into_iter().find(|(_, pack)| pack.id == id);
-        self.mend_listed(id, listed.map(|(_, pack)| pack.header).as_ref())
+        let number = self.cache.pack_numbers([id])?.into_iter().next();
+        let listed = number.map(|number| self.cache.pack(number)).transpose()?;
+        self.mend_listed(id, listed.map(|pack| pack.header).as_ref())
     }
 
     /// The same where the header that an index object lists is known, or that there is none.

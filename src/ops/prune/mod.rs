@@ -430,16 +430,10 @@ impl<'a> Collection<'_, 'a> {
 
     /// How many of these packs go into the next batch: one at least.
     fn batch_length(&self, packs: &[PackId]) -> Result<usize, OpsError> {
-        let lengths: std::collections::HashMap<PackId, u64> = self
-            .repository
-            .cache()
-            .packs()?
-            .into_iter()
-            .map(|(_, pack)| (pack.id, pack.object_length))
-            .collect();
+        let lengths = self.repository.cache().lengths(packs.iter().copied())?;
         let mut bytes = 0;
-        let fitting = packs.iter().take_while(|pack| {
-            bytes += lengths.get(pack).copied().unwrap_or(0);
+        let fitting = lengths.iter().take_while(|known| {
+            bytes += known.map_or(0, |(_, length)| length);
             bytes <= BATCH_BYTES
         });
         Ok(fitting.count().max(1))

@@ -79,16 +79,14 @@ pub fn copy(
         repository.thaw(&repository.cold_packs_for(packs)?)?;
     }
     monitor.phase(Phase::Repack);
-    let known = repository.cache().packs()?.into_iter().map(|(_, pack)| pack);
     let wanted: HashSet<&PackId> = packs.iter().collect();
-    let packs: Vec<Replaced> = known
-        .filter(|pack| wanted.contains(&pack.id))
-        .map(|pack| Replaced {
-            id: pack.id,
-            length: pack.object_length,
-            has_deltas: pack.has_deltas(),
-        })
-        .collect();
+    let mut packs = Vec::new();
+    repository.cache().each_pack_info(|_, pack| {
+        if wanted.contains(&pack.id) {
+            let has_deltas = pack.has_deltas();
+            packs.push(Replaced { id: pack.id, length: pack.object_length, has_deltas });
+        }
+    })?;
     let bytes: u64 = packs.iter().map(|pack| pack.length).sum();
     monitor.expect(Progress { files: 0, bytes });
     // What fits into one pack is not spread over one for each thread.

@@ -77,9 +77,10 @@ impl PackTable {
     /// The packs of the index, nothing counted yet.
     pub fn new(repository: &Repository, exceptions: &Exceptions) -> Result<Self> {
         // Known first, listed then: what is added between the two is not taken for missing.
-        let known = repository.cache().packs()?;
-        let lengths = repository.lengths_of(&known)?;
-        let numbers = known.iter().map(|(number, _)| *number as usize + 1).max().unwrap_or(0);
+        let mut known = Vec::new();
+        repository.cache().each_pack(|number, id, _| known.push((number, id)))?;
+        let lengths = repository.lengths_of(known.iter().map(|(_, id)| *id))?;
+        let numbers = known.last().map_or(0, |(number, _)| *number as usize + 1);
         let mut table = PackTable {
             rows_by_number: vec![NONE; numbers],
             rows: Vec::with_capacity(known.len()),
@@ -88,7 +89,10 @@ impl PackTable {
             segments: Vec::new(),
             used_segments: Vec::new(),
         };
-        for (number, mut info) in known {
+        repository.cache().each_pack_info(|number, mut info| {
+            if known.binary_search(&(number, info.id)).is_err() {
+                return;
+            }
             let segments = std::mem::take(&mut info.segments);
             let stored_length = lengths.get(&info.id).copied();
             let stays = !exceptions.epochs.contains(&info.header.epoch);
@@ -118,7 +122,7 @@ impl PackTable {
             });
             let lengths = segments.iter().map(|one| [one.stored_length, one.plain_length]);
             table.segments.extend(lengths);
-        }
+        })?;
         table.used_segments.resize_with(table.segments.len().div_ceil(64), AtomicU64::default);
         Ok(table)
     }

@@ -116,10 +116,10 @@ impl Repository {
         }
         // Whatever its length is: a pack that was cut short stays listed until it goes, so that it is known what was in it.
         let present: BTreeSet<PackId> = {
-            let packs = self.cache.packs()?;
-            let listed = self.lengths_of(&packs)?;
-            let packs = packs.into_iter().map(|(_, pack)| pack.id);
-            packs.filter(|pack| listed.contains_key(pack)).collect()
+            let mut packs = Vec::new();
+            self.cache.each_pack(|_, id, _| packs.push(id))?;
+            let listed = self.lengths_of(packs.iter().copied())?;
+            packs.into_iter().filter(|pack| listed.contains_key(pack)).collect()
         };
         let mut writing = Writing { repository: self, session, merged: Merged::default() };
         let mut packs: BTreeMap<PackId, PackRecord> = BTreeMap::new();

@@ -13,7 +13,6 @@ use super::super::look::{ListedIndexes, Look};
 use super::super::mend::{not_whole, plain_length};
 use super::super::seal::{frames_covering, unseal_range};
 use super::super::verify::is_damage;
-use super::PackInfo;
 use super::cache::Dropped;
 use crate::format::bytes::Reader;
 use crate::format::header::{HEADER_LENGTH, Header, ObjectKind};
@@ -365,14 +364,17 @@ impl Repository {
 
     /// How long these packs are in the store, in bytes; those that are gone are not in the answer. Costs one listing
     /// of all packs, 150 bytes of memory for each, and a question by name for each that it does not show.
-    pub fn lengths_of(&self, packs: &[(u32, PackInfo)]) -> Result<HashMap<PackId, u64>> {
+    pub fn lengths_of(
+        &self,
+        packs: impl IntoIterator<Item = PackId>,
+    ) -> Result<HashMap<PackId, u64>> {
         let listed = self.store.list(layout::PACKS)?;
         let mut lengths: HashMap<PackId, u64> = listed
             .iter()
             .filter_map(|object| Some((layout::parse_pack(&object.name)?, object.size)))
             .collect();
         let unlisted: Vec<PackId> =
-            packs.iter().map(|(_, pack)| pack.id).filter(|id| !lengths.contains_key(id)).collect();
+            packs.into_iter().filter(|id| !lengths.contains_key(id)).collect();
         // A listing may leave out what is there.
         let asked = self.in_parts(&unlisted, |part| -> Result<Vec<(PackId, u64)>> {
             let mut found = Vec::new();
@@ -545,11 +547,15 @@ impl Repository {
         if adopted.is_empty() {
             return Ok(Vec::new());
         }
-        let packs: Vec<_> = self.cache.packs()?.into_iter().map(|(_, pack)| pack).collect();
+        let mut packs = Vec::new();
+        self.cache.each_pack(|_, id, length| {
+            if adopted.contains(&id) {
+                packs.push((id, length));
+            }
+        })?;
         let read: Vec<_> = packs
             .par_iter()
-            .filter(|pack| adopted.contains(&pack.id))
-            .map(|pack| (pack.id, self.read_pack_directory(pack.id, pack.object_length)))
+            .map(|(id, length)| (*id, self.read_pack_directory(*id, *length)))
             .collect();
         let mut records = Vec::new();
         let mut gone = Vec::new();

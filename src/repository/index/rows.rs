@@ -58,9 +58,10 @@ pub(super) fn decode_pack(bytes: &[u8]) -> Option<PackInfo> {
     let (session, number) = read_name(reader.take(SessionId::LENGTH + 4).ok()?)?;
     let header = Header::decode(reader.take(HEADER_LENGTH).ok()?).ok()?;
     let object_length = reader.varint().ok()?;
-    let mut segments = Vec::new();
+    let count = reader.count(3).ok()?;
+    let mut segments = Vec::with_capacity(count);
     let mut offset = 0;
-    for _ in 0..reader.count(3).ok()? {
+    for _ in 0..count {
         let stored_length = reader.varint_u32().ok()?;
         let plain_length = reader.varint_u32().ok()?;
         let encoding = match reader.varint().ok()? {

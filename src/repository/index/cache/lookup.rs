@@ -287,11 +287,10 @@ impl IndexCache {
         packs.into_iter().map(length).collect()
     }
 
-    /// Every pack that the index lists, by number. Of deltas it is told that they are, and not against what: see
-    /// [`IndexCache::bases`].
-    pub fn packs(&self) -> Result<Vec<(u32, PackInfo)>> {
+    /// Hands every pack that the index lists to `take`, by number. Of deltas it is told that they are, and not against
+    /// what: see [`IndexCache::bases`]. Half a kilobyte each, so who needs them all keeps what it needs of them.
+    pub fn each_pack_info(&self, mut take: impl FnMut(u32, PackInfo)) -> Result<()> {
         let view = self.view.read();
-        let mut packs = Vec::new();
         for row in view.packs.iter().map_err(cache_error)? {
             let (number, value) = row.map_err(cache_error)?;
             let mut pack = decode_pack(value.value())
@@ -301,8 +300,15 @@ impl IndexCache {
                     segment.encoding = Encoding::Delta(Vec::new());
                 }
             }
-            packs.push((number.value(), pack));
+            take(number.value(), pack);
         }
+        Ok(())
+    }
+
+    /// All of them at once: for tests, whose repositories are small.
+    pub fn packs(&self) -> Result<Vec<(u32, PackInfo)>> {
+        let mut packs = Vec::new();
+        self.each_pack_info(|number, pack| packs.push((number, pack)))?;
         Ok(packs)
     }
 
