@@ -41,12 +41,15 @@ pub struct Version {
     pub entry: Entry,
     /// The first of them, as a place in what was given to [`find`].
     pub first: usize,
-    /// The last of them. What came after it lacks the entry, has another, or cannot be read there.
+    /// The last of them.
     pub last: usize,
     /// How many they are.
     pub snapshots: usize,
     /// Whether the source's newest snapshot is among them.
     pub is_current: bool,
+    /// Whether the snapshot after the last of them is known to lack the entry or to have another, or there is none: `false`
+    /// where it cannot be read there.
+    pub is_end_known: bool,
 }
 
 /// What hears of versions. Its failure ends the search.
@@ -77,7 +80,11 @@ fn run(
     monitor: &Once<'_>,
 ) -> Result<(), OpsError> {
     for error in repository.refresh_index(monitor)?.damaged {
-        monitor.problem(Problem { item: error.item, during: "index", message: error.message });
+        monitor.monitor.problem(Problem {
+            item: error.item,
+            during: "index",
+            message: error.message,
+        });
     }
     monitor.phase(Phase::Compare);
     let reader = BlobReader::for_a_walk(repository, options.memory_budget);
@@ -121,7 +128,8 @@ type SourceKey<'s> = (&'s str, &'s str, &'s [Vec<u8>]);
 
 /// Something that matches, and in which of the source's snapshots.
 struct Known {
-    entry: Entry,
+    // Nodes of a map whose keys come in order are half empty.
+    entry: Box<Entry>,
     first: usize,
     /// The last one in which it was seen, where it was not seen in those that followed and may be there: they cannot be read.
     last_seen: Option<usize>,
@@ -144,7 +152,7 @@ impl Present<'_, '_> {
             self.tell_until(path.clone(), known, self.now)?;
         }
         if let Some(entry) = after {
-            let known = Known { entry, first: self.now, last_seen: None };
+            let known = Known { entry: Box::new(entry), first: self.now, last_seen: None };
             self.entries.insert(path.clone(), known);
         }
         Ok(())
@@ -161,7 +169,7 @@ impl Present<'_, '_> {
             match listed.contains_key(path) {
                 true => {}
                 false if is_whole => gone.push(path.clone()),
-                // This one cannot have been seen at first now: it would be listed.
+                // Listed after it was compared with one before: there is one.
                 false => {
                     known.last_seen.get_or_insert(self.now.saturating_sub(1));
                 }
@@ -169,8 +177,9 @@ impl Present<'_, '_> {
         }
         gone.iter().try_for_each(|path| self.take(path, None))?;
         for (path, entry) in listed {
-            match self.entries.get_mut(&path) {
-                Some(known) if is_same(&known.entry, &entry) => known.last_seen = None,
+            match self.entries.get(&path) {
+                // What was not seen in between may have been another, or nothing.
+                Some(known) if known.last_seen.is_none() && is_same(&known.entry, &entry) => {}
                 _ => self.take(&path, Some(entry))?,
             }
         }
@@ -186,11 +195,12 @@ impl Present<'_, '_> {
         };
         (self.tell)(Version {
             path,
-            entry,
+            entry: *entry,
             first: self.places[first],
             last: self.places[last],
             snapshots: last - first + 1,
             is_current: last + 1 == self.places.len(),
+            is_end_known: last_seen.is_none(),
         })
     }
 
@@ -248,10 +258,9 @@ impl Monitor for Once<'_> {
     }
 
     fn problem(&self, problem: Problem) {
-        let Problem { item, message, during } = problem;
+        let Problem { item, message, .. } = problem;
         if self.told.lock().insert((item.clone(), message.clone())) {
-            let during = if during == "diff" { "find" } else { during };
-            self.monitor.problem(Problem { item, during, message });
+            self.monitor.problem(Problem { item, during: "find", message });
         }
     }
 

@@ -279,8 +279,7 @@ impl Repository {
     /// Fetches a pack and mends it as far as its parity reaches: what is returned is what was written. `Invalid`: it
     /// has no parity; `Corrupt`: more is damaged than parity can mend.
     pub fn mend_pack(&self, id: PackId) -> Result<Mended> {
-        let number = self.cache.pack_numbers([id])?.into_iter().next();
-        let listed = number.map(|number| self.cache.pack(number)).transpose()?;
+        let listed = self.cache.pack_named(id)?;
         self.mend_listed(id, listed.map(|pack| pack.header).as_ref())
     }
 

@@ -28,8 +28,7 @@ struct Room {
 }
 
 impl Room {
-    /// Bytes that all of it takes. Where packs are large, that is more than twice what is needed: so much that the allocator asks
-    /// the system for it, and gives it back when the pack has gone. What is not needed is not touched and costs no memory.
+    /// Bytes that all of it takes.
     fn length(self) -> usize {
         let sealed = sealed_length(self.stored_bytes as u64 + 1) as usize;
         let more = if self.stored_bytes >= LARGE { sealed + sealed / 8 } else { sealed / 16 };
@@ -82,8 +81,7 @@ impl PackBuilder {
         PackBuilder { buffer, room, start, plain_length: 0, directory: PackDirectory::default() }
     }
 
-    /// Where the object begins in the memory that [`PackBuilder::finish`] returns: 0, or, of an aligned one, anywhere before
-    /// its alignment.
+    /// Where the object begins in memory: at 0, or, of an aligned one, anywhere before its alignment.
     pub fn start(&self) -> usize {
         self.start
     }
@@ -132,8 +130,23 @@ impl PackBuilder {
         self.directory.push(stored.len() as u32, encoding, blobs);
     }
 
-    /// Seals the pack. Returns the object, from [`PackBuilder::start`] on, and what an index says of it.
+    /// Seals the pack. Returns the object and what an index says of it.
     pub fn finish(
+        self,
+        sealer: &Sealer,
+        kind: ObjectKind,
+        id: PackId,
+        name: &str,
+        randomness: &[u8; 32],
+    ) -> Result<(Vec<u8>, PackRecord)> {
+        let start = self.start;
+        let (mut object, record) = self.finish_in_place(sealer, kind, id, name, randomness)?;
+        object.drain(..start);
+        Ok((object, record))
+    }
+
+    /// The same; the object is what begins in the memory at [`PackBuilder::start`].
+    pub fn finish_in_place(
         mut self,
         sealer: &Sealer,
         kind: ObjectKind,

@@ -486,7 +486,7 @@ impl<'a> Writer<'a> {
         let randomness = self.repository.environment.chance.bytes()?;
         let sealer = self.repository.sealer();
         let start = pack.start();
-        let (memory, record) = pack.finish(sealer, kind, id, &name, &randomness)?;
+        let (memory, record) = pack.finish_in_place(sealer, kind, id, &name, &randomness)?;
         self.counters.stored_bytes.fetch_add(record.object_length, Ordering::Relaxed);
         if self.dry_run {
             return Ok(());

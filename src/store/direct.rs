@@ -41,14 +41,16 @@ struct Aligned {
 }
 
 impl Aligned {
-    fn new() -> Self {
-        let memory = vec![0; PIECE + BLOCK];
+    /// Room for so many bytes, and no more than a piece.
+    fn new(length: usize) -> Self {
+        let memory = vec![0; length.next_multiple_of(BLOCK).min(PIECE) + BLOCK];
         let start = memory.as_ptr().align_offset(BLOCK).min(BLOCK);
         Aligned { memory, start }
     }
 
     fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + PIECE]
+        let end = self.start + self.memory.len() - BLOCK;
+        &mut self.memory[self.start..end]
     }
 }
 
@@ -74,7 +76,7 @@ pub(super) fn read(
         && set_direct(file, true).is_ok();
     if is_direct {
         let done = READ.with_borrow_mut(|piece| {
-            let piece = piece.get_or_insert_with(Aligned::new).bytes();
+            let piece = piece.get_or_insert_with(|| Aligned::new(PIECE)).bytes();
             read_blocks(file, start, length, bytes, piece)
         });
         if done == Ok(true) {
@@ -144,8 +146,9 @@ impl<'f> Output<'f> {
     /// Appends them block by block, from where they are if that begins at a block, and what is no whole block through the
     /// cache.
     fn write_blocks(&mut self, bytes: &Buffer) -> Result<(), Errno> {
-        let mut aligned = None;
+        let mut aligned: Option<Aligned> = None;
         let mut filled = 0;
+        let mut left = bytes.len();
         for part in bytes.clone() {
             let mut rest = &part[..];
             while !rest.is_empty() {
@@ -153,15 +156,17 @@ impl<'f> Output<'f> {
                 if is_block && rest.len() >= BLOCK {
                     let (taken, later) = rest.split_at((rest.len() / BLOCK * BLOCK).min(PIECE));
                     self.write_all(taken)?;
+                    left -= taken.len();
                     rest = later;
                     continue;
                 }
-                let piece = aligned.get_or_insert_with(Aligned::new).bytes();
-                let (taken, later) = rest.split_at(rest.len().min(PIECE - filled));
+                let piece = aligned.get_or_insert_with(|| Aligned::new(left)).bytes();
+                let (taken, later) = rest.split_at(rest.len().min(piece.len() - filled));
                 piece[filled..filled + taken.len()].copy_from_slice(taken);
                 filled += taken.len();
+                left -= taken.len();
                 rest = later;
-                if filled == PIECE {
+                if filled == piece.len() {
                     self.write_all(piece)?;
                     filled = 0;
                 }

@@ -120,13 +120,14 @@ pub enum Match {
     No,
 }
 
-/// Which entries a restore takes. Without patterns it takes everything.
+/// Which entries a restore takes, and what `find` looks for. Without patterns that is everything. A restore takes what is below
+/// something that is wanted, too; who looks for something asks whether an entry matches itself.
 #[derive(Debug, Clone, Default)]
 pub struct IncludeFilter {
     wanted: GlobSet,
     /// For each glob in `wanted`: whether it matches directories only.
     directories_only: Vec<bool>,
-    /// The directories above what anchored patterns want.
+    /// The directories above what patterns want, and, where a pattern ends in `**`, those that it wants.
     above: GlobSet,
     /// Whether a pattern may match at any depth, so that every directory must be looked into.
     anywhere: bool,
@@ -404,6 +405,31 @@ mod tests {
             assert_eq!(error.pattern, text);
         }
         assert!(IncludeFilter::new(&[Pattern::new("!a")]).is_err());
+    }
+
+    #[test]
+    fn what_matches_itself_and_what_leads_on_are_told_apart() {
+        let table: &[(&[&str], &str, bool, bool)] = &[
+            (&["/a"], "/", false, true),
+            (&["/a"], "/a", true, false),
+            (&["/a"], "/a/b", false, false),
+            (&["/a/b"], "/a", false, true),
+            (&["/a/**"], "/a", false, true),
+            (&["/a/**"], "/a/b", true, true),
+            (&["/a/**"], "/a/b/c", true, true),
+            (&["/a/**"], "/b", false, false),
+            (&["/**"], "/b", true, true),
+            (&["a"], "/x/a", true, true),
+            (&["a"], "/a/x", false, true),
+            (&["/", "a"], "/b/c", true, true),
+        ];
+        for (patterns, path, matches, leads_on) in table {
+            let filter = include(patterns);
+            let found = (filter.matches(path.as_bytes(), true), filter.leads_on(path.as_bytes()));
+            assert_eq!(found, (*matches, *leads_on), "{patterns:?} {path:?}");
+        }
+        let any_case = IncludeFilter::new(&[Pattern::case_insensitive("/Home/**")]).unwrap();
+        assert!(any_case.matches(b"/hOME/a/b", false) && any_case.leads_on(b"/hOME/a"));
     }
 
     #[test]

@@ -52,8 +52,9 @@ fn round_trip(repository: &Repository, number: u32, segments: &[Vec<u8>]) {
     let body = segments.concat();
     assert_eq!(builder.body_length(), body.len());
     let sealer = repository.sealer();
-    let (mut memory, record) =
-        builder.finish(sealer, ObjectKind::DataPack, id, &name, &[number as u8; 32]).unwrap();
+    let (mut memory, record) = builder
+        .finish_in_place(sealer, ObjectKind::DataPack, id, &name, &[number as u8; 32])
+        .unwrap();
     let object = memory[start..].to_vec();
     assert!(start < alignment && record.object_length == object.len() as u64);
 
@@ -75,7 +76,7 @@ fn round_trip(repository: &Repository, number: u32, segments: &[Vec<u8>]) {
 }
 
 #[test]
-fn an_aligned_pack_is_written_from_where_it_is_and_its_memory_comes_back() {
+fn an_aligned_pack_begins_at_a_block_and_its_memory_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Store::local(folder.path(), LocalMode::Create).unwrap();
     let repository = create_quick(Store::memory(), None);
@@ -83,12 +84,12 @@ fn an_aligned_pack_is_written_from_where_it_is_and_its_memory_comes_back() {
     for (number, percent) in [(0, 0), (1, 2)] {
         let (id, plain) = (name_of(number), noise(3 << 20, u64::from(number)));
         let name = layout::pack(id);
-        let pack = PackBuilder::new(4 << 20).with_parity(percent).aligned_to(disk.alignment());
-        let mut pack = pack;
+        let mut pack = PackBuilder::new(4 << 20).with_parity(percent).aligned_to(disk.alignment());
         let record = BlobRecord { id: BlobId([7; 32]), length: plain.len() as u32 };
         pack.push(&plain, Encoding::Stored, vec![record]);
         let start = pack.start();
-        let sealed = pack.finish(repository.sealer(), ObjectKind::DataPack, id, &name, &[9; 32]);
+        let sealer = repository.sealer();
+        let sealed = pack.finish_in_place(sealer, ObjectKind::DataPack, id, &name, &[9; 32]);
         let mut memory = sealed.unwrap().0;
         let (object, capacity) = (memory[start..].to_vec(), memory.capacity());
         assert!(memory[start..].as_ptr().addr().is_multiple_of(4096), "{percent}");

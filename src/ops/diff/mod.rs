@@ -45,19 +45,6 @@ pub struct DiffOptions {
     pub memory_budget: u64,
 }
 
-impl DiffOptions {
-    /// Everything that the snapshots have, but for what differs in nothing but metadata.
-    pub fn of_everything(memory_budget: u64) -> Self {
-        DiffOptions {
-            subtree: TreePath::root(),
-            metadata: false,
-            content: false,
-            exclude: ExcludeFilter::default(),
-            memory_budget,
-        }
-    }
-}
-
 /// What the snapshot is compared with.
 pub enum Other<'o> {
     /// Another snapshot, or the same, and the part of it that is compared.
@@ -221,10 +208,17 @@ pub(in crate::ops) fn compare_snapshots(
     monitor: &dyn Monitor,
 ) -> Result<bool, OpsError> {
     let root = |snapshot| Found::Root(DirectoryRoot::of_snapshot(snapshot));
-    let options = DiffOptions::of_everything(0);
+    let options = DiffOptions {
+        subtree: TreePath::root(),
+        metadata: false,
+        content: false,
+        exclude: ExcludeFilter::default(),
+        memory_budget: 0,
+    };
     let listener = Listener::new(monitor);
     let mut comparison = Comparison::new(reader, &options, &listener, tell);
     comparison.only = Some(only);
+    comparison.reads_contents = false;
     comparison.found(&options.subtree, before.map(root), Some(root(after)))?;
     Ok(!listener.has_heard())
 }

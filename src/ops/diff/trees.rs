@@ -23,8 +23,10 @@ pub(super) struct Comparison<'c, 'a> {
     pub(super) monitor: &'c Listener<'c>,
     pub(super) tell: &'c mut Tell<'c>,
     pub(super) summary: DiffSummary,
-    /// Only these are told, and nothing of files is read, if anything is said here.
+    /// Only entries that match themselves are told; `None`: all are.
     pub(super) only: Option<&'c IncludeFilter>,
+    /// Whether contents are read where the entries do not tell; else they count as different.
+    pub(super) reads_contents: bool,
     /// Files of a source that hold the bytes they held, and those bytes.
     pub(super) same: (u64, u64),
 }
@@ -44,7 +46,8 @@ impl<'c, 'a> Comparison<'c, 'a> {
         tell: &'c mut Tell<'c>,
     ) -> Self {
         let summary = DiffSummary::default();
-        Comparison { reader, options, monitor, tell, summary, only: None, same: (0, 0) }
+        let (only, reads_contents) = (None, true);
+        Comparison { reader, options, monitor, tell, summary, only, reads_contents, same: (0, 0) }
     }
 
     /// Compares what a path leads to in two snapshots.
@@ -145,11 +148,12 @@ impl<'c, 'a> Comparison<'c, 'a> {
             _ => Difference::default(),
         };
         self.tell(&path, told_before, told_after, difference)?;
-        if only.is_some_and(|only| !only.leads_on(path.as_bytes())) {
+        let root = |entry: &Option<Entry>| entry.as_ref().and_then(DirectoryRoot::of_entry);
+        let (before, after) = (root(&before), root(&after));
+        if before == after || only.is_some_and(|only| !only.leads_on(path.as_bytes())) {
             return Ok(None);
         }
-        let root = |entry: &Option<Entry>| entry.as_ref().and_then(DirectoryRoot::of_entry);
-        Ok(self.level(path, root(&before), root(&after)))
+        Ok(self.level(path, before, after))
     }
 
     /// Whether two entries of the repository are files with other bytes; `None`: it could not be found out, which
@@ -166,7 +170,7 @@ impl<'c, 'a> Comparison<'c, 'a> {
         if let Some(differ) = bytes_differ(before, after) {
             return Ok(Some(differ));
         }
-        if self.only.is_some() {
+        if !self.reads_contents {
             return Ok(Some(true));
         }
         let digest = |file: &FileContent| digest_of(self.reader, file);

@@ -46,6 +46,8 @@ use usage::{Exceptions, Usage};
 /// Packs of at most so many bytes are copied before those that they replace are dropped: so much space a prune needs
 /// beyond what is there.
 const BATCH_BYTES: u64 = 1 << 30;
+/// And of at most so many.
+const MOST_IN_BATCH: usize = 4096;
 /// So many packs are condemned at first where there is no room for a longer list. They make some.
 const FEW_PACKS: usize = 256;
 /// Objects that a batch of copies takes beside packs: registration, index object, ABORT, condemned list, sweep.
@@ -430,7 +432,9 @@ impl<'a> Collection<'_, 'a> {
 
     /// How many of these packs go into the next batch: one at least.
     fn batch_length(&self, packs: &[PackId]) -> Result<usize, OpsError> {
-        let lengths = self.repository.cache().lengths(packs.iter().copied())?;
+        // As many as are in a batch, mostly; the others are asked for with theirs.
+        let some = &packs[..packs.len().min(MOST_IN_BATCH)];
+        let lengths = self.repository.cache().lengths(some.iter().copied())?;
         let mut bytes = 0;
         let fitting = lengths.iter().take_while(|known| {
             bytes += known.map_or(0, |(_, length)| length);

@@ -1,7 +1,8 @@
 //! The packs of the index, one beside the other: what is asked of them for each blob stands close together, since blobs
 //! come in the order of ids and their packs in none.
 //!
-//! Memory: a row a pack, 8 bytes and a bit for each of its segments, 4 bytes for each number that a pack ever had.
+//! Memory: a row a pack, 8 bytes and a bit for each of its segments, 4 bytes for each number that a pack ever had; while
+//! it is made, 28 bytes more for each pack, and its length in the store.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,7 +77,9 @@ pub struct PackTable {
 impl PackTable {
     /// The packs of the index, nothing counted yet.
     pub fn new(repository: &Repository, exceptions: &Exceptions) -> Result<Self> {
-        // Known first, listed then: what is added between the two is not taken for missing.
+        // Known first, listed then: what is added between the two is not taken for missing. Then the packs that were known are
+        // described. One that has gone since is in no row, as if it had gone before: what stands nowhere else counts
+        // as lost, and stops the collection. One that has come since has a higher number, as none is given twice.
         let mut known = Vec::new();
         repository.cache().each_pack(|number, id, _| known.push((number, id)))?;
         let lengths = repository.lengths_of(known.iter().map(|(_, id)| *id))?;
@@ -89,6 +92,7 @@ impl PackTable {
             segments: Vec::new(),
             used_segments: Vec::new(),
         };
+        debug_assert!(known.is_sorted());
         repository.cache().each_pack_info(|number, mut info| {
             if known.binary_search(&(number, info.id)).is_err() {
                 return;

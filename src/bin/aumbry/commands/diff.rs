@@ -111,7 +111,7 @@ pub fn run(args: &DiffArgs, context: &Context) -> Result<Outcome, Failure> {
         metadata: args.metadata,
         content: args.content,
         exclude: ExcludeFilter::new(&patterns)?,
-        ..DiffOptions::of_everything(MEMORY_BUDGET / 4)
+        memory_budget: MEMORY_BUDGET / 4,
     };
     let repository = context.open_to_read(&args.mirrors)?;
     let stdout_is_terminal = context.surroundings.stdout_is_terminal();

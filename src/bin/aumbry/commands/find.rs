@@ -27,8 +27,8 @@ use crate::selection::NamedSnapshot;
 
 const AFTER_HELP: &str = "\
 A name, as letter.txt or '*.odt', is found in any folder; a path that begins with / from the top. * and ? stand for
-what is no /, ** for any folders, [ab] for a or b; \\ before one of them, or before a ! at the beginning, means itself. A
-version is what stayed the same from one snapshot to another: the row says in how many of those that were looked at, from
+what is no /, ** for any folders, [ab] for a or b; \\ before one of them, or before a ! at the beginning, means itself. The
+path of a folder finds the folder, /home/me/docs/'**' what is in it. A version is what stayed the same from one snapshot to another: the row says in how many of those that were looked at, from
 when to when, and the last of them, from which a restore brings it back.";
 
 /// What is looked for, and where.
@@ -150,7 +150,9 @@ fn show(
         let Version { path, entry, first, last, .. } = version;
         let to = match version.is_current && is_newest {
             true => "newest".to_string(),
-            false => context.local(snapshot(*last).time),
+            false if version.is_end_known => context.local(snapshot(*last).time),
+            // What came then cannot be read there.
+            false => format!("{} or later", context.local(snapshot(*last).time)),
         };
         let (size, mark) = match &entry.node {
             Node::File(file) => (format_bytes(file.size), String::new()),
@@ -189,11 +191,16 @@ fn version_json(context: &Context, snapshots: &[NamedSnapshot], version: &Versio
     object["struct_type"] = json!("found");
     object["hostname"] = json!(last.1.host);
     object["source_name"] = json!(last.1.name);
+    if last.1.name.is_empty() {
+        let paths = last.1.paths.iter().map(|path| String::from_utf8_lossy(path));
+        object["source_paths"] = json!(paths.collect::<Vec<_>>());
+    }
     object["first_snapshot"] = json!(first.0.to_string());
     object["first_time"] = json!(context.rfc3339(first.1.time));
     object["last_snapshot"] = json!(last.0.to_string());
     object["last_time"] = json!(context.rfc3339(last.1.time));
     object["snapshots"] = json!(version.snapshots);
     object["is_current"] = json!(version.is_current);
+    object["is_end_known"] = json!(version.is_end_known);
     object
 }

@@ -252,7 +252,8 @@ impl IndexCache {
         Ok(pack)
     }
 
-    /// Hands number, name and length in bytes of every pack that the index lists to `take`, by number.
+    /// Hands number, name and length in bytes of every pack that the index lists to `take`, by number. `take` must not ask the
+    /// cache: who changes it may be waiting.
     pub fn each_pack(&self, mut take: impl FnMut(u32, PackId, u64)) -> Result<()> {
         let view = self.view.read();
         for row in view.packs.iter().map_err(cache_error)? {
@@ -287,8 +288,25 @@ impl IndexCache {
         packs.into_iter().map(length).collect()
     }
 
+    /// What is known of the pack with this name, if the index lists it.
+    pub fn pack_named(&self, id: PackId) -> Result<Option<PackInfo>> {
+        // One state of both tables.
+        let transaction = self.database.begin_read().map_err(cache_error)?;
+        let numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
+        let rows = transaction.open_table(PACKS).map_err(cache_error)?;
+        let name = name_bytes(id.session, id.number);
+        let Some(number) = numbers.get(name.as_slice()).map_err(cache_error)? else {
+            return Ok(None);
+        };
+        let number = number.value();
+        let row = rows.get(number).map_err(cache_error)?;
+        let found = row.and_then(|row| decode_pack(row.value()));
+        found.map(Some).ok_or_else(|| cache_error(format!("pack {number} is garbled")))
+    }
+
     /// Hands every pack that the index lists to `take`, by number. Of deltas it is told that they are, and not against
-    /// what: see [`IndexCache::bases`]. Half a kilobyte each, so who needs them all keeps what it needs of them.
+    /// what: see [`IndexCache::bases`]. Half a kilobyte each, so who needs them all keeps what it needs of them. `take` must
+    /// not ask the cache: who changes it may be waiting.
     pub fn each_pack_info(&self, mut take: impl FnMut(u32, PackInfo)) -> Result<()> {
         let view = self.view.read();
         for row in view.packs.iter().map_err(cache_error)? {
