@@ -9,19 +9,21 @@
 //! listed as a whole, all that match in it, too.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::format::snapshot::Snapshot;
-use crate::id::SnapshotId;
+use crate::id::{BlobId, SnapshotId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::ops::OpsError;
 use crate::ops::diff::{Change, Tell, compare_snapshots, not_told};
 use crate::repository::Repository;
 use crate::repository::reader::BlobReader;
-use crate::tree::entry::{Content, Entry, Node};
+use crate::tree::entry::{Content, Entry, Extent, FileContent, Node, Owner};
 use crate::tree::filter::IncludeFilter;
 use crate::tree::path::TreePath;
+use crate::units::Timestamp;
 
 /// What is looked for.
 #[derive(Debug, Clone)]
@@ -32,13 +34,44 @@ pub struct FindOptions {
     pub memory_budget: u64,
 }
 
+/// What an entry was, as far as a person asks who looks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The sort of thing, as [`Node::kind_name`] says it.
+    pub kind: &'static str,
+    /// Bytes of a file's content; 0 for all else.
+    pub size: u64,
+    /// Where a symbolic link points to.
+    pub target: Option<Box<[u8]>>,
+    /// Permission, set-id and sticky bits.
+    pub mode: u32,
+    /// Whose it was.
+    pub owner: Arc<Owner>,
+    /// When it was modified.
+    pub mtime: Timestamp,
+    content: Identity,
+}
+
+/// What tells contents apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Identity {
+    /// All of the same kind have the same: directories, pipes, sockets.
+    Same,
+    /// The digest of all bytes.
+    Digest([u8; 32]),
+    /// The blob that they are.
+    Blob(BlobId),
+    /// Bytes that stand in the entry; and whatever a later version writes otherwise.
+    Other(Box<Node>),
+}
+
 /// An entry that was the same in some snapshots that follow one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     /// Where it is.
     pub path: TreePath,
-    /// What it was in the first of them, without extended attributes, and without where a large file's content is.
-    pub entry: Entry,
+    /// What it was in the first of them.
+    pub seen: Seen,
     /// The first of them, as a place in what was given to [`find`].
     pub first: usize,
     /// The last of them.
@@ -96,9 +129,9 @@ fn run(
     }
     for mut places in sources.into_values() {
         places.sort_by_key(|place| (snapshots[*place].1.time, snapshots[*place].0));
-        let mut present = Present { places: &places, now: 0, entries: BTreeMap::new(), tell };
+        let mut present = Present::new(&places, tell);
         let mut before = None;
-        for (now, place) in places.iter().enumerate() {
+        for (now, place) in (0..).zip(&places) {
             let (id, after) = &snapshots[*place];
             monitor.current(&id.short());
             present.now = now;
@@ -106,11 +139,11 @@ fn run(
                 compare_snapshots(&reader, before, after, &options.patterns, tell, monitor)
             };
             // What a comparison tells is so, even where it cannot tell everything; then what is there now is listed.
-            let mut take = |change: &Change<'_>| present.take(change.path, change.after.map(slim));
+            let mut take = |change: &Change<'_>| present.take(change.path, change.after);
             if !compare(before, &mut take)? && before.is_some() {
                 let mut listed = BTreeMap::new();
                 let mut take = |change: &Change<'_>| {
-                    listed.extend(change.after.map(|entry| (change.path.clone(), slim(entry))));
+                    listed.extend(change.after.map(|entry| (change.path.clone(), Seen::of(entry))));
                     Ok(())
                 };
                 let is_whole = compare(None, &mut take)?;
@@ -126,13 +159,13 @@ fn run(
 /// A host, and a name or else paths.
 type SourceKey<'s> = (&'s str, &'s str, &'s [Vec<u8>]);
 
-/// Something that matches, and in which of the source's snapshots.
+/// Something that matches, and in which of the source's snapshots. There may be a million of them.
 struct Known {
     // Nodes of a map whose keys come in order are half empty.
-    entry: Box<Entry>,
-    first: usize,
+    seen: Box<Seen>,
+    first: u32,
     /// The last one in which it was seen, where it was not seen in those that followed and may be there: they cannot be read.
-    last_seen: Option<usize>,
+    last_seen: Option<u32>,
 }
 
 /// What matches in the snapshot that was looked at last.
@@ -140,30 +173,34 @@ struct Present<'p, 't> {
     /// The source's snapshots, oldest first.
     places: &'p [usize],
     /// Which of them is looked at.
-    now: usize,
+    now: u32,
     entries: BTreeMap<TreePath, Known>,
     tell: &'p mut TellVersion<'t>,
 }
 
-impl Present<'_, '_> {
+impl<'p, 't> Present<'p, 't> {
+    fn new(places: &'p [usize], tell: &'p mut TellVersion<'t>) -> Self {
+        Present { places, now: 0, entries: BTreeMap::new(), tell }
+    }
+
     /// Takes in that a path has something else now, or nothing.
-    fn take(&mut self, path: &TreePath, after: Option<Entry>) -> std::io::Result<()> {
+    fn take(&mut self, path: &TreePath, after: Option<&Entry>) -> std::io::Result<()> {
+        self.put(path, after.map(Seen::of))
+    }
+
+    fn put(&mut self, path: &TreePath, after: Option<Seen>) -> std::io::Result<()> {
         if let Some(known) = self.entries.remove(path) {
             self.tell_until(path.clone(), known, self.now)?;
         }
-        if let Some(entry) = after {
-            let known = Known { entry: Box::new(entry), first: self.now, last_seen: None };
+        if let Some(seen) = after {
+            let known = Known { seen: Box::new(seen), first: self.now, last_seen: None };
             self.entries.insert(path.clone(), known);
         }
         Ok(())
     }
 
     /// Takes in all that is there now; or, where that is not the whole, all of it that can be read.
-    fn replace(
-        &mut self,
-        listed: BTreeMap<TreePath, Entry>,
-        is_whole: bool,
-    ) -> std::io::Result<()> {
+    fn replace(&mut self, listed: BTreeMap<TreePath, Seen>, is_whole: bool) -> std::io::Result<()> {
         let mut gone = Vec::new();
         for (path, known) in &mut self.entries {
             match listed.contains_key(path) {
@@ -175,31 +212,31 @@ impl Present<'_, '_> {
                 }
             }
         }
-        gone.iter().try_for_each(|path| self.take(path, None))?;
-        for (path, entry) in listed {
+        gone.iter().try_for_each(|path| self.put(path, None))?;
+        for (path, seen) in listed {
             match self.entries.get(&path) {
                 // What was not seen in between may have been another, or nothing.
-                Some(known) if known.last_seen.is_none() && is_same(&known.entry, &entry) => {}
-                _ => self.take(&path, Some(entry))?,
+                Some(known) if known.last_seen.is_none() && known.seen.is_same(&seen) => {}
+                _ => self.put(&path, Some(seen))?,
             }
         }
         Ok(())
     }
 
     /// Tells a version that was in the snapshots before `end`, as far as they can be read.
-    fn tell_until(&mut self, path: TreePath, known: Known, end: usize) -> std::io::Result<()> {
-        let Known { entry, first, last_seen } = known;
+    fn tell_until(&mut self, path: TreePath, known: Known, end: u32) -> std::io::Result<()> {
+        let Known { seen, first, last_seen } = known;
         // A directory that has a name twice is no reason to tell what was in no snapshot.
         let Some(last) = last_seen.or(end.checked_sub(1)).filter(|last| *last >= first) else {
             return Ok(());
         };
         (self.tell)(Version {
             path,
-            entry: *entry,
-            first: self.places[first],
-            last: self.places[last],
-            snapshots: last - first + 1,
-            is_current: last + 1 == self.places.len(),
+            seen: *seen,
+            first: self.places[first as usize],
+            last: self.places[last as usize],
+            snapshots: (last - first) as usize + 1,
+            is_current: last as usize + 1 == self.places.len(),
             is_end_known: last_seen.is_none(),
         })
     }
@@ -209,28 +246,41 @@ impl Present<'_, '_> {
         let entries = std::mem::take(&mut self.entries);
         entries
             .into_iter()
-            .try_for_each(|(path, known)| self.tell_until(path, known, self.places.len()))
+            .try_for_each(|(path, known)| self.tell_until(path, known, self.places.len() as u32))
     }
 }
 
-/// The entry without extended attributes, and of a file's content only what tells it from others: the digest of all its
-/// bytes, or the bytes or the blob that it consists of.
-fn slim(entry: &Entry) -> Entry {
-    let mut entry = entry.clone();
-    entry.metadata.attributes = Vec::new();
-    if let Node::File(file) = &mut entry.node
-        && file.digest.is_some()
-    {
-        file.content = Content::default();
+impl Seen {
+    fn of(entry: &Entry) -> Self {
+        let (target, content) = match &entry.node {
+            Node::Symlink(target) => (Some(target.clone()), Identity::Same),
+            Node::Directory { .. } | Node::Fifo | Node::Socket => (None, Identity::Same),
+            Node::File(FileContent { digest: Some(digest), .. }) => {
+                (None, Identity::Digest(*digest))
+            }
+            Node::File(FileContent { content: Content::Extents(extents), .. })
+                if let [Extent::Data { blob, .. }] = &extents[..] =>
+            {
+                (None, Identity::Blob(*blob))
+            }
+            other => (None, Identity::Other(Box::new(other.clone()))),
+        };
+        let metadata = &entry.metadata;
+        Seen {
+            kind: entry.node.kind_name(),
+            size: entry.size(),
+            target,
+            mode: metadata.mode,
+            owner: metadata.owner.clone(),
+            mtime: metadata.mtime,
+            content,
+        }
     }
-    entry
-}
 
-/// Whether two slim entries are the same thing with the same content.
-fn is_same(one: &Entry, other: &Entry) -> bool {
-    match (&one.node, &other.node) {
-        (Node::Directory { .. }, Node::Directory { .. }) => true,
-        (one, other) => one == other,
+    /// Whether it is the same thing with the same content.
+    fn is_same(&self, other: &Seen) -> bool {
+        let what = |it: &Seen| (it.kind, it.size);
+        what(self) == what(other) && self.target == other.target && self.content == other.content
     }
 }
 

@@ -206,7 +206,7 @@ fn versions_are_lines() {
     let snapshots = &scene.run(&["snapshots", "--json"]).ok().json_lines()[0];
     let lines = scene.run(&["find", "notes.txt", "na*", "--json"]).ok().json_lines();
     let fields = "message_type struct_type name path type uid gid user group size mode permissions mtime \
-                  ctime btime inode links hostname source_name source_paths first_snapshot first_time \
+                  hostname source_name source_paths first_snapshot first_time \
                   last_snapshot last_time snapshots is_current is_end_known";
     let paths: Vec<_> = lines.iter().map(|line| line["path"].as_str().unwrap()).collect();
     let notes = scene.text_path("Documents/notes.txt");

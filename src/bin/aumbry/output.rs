@@ -168,12 +168,21 @@ pub enum Align {
 pub struct Table {
     columns: Vec<(&'static str, Align)>,
     rows: Vec<Vec<String>>,
+    /// As wide as what was written so far.
+    widths: Vec<usize>,
+    has_titles: bool,
 }
 
 impl Table {
     /// A table with these columns.
     pub fn new(columns: &[(&'static str, Align)]) -> Self {
-        Table { columns: columns.to_vec(), rows: Vec::new() }
+        let widths = columns.iter().map(|(title, _)| title.chars().count()).collect();
+        Table { columns: columns.to_vec(), rows: Vec::new(), widths, has_titles: false }
+    }
+
+    /// How many rows wait to be written.
+    pub fn height(&self) -> usize {
+        self.rows.len()
     }
 
     /// Adds a row.
@@ -182,18 +191,27 @@ impl Table {
     }
 
     /// Writes it. A cell of several lines makes its row as high.
-    pub fn write(&self, output: &Output) -> io::Result<()> {
-        let mut widths: Vec<_> =
-            self.columns.iter().map(|(title, _)| title.chars().count()).collect();
-        for row in &self.rows {
+    pub fn write(mut self, output: &Output) -> io::Result<()> {
+        self.write_page(output)
+    }
+
+    /// Writes the rows that there are, and forgets them: of a long table a part at a time, where a later one may be wider. The
+    /// first has the titles above it.
+    pub fn write_page(&mut self, output: &Output) -> io::Result<()> {
+        let rows = std::mem::take(&mut self.rows);
+        let mut widths = std::mem::take(&mut self.widths);
+        for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 let widest = cell.lines().map(|line| line.chars().count()).max();
                 *width = (*width).max(widest.unwrap_or(0));
             }
         }
-        let titles: Vec<_> = self.columns.iter().map(|(title, _)| *title).collect();
-        output.line(&output.style().bold(&self.compose(&titles, &widths)))?;
-        for row in &self.rows {
+        if !self.has_titles {
+            let titles: Vec<_> = self.columns.iter().map(|(title, _)| *title).collect();
+            output.line(&output.style().bold(&self.compose(&titles, &widths)))?;
+            self.has_titles = true;
+        }
+        for row in &rows {
             let height = row.iter().map(|cell| cell.lines().count()).max().unwrap_or(1);
             for line in 0..height.max(1) {
                 let cells: Vec<_> =
@@ -201,6 +219,7 @@ impl Table {
                 output.line(&self.compose(&cells, &widths))?;
             }
         }
+        self.widths = widths;
         Ok(())
     }
 

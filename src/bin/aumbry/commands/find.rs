@@ -4,15 +4,15 @@ use aumbry::format::snapshot::Snapshot;
 use aumbry::ops::find::FindOptions;
 use aumbry::ops::find::Version;
 use aumbry::ops::find::find;
-use aumbry::tree::entry::Node;
 use aumbry::tree::filter::IncludeFilter;
 use aumbry::tree::filter::Pattern;
 use aumbry::units::bytes::format_bytes;
 use clap::Args;
+use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::commands::ls::node_json;
+use crate::commands::ls::permissions_of;
 use crate::context::Context;
 use crate::context::MEMORY_BUDGET;
 use crate::failure::Failure;
@@ -21,9 +21,13 @@ use crate::output::Align;
 use crate::output::Table;
 use crate::output::count;
 use crate::output::printable;
+use crate::output::put_bytes;
 use crate::second::MirrorsArgs;
 use crate::selection::FilterArgs;
 use crate::selection::NamedSnapshot;
+
+/// Rows that are brought to one width together; what comes later may be wider.
+const ROWS_AT_ONCE: usize = 10_000;
 
 const AFTER_HELP: &str = "\
 A name, as letter.txt or '*.odt', is found in any folder; a path that begins with / from the top. * and ? stand for
@@ -147,18 +151,18 @@ fn show(
     ];
     let mut table = Table::new(&columns.into_iter().flatten().collect::<Vec<_>>());
     for version in versions {
-        let Version { path, entry, first, last, .. } = version;
+        let Version { path, seen, first, last, .. } = version;
         let to = match version.is_current && is_newest {
             true => "newest".to_string(),
             false if version.is_end_known => context.local(snapshot(*last).time),
             // What came then cannot be read there.
             false => format!("{} or later", context.local(snapshot(*last).time)),
         };
-        let (size, mark) = match &entry.node {
-            Node::File(file) => (format_bytes(file.size), String::new()),
-            Node::Directory { .. } => ("-".to_string(), "/".to_string()),
-            Node::Symlink(target) => ("-".to_string(), format!(" -> {}", printable(target))),
-            _ => ("-".to_string(), String::new()),
+        let size = if seen.kind == "file" { format_bytes(seen.size) } else { "-".to_string() };
+        let mark = match &seen.target {
+            Some(target) => format!(" -> {}", printable(target)),
+            None if seen.kind == "dir" => "/".to_string(),
+            None => String::new(),
         };
         let cells = [
             Some(snapshots[*last].0.short()),
@@ -168,12 +172,15 @@ fn show(
             has_hosts.then(|| printable(snapshot(*last).host.as_bytes())),
             has_names.then(|| printable(snapshot(*last).name.as_bytes())),
             Some(size),
-            Some(context.local(entry.metadata.mtime)),
+            Some(context.local(seen.mtime)),
             Some(format!("{path}{mark}")),
         ];
         table.row(cells.into_iter().flatten());
+        if table.height() == ROWS_AT_ONCE {
+            table.write_page(output)?;
+        }
     }
-    table.write(output)?;
+    table.write_page(output)?;
     let paths = 1 + versions.windows(2).filter(|pair| pair[0].path != pair[1].path).count();
     output.say(&output.style().dim(&format!(
         "{} of {}; `aumbry restore ID:PATH --target .` brings one back",
@@ -185,7 +192,25 @@ fn show(
 
 /// A version as a program reads it.
 fn version_json(context: &Context, snapshots: &[NamedSnapshot], version: &Version) -> Value {
-    let mut object = node_json(context, &version.path, &version.entry);
+    let Version { path, seen, .. } = version;
+    let mut object = Map::new();
+    put_bytes(&mut object, "name", path.name().unwrap_or_default());
+    put_bytes(&mut object, "path", path.as_bytes());
+    if let Some(target) = &seen.target {
+        put_bytes(&mut object, "linktarget", target);
+    }
+    let mut object = Value::Object(object);
+    object["type"] = json!(seen.kind);
+    object["uid"] = json!(seen.owner.uid);
+    object["gid"] = json!(seen.owner.gid);
+    object["user"] = json!(seen.owner.user);
+    object["group"] = json!(seen.owner.group);
+    if seen.kind == "file" {
+        object["size"] = json!(seen.size);
+    }
+    object["mode"] = json!(seen.mode);
+    object["permissions"] = json!(permissions_of(seen.kind, seen.mode));
+    object["mtime"] = json!(context.rfc3339(seen.mtime));
     let (first, last) = (&snapshots[version.first], &snapshots[version.last]);
     object["message_type"] = json!("found");
     object["struct_type"] = json!("found");

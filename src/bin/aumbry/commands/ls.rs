@@ -196,16 +196,20 @@ pub fn node_json(context: &Context, path: &TreePath, entry: &Entry) -> Value {
 
 /// `drwxr-xr-x`, as `ls` writes it.
 pub fn permissions(entry: &Entry) -> String {
-    let kind = match entry.node {
-        Node::File(_) => '-',
-        Node::Directory { .. } => 'd',
-        Node::Symlink(_) => 'l',
-        Node::Fifo => 'p',
-        Node::Socket => 's',
-        Node::CharDevice(_) => 'c',
-        Node::BlockDevice(_) => 'b',
+    permissions_of(entry.node.kind_name(), entry.metadata.mode)
+}
+
+/// The same of a kind of thing, by its name.
+pub fn permissions_of(kind: &str, mode: u32) -> String {
+    let kind = match kind {
+        "dir" => 'd',
+        "symlink" => 'l',
+        "fifo" => 'p',
+        "socket" => 's',
+        "chardev" => 'c',
+        "dev" => 'b',
+        _ => '-',
     };
-    let mode = entry.metadata.mode;
     let mut text = String::from(kind);
     for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
         let bits = mode >> shift;
