@@ -8,16 +8,14 @@
 //! Memory: that of a comparison, and each entry that matches in the snapshot that was looked at last; where one had to be
 //! listed as a whole, all that match in it, too.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use crate::format::snapshot::Snapshot;
 use crate::id::{BlobId, SnapshotId};
-use crate::monitor::{Monitor, Phase, Problem, Progress};
+use crate::monitor::{Monitor, Phase, Problem};
 use crate::ops::OpsError;
-use crate::ops::diff::{Change, Tell, compare_snapshots, not_told};
+use crate::ops::diff::{Change, Tell, Told, compare_snapshots, not_told};
 use crate::repository::Repository;
 use crate::repository::reader::BlobReader;
 use crate::tree::entry::{Content, Entry, Extent, FileContent, Node, Owner};
@@ -99,8 +97,7 @@ pub fn find(
     monitor: &dyn Monitor,
 ) -> Result<(), OpsError> {
     let session = repository.register_reader(monitor);
-    let once = Once { monitor, told: Mutex::default() };
-    let result = run(repository, snapshots, options, tell, &once);
+    let result = run(repository, snapshots, options, tell, monitor);
     repository.end_reader(session, monitor);
     result
 }
@@ -110,17 +107,14 @@ fn run(
     snapshots: &[(SnapshotId, Snapshot)],
     options: &FindOptions,
     tell: &mut TellVersion<'_>,
-    monitor: &Once<'_>,
+    monitor: &dyn Monitor,
 ) -> Result<(), OpsError> {
     for error in repository.refresh_index(monitor)?.damaged {
-        monitor.monitor.problem(Problem {
-            item: error.item,
-            during: "index",
-            message: error.message,
-        });
+        monitor.problem(Problem { item: error.item, during: "index", message: error.message });
     }
     monitor.phase(Phase::Compare);
     let reader = BlobReader::for_a_walk(repository, options.memory_budget);
+    let told = Told::default();
     let mut sources: BTreeMap<SourceKey<'_>, Vec<usize>> = BTreeMap::new();
     for (place, (_, snapshot)) in snapshots.iter().enumerate() {
         let Snapshot { host, name, paths, .. } = snapshot;
@@ -136,7 +130,7 @@ fn run(
             monitor.current(&id.short());
             present.now = now;
             let compare = |before, tell: &mut Tell<'_>| {
-                compare_snapshots(&reader, before, after, &options.patterns, tell, monitor)
+                compare_snapshots(&reader, before, after, &options.patterns, tell, (monitor, &told))
             };
             // What a comparison tells is so, even where it cannot tell everything; then what is there now is listed.
             let mut take = |change: &Change<'_>| present.take(change.path, change.after);
@@ -281,44 +275,5 @@ impl Seen {
     fn is_same(&self, other: &Seen) -> bool {
         let what = |it: &Seen| (it.kind, it.size);
         what(self) == what(other) && self.target == other.target && self.content == other.content
-    }
-}
-
-/// Tells each problem once, as one of finding: what is damaged is met in each snapshot that has it.
-struct Once<'m> {
-    monitor: &'m dyn Monitor,
-    told: Mutex<HashSet<(String, String)>>,
-}
-
-impl Monitor for Once<'_> {
-    fn phase(&self, phase: Phase) {
-        self.monitor.phase(phase);
-    }
-
-    fn expect(&self, total: Progress) {
-        self.monitor.expect(total);
-    }
-
-    fn advance(&self, done: Progress) {
-        self.monitor.advance(done);
-    }
-
-    fn current(&self, item: &str) {
-        self.monitor.current(item);
-    }
-
-    fn problem(&self, problem: Problem) {
-        let Problem { item, message, .. } = problem;
-        if self.told.lock().insert((item.clone(), message.clone())) {
-            self.monitor.problem(Problem { item, during: "find", message });
-        }
-    }
-
-    fn note(&self, text: &str) {
-        self.monitor.note(text);
-    }
-
-    fn interrupted(&self) -> bool {
-        self.monitor.interrupted()
     }
 }

@@ -1,5 +1,6 @@
 //! Hears of problems on their way to the person: what was not read is not said to be gone.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -7,16 +8,26 @@ use parking_lot::Mutex;
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::tree::path::Printable;
 
+/// What was told of which item: what is damaged is met in each snapshot that has it.
+pub(in crate::ops) type Told = Mutex<HashSet<(String, String)>>;
+
 /// Passes everything on, and remembers what problems were about.
 pub(super) struct Listener<'a> {
     monitor: &'a dyn Monitor,
+    /// Problems that are here are not told again; they are met by `find`, then.
+    told: Option<&'a Told>,
     heard: AtomicBool,
     items: Mutex<Vec<String>>,
 }
 
 impl<'a> Listener<'a> {
     pub(super) fn new(monitor: &'a dyn Monitor) -> Self {
-        Listener { monitor, heard: AtomicBool::new(false), items: Mutex::default() }
+        Listener { monitor, told: None, heard: AtomicBool::new(false), items: Mutex::default() }
+    }
+
+    /// One of several comparisons of a `find`, which together tell each problem once.
+    pub(super) fn of_find(monitor: &'a dyn Monitor, told: &'a Told) -> Self {
+        Listener { told: Some(told), ..Self::new(monitor) }
     }
 
     /// Whether there was any problem.
@@ -72,8 +83,14 @@ impl Monitor for Listener<'_> {
 
     fn problem(&self, problem: Problem) {
         self.heard.store(true, Ordering::Relaxed);
-        self.items.lock().push(problem.item.clone());
-        self.monitor.problem(problem);
+        let Some(told) = self.told else {
+            self.items.lock().push(problem.item.clone());
+            return self.monitor.problem(problem);
+        };
+        let Problem { item, message, .. } = problem;
+        if told.lock().insert((item.clone(), message.clone())) {
+            self.monitor.problem(Problem { item, during: "find", message });
+        }
     }
 
     fn note(&self, text: &str) {

@@ -28,6 +28,7 @@ use crate::tree::path::TreePath;
 use crate::view::{DirectoryRoot, Found, find_path};
 
 use listener::Listener;
+pub(in crate::ops) use listener::Told;
 use trees::Comparison;
 
 /// What is compared, and how.
@@ -198,14 +199,15 @@ fn run(
 }
 
 /// Tells what differs of the entries that match `only` themselves; `None` before: all there is. The contents of files are not
-/// read: of which nothing else tells, count as different. Returns whether everything could be read.
+/// read: of which nothing else tells, count as different. What was `told` is no problem that is told again. Returns whether
+/// everything could be read.
 pub(in crate::ops) fn compare_snapshots(
     reader: &BlobReader<'_>,
     before: Option<&Snapshot>,
     after: &Snapshot,
     only: &IncludeFilter,
     tell: &mut Tell<'_>,
-    monitor: &dyn Monitor,
+    (monitor, told): (&dyn Monitor, &Told),
 ) -> Result<bool, OpsError> {
     let root = |snapshot| Found::Root(DirectoryRoot::of_snapshot(snapshot));
     let options = DiffOptions {
@@ -215,7 +217,7 @@ pub(in crate::ops) fn compare_snapshots(
         exclude: ExcludeFilter::default(),
         memory_budget: 0,
     };
-    let listener = Listener::new(monitor);
+    let listener = Listener::of_find(monitor, told);
     let mut comparison = Comparison::new(reader, &options, &listener, tell);
     comparison.only = Some(only);
     comparison.reads_contents = false;

@@ -270,38 +270,37 @@ impl IndexCache {
         &self,
         packs: impl IntoIterator<Item = PackId>,
     ) -> Result<Vec<Option<(u32, u64)>>> {
+        self.by_name(packs, decode_pack_length, |number, (_, length)| (number, length))
+    }
+
+    /// What is known of the pack with this name, if the index lists it.
+    pub fn pack_named(&self, id: PackId) -> Result<Option<PackInfo>> {
+        Ok(self.by_name([id], decode_pack, |_, pack| pack)?.pop().flatten())
+    }
+
+    /// Of those of these packs that the index lists, what their rows say, in the same order.
+    fn by_name<R, T>(
+        &self,
+        packs: impl IntoIterator<Item = PackId>,
+        decode: impl Fn(&[u8]) -> Option<R>,
+        made: impl Fn(u32, R) -> T,
+    ) -> Result<Vec<Option<T>>> {
         // One state of both tables.
         let transaction = self.database.begin_read().map_err(cache_error)?;
         let numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
         let rows = transaction.open_table(PACKS).map_err(cache_error)?;
-        let length = |pack: PackId| {
+        let find = |pack: PackId| {
             let name = name_bytes(pack.session, pack.number);
             let Some(number) = numbers.get(name.as_slice()).map_err(cache_error)? else {
                 return Ok(None);
             };
             let number = number.value();
             let row = rows.get(number).map_err(cache_error)?;
-            let found = row.and_then(|row| decode_pack_length(row.value()));
+            let found = row.and_then(|row| decode(row.value()));
             let garbled = || cache_error(format!("pack {number} is garbled"));
-            found.map(|(_, length)| Some((number, length))).ok_or_else(garbled)
+            found.map(|row| Some(made(number, row))).ok_or_else(garbled)
         };
-        packs.into_iter().map(length).collect()
-    }
-
-    /// What is known of the pack with this name, if the index lists it.
-    pub fn pack_named(&self, id: PackId) -> Result<Option<PackInfo>> {
-        // One state of both tables.
-        let transaction = self.database.begin_read().map_err(cache_error)?;
-        let numbers = transaction.open_table(PACK_NUMBERS).map_err(cache_error)?;
-        let rows = transaction.open_table(PACKS).map_err(cache_error)?;
-        let name = name_bytes(id.session, id.number);
-        let Some(number) = numbers.get(name.as_slice()).map_err(cache_error)? else {
-            return Ok(None);
-        };
-        let number = number.value();
-        let row = rows.get(number).map_err(cache_error)?;
-        let found = row.and_then(|row| decode_pack(row.value()));
-        found.map(Some).ok_or_else(|| cache_error(format!("pack {number} is garbled")))
+        packs.into_iter().map(find).collect()
     }
 
     /// Hands every pack that the index lists to `take`, by number. Of deltas it is told that they are, and not against
