@@ -2,11 +2,13 @@
 
 use std::io::Cursor;
 
+use super::matches::Matcher;
+use super::sequences::SequenceWriter;
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
 
 /// Windows larger than 2^27 bytes (128 MiB) are refused when decompressing: the largest prefix and
 /// segment that a format 1 writer may make fit in 2^24.
-const WINDOW_LOG_MAX: u32 = 27;
+pub(super) const WINDOW_LOG_MAX: u32 = 27;
 /// The match finder's tables for large segments, in bits: 2 % smaller than a level's own at no cost.
 const HASH_LOG: u32 = 18;
 /// At [`CAREFUL_LEVEL`] these save a tenth of the time for less than 1 % of the size (`docs/design/0001-sizes.md`).
@@ -20,8 +22,8 @@ const FAST_HASH_LOG: u32 = 17;
 const CHOICE_SAMPLE: usize = 64 << 10;
 /// Shorter segments are not worth the choice, which costs twice the sample.
 const CHOICE_LEAST: usize = 16 * CHOICE_SAMPLE;
-/// What is compressed with care goes on to be, at most for so many segments, before it is looked at again.
-const CHOICE_PAUSE: u32 = 7;
+/// What was of no use is not tried again, at most for so many segments.
+const PAUSE_MOST: u32 = 7;
 /// How much of a segment the probe compresses: 3 samples of this many bytes.
 const PROBE_SAMPLE: usize = 4 << 10;
 
@@ -31,9 +33,9 @@ const ESTIMATE_SAMPLE: usize = 16 << 10;
 /// A failure inside zstd, in its own words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("zstd: {0}")]
-pub struct CompressError(String);
+pub struct CompressError(pub(super) String);
 
-fn zstd_error(code: usize) -> CompressError {
+pub(super) fn zstd_error(code: usize) -> CompressError {
     CompressError(zstd::zstd_safe::get_error_name(code).to_string())
 }
 
@@ -42,11 +44,35 @@ pub struct Compressor {
     context: CCtx<'static>,
     /// For what it compresses as well; `None`: the level is not that of the choice.
     fast: Option<CCtx<'static>>,
-    /// So many segments are compressed with care before there is a choice again, and so many were after the last one.
-    pause: u32,
-    last_pause: u32,
+    /// Before there is a choice again, segments are compressed with care.
+    choice: Pause,
     probe: CCtx<'static>,
     sample: Vec<u8>,
+}
+
+/// Leaves out what was of no use the last times: once, three times, and at most so many.
+#[derive(Default)]
+struct Pause {
+    left: u32,
+    last: u32,
+}
+
+impl Pause {
+    /// Whether it is to be tried again.
+    fn is_over(&mut self) -> bool {
+        let is_over = self.left == 0;
+        self.left = self.left.saturating_sub(1);
+        is_over
+    }
+
+    /// It was tried.
+    fn note(&mut self, was_of_use: bool) {
+        self.last = match was_of_use {
+            true => 0,
+            false => (2 * self.last + 1).min(PAUSE_MOST),
+        };
+        self.left = self.last;
+    }
 }
 
 /// A context for segments of up to `segment_length` bytes, whose window covers them whole.
@@ -86,7 +112,7 @@ impl Compressor {
         let mut probe = CCtx::create();
         probe.set_parameter(CParameter::CompressionLevel(1)).map_err(zstd_error)?;
         let sample = Vec::new();
-        Ok(Compressor { context, fast, pause: 0, last_pause: 0, probe, sample })
+        Ok(Compressor { context, fast, choice: Pause::default(), probe, sample })
     }
 
     /// Whether `plain` is likely to shrink: three samples at level 1 shrink by 3 % or more. Costs 12 KiB of
@@ -133,11 +159,7 @@ impl Compressor {
     /// Whether the fast way makes a sample at most 1 % larger than the careful one.
     fn is_for_the_fast_way(&mut self, plain: &[u8]) -> Result<bool, CompressError> {
         let Some(fast) = &mut self.fast else { return Ok(false) };
-        if plain.len() < CHOICE_LEAST {
-            return Ok(false);
-        }
-        if self.pause > 0 {
-            self.pause -= 1;
+        if plain.len() < CHOICE_LEAST || !self.choice.is_over() {
             return Ok(false);
         }
         let start = (plain.len() - CHOICE_SAMPLE) / 2;
@@ -149,11 +171,7 @@ impl Compressor {
             *length = context.compress2(&mut self.sample, sample).map_err(zstd_error)?;
         }
         let is_fast = lengths[0] * 100 <= lengths[1] * 101;
-        self.last_pause = match is_fast {
-            true => 0,
-            false => (2 * self.last_pause + 1).min(CHOICE_PAUSE),
-        };
-        self.pause = self.last_pause;
+        self.choice.note(is_fast);
         Ok(is_fast)
     }
 
@@ -191,6 +209,10 @@ const FAST_DELTA_TABLE: u32 = 19;
 /// Compresses delta after delta with one context.
 pub struct DeltaCompressor {
     context: CCtx<'static>,
+    /// Where nearly all is in long matches, which is looked at first, they are all that is written.
+    matcher: Matcher,
+    sequences: SequenceWriter,
+    long_matches: Pause,
 }
 
 impl DeltaCompressor {
@@ -209,7 +231,8 @@ impl DeltaCompressor {
         for parameter in search.into_iter().chain(format) {
             context.set_parameter(parameter).map_err(zstd_error)?;
         }
-        Ok(DeltaCompressor { context })
+        let (matcher, sequences) = (Matcher::new(), SequenceWriter::new()?);
+        Ok(DeltaCompressor { context, matcher, sequences, long_matches: Pause::default() })
     }
 
     /// Makes `output` what `plain` is as a delta against `prefix`, over a window that covers both. It is read by
@@ -220,11 +243,18 @@ impl DeltaCompressor {
         plain: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<(), CompressError> {
+        output.clear();
+        output.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        if self.long_matches.is_over() {
+            let matches = self.matcher.find(prefix, plain);
+            self.long_matches.note(matches.is_some());
+            if let Some(matches) = matches {
+                return self.sequences.write(plain, matches, output);
+            }
+        }
         let window = (prefix.len() + plain.len()).next_power_of_two().ilog2();
         let window = CParameter::WindowLog(window.clamp(17, WINDOW_LOG_MAX));
         self.context.set_parameter(window).map_err(zstd_error)?;
-        output.clear();
-        output.reserve(zstd::zstd_safe::compress_bound(plain.len()));
         // SAFETY: the context is made to forget the prefix below, whatever came of it, or is replaced.
         #[allow(unsafe_code, reason = "a context that is used again outlives its prefixes")]
         let prefix = unsafe { as_if_it_stayed(prefix) };
@@ -373,9 +403,9 @@ mod tests {
         }
         // After careful ones there is a pause, and then a choice again.
         if !is_fast {
-            compressor.pause = 0;
+            compressor.choice.left = 0;
             assert!(!compressor.is_for_the_fast_way(text.as_bytes()).unwrap());
-            assert!(compressor.pause > 0);
+            assert!(compressor.choice.left > 0);
         }
         assert!(!compressor.is_for_the_fast_way(&words.as_bytes()[..CHOICE_LEAST - 1]).unwrap());
     }
@@ -462,6 +492,40 @@ mod tests {
         other.reverse();
         assert_ne!(decompressor.decompress(&delta, &other, plain.len()), Ok(plain.clone()));
         assert!(decompressor.decompress(&delta, &prefix, plain.len() - 1).is_err());
+    }
+
+    #[test]
+    fn what_is_nearly_all_in_long_matches_is_written_as_they_are_found() {
+        let prefix = noise(2 << 20);
+        let mut compressor = DeltaCompressor::new(3).unwrap();
+        let mut decompressor = Decompressor::new().unwrap();
+        let mut delta = Vec::new();
+        // The last ones are longer than the window of zstd's level 1, and than a power of two.
+        for length in [40_000, 300_000, (1 << 20) - 3, (1 << 20) + 3] {
+            let mut plain = prefix[700_000..700_000 + length].to_vec();
+            for at in (0..length).step_by(5000) {
+                plain[at] ^= 1;
+            }
+            plain.splice(20_000..20_100, *b"not there before");
+            compressor.compress(&prefix, &plain, &mut delta).unwrap();
+            assert_eq!(compressor.long_matches.last, 0, "{length}");
+            assert!(delta.len() < length / 300, "{} for {length}", delta.len());
+            assert_eq!(decompressor.decompress(&delta, &prefix, plain.len()).unwrap(), plain);
+            // RFC 8878, 3.1.1.1: no single segment, no checksum, and a window of 2^(10 + exponent).
+            assert_eq!(delta[4] & 0b0010_0100, 0);
+            assert!(1 << (10 + (delta[5] >> 3)) >= plain.len());
+        }
+        // Of what is in many short ones zstd finds more; it is not tried at once again.
+        let plain: Vec<u8> = prefix[..300_000]
+            .chunks(90)
+            .flat_map(|bytes| [bytes, b"0123456789"].concat())
+            .collect();
+        for paused in [1, 0, 3, 2, 1, 0, 7] {
+            compressor.compress(&prefix, &plain, &mut delta).unwrap();
+            assert_eq!(compressor.long_matches.left, paused);
+            assert!(delta.len() < plain.len() / 3, "{}", delta.len());
+            assert_eq!(decompressor.decompress(&delta, &prefix, plain.len()).unwrap(), plain);
+        }
     }
 
     #[test]

@@ -6,4 +6,6 @@ pub mod compress;
 pub mod digest;
 pub mod exchange;
 pub mod kdf;
+mod matches;
 pub mod parity;
+mod sequences;

@@ -1,0 +1,135 @@
+//! Writes a zstd frame whose matches somebody else has found, also in what stands before it.
+
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+
+use zstd::zstd_safe::zstd_sys::{
+    ZSTD_CCtx, ZSTD_CCtx_reset, ZSTD_CCtx_setParameter, ZSTD_ResetDirective, ZSTD_Sequence,
+    ZSTD_cParameter, ZSTD_compressSequences, ZSTD_createCCtx, ZSTD_freeCCtx,
+};
+
+use super::compress::{CompressError, WINDOW_LOG_MAX, zstd_error};
+use super::matches::Match;
+
+/// The least length of a match, for zstd: longer than all that it need not make room for.
+const MIN_MATCH: c_int = 7;
+/// zstd finds nothing itself: its table is as small as it can be.
+const HASH_LOG: c_int = 6;
+
+/// Writes frame after frame with one context. It never sees what matches are found in: it need not, to write how far away they are.
+pub(super) struct SequenceWriter {
+    context: NonNull<ZSTD_CCtx>,
+    sequences: Vec<ZSTD_Sequence>,
+}
+
+// SAFETY: a context may be used by any thread, by one at a time: only `&mut self` reaches it.
+#[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
+unsafe impl Send for SequenceWriter {}
+
+impl SequenceWriter {
+    pub(super) fn new() -> Result<Self, CompressError> {
+        // SAFETY: returns null, or a context that is freed once, by `Drop`.
+        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
+        let context = unsafe { ZSTD_createCCtx() };
+        let context =
+            NonNull::new(context).ok_or_else(|| CompressError("no memory".to_string()))?;
+        let mut writer = SequenceWriter { context, sequences: Vec::new() };
+        for (parameter, value) in [
+            (ZSTD_cParameter::ZSTD_c_compressionLevel, 1),
+            (ZSTD_cParameter::ZSTD_c_hashLog, HASH_LOG),
+            (ZSTD_cParameter::ZSTD_c_minMatch, MIN_MATCH),
+            (ZSTD_cParameter::ZSTD_c_contentSizeFlag, 0),
+            (ZSTD_cParameter::ZSTD_c_checksumFlag, 0),
+        ] {
+            writer.set(parameter, value)?;
+        }
+        Ok(writer)
+    }
+
+    fn set(&mut self, parameter: ZSTD_cParameter, value: c_int) -> Result<(), CompressError> {
+        // SAFETY: the context is alive, and nobody else has it.
+        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
+        let code = unsafe { ZSTD_CCtx_setParameter(self.context.as_ptr(), parameter, value) };
+        checked(code).map(drop)
+    }
+
+    /// Writes `plain` into the room that `output` has behind what is in it, as a frame with these matches. Its window covers
+    /// `plain`: in such a frame RFC 8878 lets matches be any distance away that a prefix reaches.
+    pub(super) fn write(
+        &mut self,
+        plain: &[u8],
+        matches: &[Match],
+        output: &mut Vec<u8>,
+    ) -> Result<(), CompressError> {
+        self.sequences.clear();
+        let mut covered = 0u64;
+        for Match { literals, length, distance } in matches.iter().copied() {
+            covered += u64::from(literals) + u64::from(length);
+            if length < MIN_MATCH.unsigned_abs() || distance == 0 {
+                return Err(CompressError("a match that is none".to_string()));
+            }
+            self.sequences.push(ZSTD_Sequence {
+                offset: distance,
+                litLength: literals,
+                matchLength: length,
+                rep: 0,
+            });
+        }
+        if covered > plain.len() as u64 {
+            return Err(CompressError("matches of more than there is".to_string()));
+        }
+        // SAFETY: the context is alive, and nobody else has it.
+        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
+        let code = unsafe {
+            let session = ZSTD_ResetDirective::ZSTD_reset_session_only;
+            ZSTD_CCtx_reset(self.context.as_ptr(), session)
+        };
+        checked(code)?;
+        let window = plain.len().next_power_of_two().ilog2().clamp(17, WINDOW_LOG_MAX);
+        self.set(ZSTD_cParameter::ZSTD_c_windowLog, window as c_int)?;
+        let room = output.spare_capacity_mut();
+        // SAFETY: the context is alive, and nobody else has it; the room, the sequences and the text are as long as is told.
+        // zstd believes sequences: each is long enough and none has no distance, and together they do not reach beyond
+        // the text, as was seen above. How far away a match is zstd writes down and does not look there.
+        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
+        let code = unsafe {
+            ZSTD_compressSequences(
+                self.context.as_ptr(),
+                room.as_mut_ptr().cast::<c_void>(),
+                room.len(),
+                self.sequences.as_ptr(),
+                self.sequences.len(),
+                plain.as_ptr().cast::<c_void>(),
+                plain.len(),
+            )
+        };
+        let written = checked(code)?;
+        // SAFETY: zstd has written so many bytes there, no more than there was room for.
+        #[allow(unsafe_code, reason = "zstd wrote into the room behind what was in it")]
+        unsafe {
+            output.set_len(output.len() + written);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SequenceWriter {
+    fn drop(&mut self) {
+        // SAFETY: it was made by `ZSTD_createCCtx`, and is used no more.
+        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
+        unsafe {
+            ZSTD_freeCCtx(self.context.as_ptr());
+        }
+    }
+}
+
+/// What a function of zstd returned, unless that is an error.
+fn checked(code: usize) -> Result<usize, CompressError> {
+    // SAFETY: it looks at the number and at nothing else.
+    #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
+    let is_error = unsafe { zstd::zstd_safe::zstd_sys::ZSTD_isError(code) } != 0;
+    match is_error {
+        true => Err(zstd_error(code)),
+        false => Ok(code),
+    }
+}
