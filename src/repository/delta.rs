@@ -23,18 +23,85 @@ const BASE_SEGMENTS: usize = 8;
 const PREFIX_BYTES: usize = 2 << 20;
 /// Bytes of the blobs.
 const PLAIN_BYTES: usize = 1 << 20;
+/// After a delta that was not worth it so many bytes are stored as they come, of those that could have been in one; after two in
+/// a row, and more, three times as many: what stands near it is mostly as different.
+const PAUSE_BYTES: usize = PLAIN_BYTES / 2;
 
-/// Gathers blobs into deltas.
+/// Gathers blobs into deltas. While one is gathered, the bases of the one before are fetched: a delta is made when the
+/// next one is full, so that nobody waits for a disk.
 pub struct DeltaWriter<'w> {
     writer: &'w Writer<'w>,
     reader: &'w BlobReader<'w>,
-    bases: Vec<BlobId>,
-    base_segments: BTreeSet<SegmentPlace>,
+    gathered: Gathered,
+    /// Full, and made next.
+    full: Gathered,
     prefix: Vec<u8>,
-    plain: Vec<u8>,
-    blobs: Vec<BlobRecord>,
+    /// How many deltas in a row were not worth it, and how many bytes are not to be in one because of it.
+    failures: usize,
+    pause: usize,
     /// Made with the first delta.
     trial: Option<Trial>,
+}
+
+/// What becomes one delta.
+#[derive(Default)]
+struct Gathered {
+    bases: Vec<(BlobId, Location)>,
+    base_segments: BTreeSet<SegmentPlace>,
+    /// Bytes of the bases.
+    prefix_length: usize,
+    plain: Vec<u8>,
+    blobs: Vec<BlobRecord>,
+}
+
+impl Gathered {
+    fn base(&self, base: &BlobId) -> Option<(BlobId, Location)> {
+        self.bases.iter().find(|(other, _)| other == base).copied()
+    }
+
+    fn has_base(&self, base: &BlobId) -> bool {
+        self.base(base).is_some()
+    }
+
+    /// Whether a blob of so many bytes and these bases have room beside what is there.
+    fn has_room(&self, length: usize, bases: &[(BlobId, Location)]) -> bool {
+        let mut segments = self.base_segments.clone();
+        let (mut count, mut bytes) = (self.bases.len(), self.prefix_length);
+        for (_, location) in bases.iter().filter(|(base, _)| !self.has_base(base)) {
+            count += 1;
+            bytes += location.length as usize;
+            segments.insert(location.place());
+        }
+        self.plain.len() + length <= PLAIN_BYTES
+            && count <= BASES
+            && bytes <= PREFIX_BYTES
+            && segments.len() <= BASE_SEGMENTS
+    }
+
+    /// Adds a blob. Returns the segments that have to be read because of it.
+    fn add(&mut self, id: BlobId, plain: &[u8], bases: &[(BlobId, Location)]) -> Vec<SegmentPlace> {
+        let mut new = Vec::new();
+        for (base, location) in bases {
+            if !self.has_base(base) {
+                self.bases.push((*base, *location));
+                self.prefix_length += location.length as usize;
+                if self.base_segments.insert(location.place()) {
+                    new.push(location.place());
+                }
+            }
+        }
+        self.plain.extend_from_slice(plain);
+        self.blobs.push(BlobRecord { id, length: plain.len() as u32 });
+        new
+    }
+
+    fn clear(&mut self) {
+        self.bases.clear();
+        self.base_segments.clear();
+        self.prefix_length = 0;
+        self.plain.clear();
+        self.blobs.clear();
+    }
 }
 
 /// What makes a delta and reads it back, and the memory that both need.
@@ -61,11 +128,11 @@ impl<'w> DeltaWriter<'w> {
         DeltaWriter {
             writer,
             reader,
-            bases: Vec::new(),
-            base_segments: BTreeSet::new(),
+            gathered: Gathered::default(),
+            full: Gathered::default(),
             prefix: Vec::new(),
-            plain: Vec::new(),
-            blobs: Vec::new(),
+            failures: 0,
+            pause: 0,
             trial: None,
         }
     }
@@ -81,65 +148,63 @@ impl<'w> DeltaWriter<'w> {
         if old.is_empty() || !self.writer.may_be_delta(&id)? {
             return segments.push(id, plain);
         }
+        if self.pause > 0 {
+            self.pause = self.pause.saturating_sub(plain.len());
+            return segments.push(id, plain);
+        }
         let mut bases = Vec::new();
         for old in old {
-            for (base, location) in self.writer.bases_for(old)? {
+            // Most are near two new ones.
+            let found = match self.gathered.base(old) {
+                Some(base) => vec![base],
+                None => self.writer.bases_for(old)?,
+            };
+            for (base, location) in found {
                 if !bases.iter().any(|(other, _)| *other == base) {
                     bases.push((base, location));
                 }
             }
         }
-        let is_room = self.plain.len() + plain.len() <= PLAIN_BYTES && self.fit(&bases);
-        if !is_room {
-            self.flush(segments)?;
+        if !self.gathered.has_room(plain.len(), &bases) {
+            self.make_full(segments)?;
         }
-        if bases.is_empty() || plain.len() > PLAIN_BYTES || !self.fit(&bases) {
+        if bases.is_empty() || !self.gathered.has_room(plain.len(), &bases) {
             return segments.push(id, plain);
         }
-        for (base, location) in &bases {
-            if self.bases.contains(base) {
-                continue;
-            }
-            // What cannot be read is no base; a check will find and name it.
-            let Ok(bytes) = self.reader.base(ObjectKind::DataPack, "a delta", base) else {
-                return segments.push(id, plain);
-            };
-            self.prefix.extend_from_slice(&bytes);
-            self.bases.push(*base);
-            self.base_segments.insert(location.place());
-        }
-        self.plain.extend_from_slice(plain);
-        self.blobs.push(BlobRecord { id, length: plain.len() as u32 });
+        let new = self.gathered.add(id, plain, &bases);
+        self.reader.expect_segments(new);
         Ok(())
     }
 
-    /// Whether these can be bases beside those that are there.
-    fn fit(&self, bases: &[(BlobId, Location)]) -> bool {
-        let mut segments = self.base_segments.clone();
-        let (mut count, mut bytes) = (self.bases.len(), self.prefix.len());
-        for (base, location) in bases {
-            if !self.bases.contains(base) {
-                count += 1;
-                bytes += location.length as usize;
-                segments.insert(location.place());
-            }
-        }
-        count <= BASES && bytes <= PREFIX_BYTES && segments.len() <= BASE_SEGMENTS
+    /// Makes what is there into deltas.
+    pub fn flush(&mut self, segments: &mut SegmentWriter<'_>) -> Result<()> {
+        self.make_full(segments)?;
+        self.make(segments)
     }
 
-    /// Closes the delta, if there is anything in it.
-    pub fn flush(&mut self, segments: &mut SegmentWriter<'_>) -> Result<()> {
-        let blobs = std::mem::take(&mut self.blobs);
-        let bases = std::mem::take(&mut self.bases);
+    /// Nothing more is added to what was gathered: what was full before it is made.
+    fn make_full(&mut self, segments: &mut SegmentWriter<'_>) -> Result<()> {
+        self.make(segments)?;
+        std::mem::swap(&mut self.gathered, &mut self.full);
+        Ok(())
+    }
+
+    /// Makes what is full into a delta, or, where that is of no use, stores it in `segments`.
+    fn make(&mut self, segments: &mut SegmentWriter<'_>) -> Result<()> {
+        let blobs = std::mem::take(&mut self.full.blobs);
         if !blobs.is_empty() {
             let writer = self.writer;
-            match self.compress(&bases, segments)? {
+            let bases: Vec<_> = self.full.bases.iter().map(|(base, _)| *base).collect();
+            match self.compress(segments)? {
                 Some(delta) => {
                     let encoding = Encoding::Delta(bases);
                     writer.put_segment(ObjectKind::DataPack, delta, encoding, blobs)?;
+                    self.failures = 0;
                 }
                 None => {
-                    let mut rest = &self.plain[..];
+                    self.pause = if self.failures == 0 { PAUSE_BYTES } else { 3 * PAUSE_BYTES };
+                    self.failures += 1;
+                    let mut rest = &self.full.plain[..];
                     for blob in blobs {
                         let (bytes, after) = rest.split_at(blob.length as usize);
                         segments.push(blob.id, bytes)?;
@@ -148,18 +213,22 @@ impl<'w> DeltaWriter<'w> {
                 }
             }
         }
-        self.base_segments.clear();
-        self.prefix.clear();
-        self.plain.clear();
+        self.full.clear();
         Ok(())
     }
 
     /// The delta, when it can be read and is clearly smaller than what it stands for would be alone.
-    fn compress(
-        &mut self,
-        bases: &[BlobId],
-        segments: &mut SegmentWriter<'_>,
-    ) -> Result<Option<&[u8]>> {
+    fn compress(&mut self, segments: &mut SegmentWriter<'_>) -> Result<Option<&[u8]>> {
+        let Gathered { bases, plain, .. } = &self.full;
+        self.prefix.clear();
+        for (base, location) in bases {
+            // What cannot be read is no base; a check will find and name it.
+            let Ok(bytes) = self.reader.base_in(ObjectKind::DataPack, "a delta", base, *location)
+            else {
+                return Ok(None);
+            };
+            self.prefix.extend_from_slice(&bytes);
+        }
         let trial = match &mut self.trial {
             Some(trial) => trial,
             none => {
@@ -167,7 +236,7 @@ impl<'w> DeltaWriter<'w> {
                 none.insert(Trial::new(level).named("zstd")?)
             }
         };
-        let (prefix, plain) = (&self.prefix, &self.plain);
+        let prefix = &self.prefix;
         trial.compressor.compress(prefix, plain, &mut trial.delta).named("zstd")?;
         let delta = &trial.delta[..];
         let cost = delta.len() + bases.len() * BlobId::LENGTH;

@@ -166,6 +166,15 @@ impl<'a> BlobReader<'a> {
         }
     }
 
+    /// Says which segments will be read besides, in about this order: they are fetched ahead as those of [`BlobReader::expect`].
+    pub(super) fn expect_segments(&self, segments: Vec<SegmentPlace>) {
+        if !segments.is_empty()
+            && let Some(ahead) = self.ahead()
+        {
+            ahead.add(self.wanted(segments));
+        }
+    }
+
     /// The segments that these blobs are read from, as they are met first: the bases of a delta before it. `met` is told
     /// each time, with how many blobs come before.
     fn segments_of<'b>(
@@ -580,6 +589,17 @@ impl<'a> BlobReader<'a> {
             return Err(RepositoryError::corrupt(name, "a delta against a delta"));
         }
         self.first_whole(base, kind, &copies)
+    }
+
+    /// The same where it is known in which place it stands, or some other copy of it.
+    pub(super) fn base_in(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        base: &BlobId,
+        location: Location,
+    ) -> Result<Blob> {
+        self.fetch(base, kind, location).or_else(|_| self.base(kind, name, base))
     }
 
     /// Where the first copy of a blob is that may be a base.

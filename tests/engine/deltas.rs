@@ -332,6 +332,44 @@ fn a_lost_plain_copy_is_stored_again_though_a_delta_of_it_can_be_read() {
     assert!(third.cache().base_outside(&id, &missing).unwrap().is_some());
 }
 
+/// Flips bits all over an object.
+fn damage(store: &Store, name: &str) {
+    let mut bytes = store.get(name).unwrap();
+    for at in (200..bytes.len()).step_by(1000) {
+        bytes[at] ^= 1;
+    }
+    store.delete(name).unwrap();
+    store.create(name, bytes).unwrap();
+}
+
+#[test]
+fn where_a_base_cannot_be_read_what_is_new_is_stored_plainly() {
+    let source = tempfile::tempdir().unwrap();
+    let store = Store::memory();
+    let repository = create(store.clone(), small_settings(), None);
+    write_version(source.path(), 0);
+    back_up(&repository, source.path());
+    for object in store.list(layout::PACKS).unwrap() {
+        damage(&store, &object.name);
+    }
+    let known: BTreeSet<BlobId> =
+        repository.cache().entries().unwrap().map(|entry| entry.unwrap().0).collect();
+    write_version(source.path(), 1);
+    back_up(&repository, source.path());
+    assert_eq!(deltas(&repository), []);
+    let repository = fresh(&store);
+    let reader = BlobReader::new(&repository, 1 << 20);
+    let mut new = 0;
+    for (id, location) in repository.cache().entries().unwrap().map(Result::unwrap) {
+        let pack = repository.cache().pack(location.pack).unwrap();
+        if pack.kind == ObjectKind::DataPack && !known.contains(&id) {
+            reader.data(&id).unwrap();
+            new += 1;
+        }
+    }
+    assert!(new >= 3, "{new}");
+}
+
 #[test]
 fn a_damaged_base_does_not_condemn_the_packs_of_its_deltas() {
     let source = tempfile::tempdir().unwrap();
@@ -342,14 +380,7 @@ fn a_damaged_base_does_not_condemn_the_packs_of_its_deltas() {
         .collect();
     let of_bases = packs_of_bases(&repository);
     assert!(of_deltas.is_disjoint(&of_bases));
-    for name in &of_bases {
-        let mut bytes = store.get(name).unwrap();
-        for at in (200..bytes.len()).step_by(1000) {
-            bytes[at] ^= 1;
-        }
-        store.delete(name).unwrap();
-        store.create(name, bytes).unwrap();
-    }
+    of_bases.iter().for_each(|name| damage(&store, name));
     let summary = checked(&fresh(&store), DataSelection::All);
     assert!(!summary.damage.is_empty());
     let recorded = fresh(&store).damaged_packs().unwrap();
