@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use super::error::{Named, Result};
 use super::index::{Location, SegmentPlace};
+use super::opened::Prefix;
 use super::reader::BlobReader;
 use super::writer::{SegmentWriter, Writer};
 use crate::codec::compress::{CompressError, Decompressor, DeltaCompressor};
@@ -35,7 +36,7 @@ pub struct DeltaWriter<'w> {
     gathered: Gathered,
     /// Full, and made next.
     full: Gathered,
-    prefix: Vec<u8>,
+    prefix: Prefix,
     /// How many deltas in a row were not worth it, and how many bytes are not to be in one because of it.
     failures: usize,
     pause: usize,
@@ -130,7 +131,7 @@ impl<'w> DeltaWriter<'w> {
             reader,
             gathered: Gathered::default(),
             full: Gathered::default(),
-            prefix: Vec::new(),
+            prefix: Prefix::default(),
             failures: 0,
             pause: 0,
             trial: None,
@@ -214,6 +215,7 @@ impl<'w> DeltaWriter<'w> {
             }
         }
         self.full.clear();
+        self.prefix.clear();
         Ok(())
     }
 
@@ -227,7 +229,7 @@ impl<'w> DeltaWriter<'w> {
             else {
                 return Ok(None);
             };
-            self.prefix.extend_from_slice(&bytes);
+            self.prefix.push(bytes);
         }
         let trial = match &mut self.trial {
             Some(trial) => trial,

@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -18,7 +17,8 @@ use super::error::{Kind, Named, RepositoryError, Result};
 use super::index::cache::Excluded;
 use super::index::{Location, PackInfo, SegmentPlace};
 use super::mend::plain_length;
-use super::opened::{Opened, Spare};
+pub use super::opened::Blob;
+use super::opened::{Opened, Prefix, Spare};
 use super::seal::{frames_covering, unseal_range};
 use super::verify::is_damage;
 use crate::codec::compress::Decompressor;
@@ -27,23 +27,8 @@ use crate::format::pack::{Encoding, SEGMENT_LENGTH_MAX};
 use crate::id::{BlobId, PackId};
 use crate::store::{self, layout};
 
-/// A blob's plaintext: a part of a segment that is shared with the blobs beside it.
-#[derive(Clone)]
-pub struct Blob {
-    segment: Arc<Opened>,
-    range: Range<usize>,
-}
-
 /// What is fetched ahead has one part in so many of a reader's budget: 8 MiB of the 48 of a restore, for eight requests.
 const AHEAD_SHARE: u64 = 6;
-
-impl std::ops::Deref for Blob {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.segment.plain[self.range.clone()]
-    }
-}
 
 /// A segment that is being fetched or was.
 type Slot = Arc<Mutex<Option<Arc<Opened>>>>;
@@ -76,7 +61,7 @@ pub struct BlobReader<'a> {
     spare: Spare,
     decompressors: Mutex<Vec<Decompressor>>,
     /// Memory for the bases of a delta, as much for each thread that opens one.
-    prefixes: Mutex<Vec<Vec<u8>>>,
+    prefixes: Mutex<Vec<Prefix>>,
     failing: Mutex<HashSet<PackId>>,
     /// Where blobs are that have one copy, of those that somebody has said will be read.
     located: RwLock<HashMap<BlobId, Location>>,
@@ -441,7 +426,7 @@ impl<'a> BlobReader<'a> {
         if range.end > segment.plain.len() {
             return Err(RepositoryError::corrupt(item(), "reaches beyond its segment"));
         }
-        Ok(Blob { segment, range })
+        Ok(Blob::new(segment, range))
     }
 
     /// The plaintext of a segment. The bases of a delta are not held against their names at first: each byte that comes out
@@ -518,7 +503,7 @@ impl<'a> BlobReader<'a> {
             .segments
             .get(segment as usize)
             .ok_or_else(|| RepositoryError::corrupt(&name, format!("has no segment {segment}")))?;
-        let mut prefix = Vec::new();
+        let mut prefix = Prefix::default();
         match &info.encoding {
             Encoding::Delta(bases) => {
                 prefix = self.prefixes.lock().pop().unwrap_or_default();
@@ -549,6 +534,7 @@ impl<'a> BlobReader<'a> {
         self.decompressors.lock().push(decompressor);
         store::give_back(stored);
         if info.encoding.is_delta() {
+            prefix.clear();
             self.prefixes.lock().push(prefix);
         } else if let Some(deferred) = self.deferred.get() {
             let name = |blob: &[u8]| self.repository.name_of(pack.kind, blob);
@@ -557,7 +543,7 @@ impl<'a> BlobReader<'a> {
         Ok(plain)
     }
 
-    /// The plaintexts of a delta's bases, one after another, into memory that is used again. Only copies in segments that are
+    /// Makes `prefix` the plaintexts of a delta's bases, one after another. Only copies in segments that are
     /// no deltas count, so reading one blob never follows a chain. Proven or not: [`BlobReader::segment`].
     pub(super) fn fill_prefix(
         &self,
@@ -565,7 +551,7 @@ impl<'a> BlobReader<'a> {
         name: &str,
         bases: &[BlobId],
         is_proven: bool,
-        prefix: &mut Vec<u8>,
+        prefix: &mut Prefix,
     ) -> Result<()> {
         prefix.clear();
         for base in bases {
@@ -576,7 +562,7 @@ impl<'a> BlobReader<'a> {
             if (prefix.len() + blob.len()) as u64 > SEGMENT_LENGTH_MAX {
                 return Err(RepositoryError::corrupt(name, "a delta with too long a prefix"));
             }
-            prefix.extend_from_slice(&blob);
+            prefix.push(blob);
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::deferred::Deferred;
 use super::error::{Kind, Named, RepositoryError, Result};
 use super::mend::{PackShape, not_whole, plain_length};
 use super::mirrors::Mirror;
+use super::opened::Prefix;
 use super::reader::BlobReader;
 use super::seal::ObjectCipher;
 use super::stream::{Sealed, Stream};
@@ -238,7 +239,7 @@ pub struct PackVerifier<'r, 'a> {
     /// Whether segments are left for later, of the pack that is proven.
     leaves: bool,
     decompressor: Decompressor,
-    prefix: Vec<u8>,
+    prefix: Prefix,
     plain: Vec<u8>,
     window: Vec<u8>,
 }
@@ -264,7 +265,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             deferred: None,
             leaves: false,
             decompressor,
-            prefix: Vec::new(),
+            prefix: Prefix::default(),
             plain: Vec::new(),
             window: Vec::new(),
         })
@@ -623,7 +624,9 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
     ) -> Result<()> {
         prefix?;
         let (prefix, plain) = (&self.prefix, &mut self.plain);
-        self.decompressor.decompress_into(stored, prefix, length, plain).named(item())
+        let done = self.decompressor.decompress_into(stored, prefix, length, plain).named(item());
+        self.prefix.clear();
+        done
     }
 }
 
