@@ -523,6 +523,15 @@ impl Repository {
         }
     }
 
+    /// The same for who reads a pack of the first store part by part, where that is a disk: the next part, whatever its length.
+    fn fetches_next_part(&self) -> Option<Ahead> {
+        let store = self.store.leading();
+        match self.environment.chance.repeats() || !store.is_disk() {
+            true => None,
+            false => Ahead::of_parts(&store, 0),
+        }
+    }
+
     /// The slot that opened it.
     pub fn slot(&self) -> KeySlotId {
         self.slot

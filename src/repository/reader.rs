@@ -588,6 +588,26 @@ impl<'a> BlobReader<'a> {
         self.fetch(base, kind, location).or_else(|_| self.base(kind, name, base))
     }
 
+    /// While another thread opens what `now` is read against, the first base of a delta, opens what the last one of a later delta
+    /// is in, rather than to wait for it. Two packs that were filled at the same time are read against the same bases.
+    pub(super) fn open_meanwhile(&self, now: Option<&BlobId>, later: Option<&BlobId>) {
+        // What is not found, or cannot be read, will be an error when it is needed.
+        let place = |base: Option<&BlobId>| {
+            let location = self.base_location(base?).ok().flatten();
+            location.map(|location| location.place())
+        };
+        let is_being_opened = |place: SegmentPlace| {
+            let slot = self.segments.lock().slots.get(&place).map(|(slot, _)| slot.clone());
+            slot.is_some_and(|slot| slot.try_lock().is_none())
+        };
+        if place(now).is_some_and(is_being_opened)
+            && let Some(later) = place(later)
+            && let Ok(pack) = self.repository.cache.pack(later.pack)
+        {
+            let _ = self.segment(&pack, later, false);
+        }
+    }
+
     /// Where the first copy of a blob is that may be a base.
     pub fn base_location(&self, base: &BlobId) -> Result<Option<Location>> {
         match self.located(base) {

@@ -1,15 +1,17 @@
 //! The plaintext of a whole pack, front to back: from its sealed bytes, or from parts of them that are read one after another.
 //!
-//! Memory: the sealed bytes that are there, and a copy of the plaintext that is asked for.
+//! Memory: the sealed bytes that are there, as many that are fetched meanwhile, and a copy of the plaintext that is asked for.
 
 use std::ops::Range;
 
+use super::ahead::{Ahead, Wanted};
 use super::error::{Named, RepositoryError};
 use super::seal::ObjectCipher;
 use crate::codec::cipher::{FRAME_LENGTH, SEALED_FRAME_LENGTH, TAG_LENGTH};
 use crate::format::bytes::Reader;
 use crate::format::header::HEADER_LENGTH;
 use crate::format::pack::{PACK_TRAILER_LENGTH, PackDirectory, locate_directory};
+use crate::id::PackId;
 use crate::store::{self, Store, StoreError};
 
 /// Frames that are read together: 2 MiB.
@@ -28,9 +30,30 @@ pub(super) struct Sealed<'s> {
 #[derive(Clone, Copy)]
 struct Rest<'s> {
     store: &'s Store,
+    pack: PackId,
     name: &'s str,
     /// Of the object, in bytes.
     length: u64,
+    ahead: Option<&'s Ahead>,
+}
+
+impl Rest<'_> {
+    /// Bytes of the object, fetched by now if they were the last that were expected.
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
+        match self.ahead.and_then(|ahead| ahead.take(self.pack, range.start, &range)) {
+            Some(Ok(bytes)) => Ok(bytes),
+            // Whoever needs it finds out what is wrong.
+            _ => self.store.get_range(self.name, range),
+        }
+    }
+
+    /// Begins to fetch what will be read next.
+    fn expect(&self, range: Range<u64>) {
+        if let Some(ahead) = self.ahead {
+            let (pack, offset) = (self.pack, range.start);
+            ahead.replace([Wanted { pack, offset, range, is_whole: false }]);
+        }
+    }
 }
 
 impl<'s> Sealed<'s> {
@@ -38,13 +61,18 @@ impl<'s> Sealed<'s> {
         Sealed { bytes, start: 0, rest: None }
     }
 
-    /// The object is read part by part.
-    pub(super) fn in_parts(store: &'s Store, name: &'s str) -> Result<Self, StoreError> {
+    /// The object is read part by part, each of which `ahead` fetches while the one before is proven.
+    pub(super) fn in_parts(
+        store: &'s Store,
+        pack: PackId,
+        name: &'s str,
+        ahead: Option<&'s Ahead>,
+    ) -> Result<Self, StoreError> {
         let Some(length) = store.size(name)?.filter(|length| *length > 2 * FIRST_PART) else {
             return store.get(name).map(Self::whole);
         };
         let bytes = store.get_range(name, 0..FIRST_PART)?;
-        Ok(Sealed { bytes, start: 0, rest: Some(Rest { store, name, length }) })
+        Ok(Sealed { bytes, start: 0, rest: Some(Rest { store, pack, name, length, ahead }) })
     }
 
     /// Bytes of the object.
@@ -191,7 +219,21 @@ impl<'s> Stream<'s> {
         let mut reader = Reader::new(&bytes[..length]);
         let directory = PackDirectory::decode(&mut reader).named("").map_err(Some)?;
         reader.finish().named("").map_err(Some)?;
+        self.expect_part(FRAMES_OF_A_PART);
         Ok((directory, offset))
+    }
+
+    /// The frames that are read together from this one on.
+    fn part(&self, first: usize) -> Range<usize> {
+        first..(first + FRAMES_OF_A_PART).min(self.tail_first)
+    }
+
+    /// Begins to fetch the part that begins with this frame, if there is one.
+    fn expect_part(&self, first: usize) {
+        let part = self.part(first);
+        if let Some(rest) = self.sealed.rest.as_ref().filter(|_| !part.is_empty()) {
+            rest.expect(self.frames.sealed_range(part));
+        }
     }
 
     /// The last `length` bytes of the plaintext: nothing was opened yet.
@@ -260,6 +302,7 @@ impl<'s> Stream<'s> {
 
     /// Appends a frame's plaintext to the window.
     fn open_frame(&mut self, frame: usize) {
+        let part = self.part(frame);
         let Stream { sealed, frames, window, .. } = self;
         if let Some(before) = frame.checked_sub(self.tail_first) {
             let start = before * FRAME_LENGTH;
@@ -271,14 +314,15 @@ impl<'s> Stream<'s> {
         if let Some(rest) = sealed.rest.as_ref().filter(|_| !is_there) {
             // The next part is read into its memory.
             store::give_back(std::mem::take(&mut sealed.bytes));
-            let part = frame..(frame + FRAMES_OF_A_PART).min(self.tail_first);
-            let range = frames.sealed_range(part);
+            let range = frames.sealed_range(part.clone());
             sealed.start = range.start;
-            match rest.store.get_range(rest.name, range) {
+            match rest.read(range) {
                 Ok(bytes) => sealed.bytes = bytes,
                 Err(_) => return self.has_failed = true,
             }
+            self.expect_part(part.end);
         }
+        let Stream { sealed, frames, window, .. } = self;
         frames.unseal(frame, sealed, window);
     }
 

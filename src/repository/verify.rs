@@ -6,6 +6,7 @@
 //! and named when they are opened for these (`deferred`).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::Repository;
 use super::ahead::Ahead;
@@ -28,6 +29,9 @@ use crate::store::{Store, StoreError, layout};
 
 /// No pack is longer: 1 GiB of stored bytes, a segment and a directory. An index that says more lies.
 const PACK_LENGTH_MAX: u64 = 2 << 30;
+
+/// Rather than to wait for what a delta is read against, that of the delta so many segments behind it is opened.
+const DELTAS_AHEAD: usize = 4;
 
 /// Memory for a segment that is kept for the next pack: two of the default settings.
 const WINDOW_KEPT: usize = 8 << 20;
@@ -235,6 +239,8 @@ pub fn is_damage(error: &RepositoryError) -> bool {
 pub struct PackVerifier<'r, 'a> {
     reader: &'r BlobReader<'a>,
     ahead: Option<&'r Ahead>,
+    /// Where packs are proven part by part: fetches the next part.
+    parts: Option<Arc<Ahead>>,
     deferred: Option<&'r Deferred>,
     /// Whether segments are left for later, of the pack that is proven.
     leaves: bool,
@@ -262,6 +268,7 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         Ok(PackVerifier {
             reader,
             ahead: None,
+            parts: reader.repository().fetches_next_part().map(Arc::new),
             deferred: None,
             leaves: false,
             decompressor,
@@ -320,9 +327,11 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         let name = layout::pack(id);
         // Of two stores, the hot one may be a disk, and the data elsewhere.
         let is_in_parts = fetched.is_none() && store.is_disk() && store.lists_cheaply();
+        // That of the first store; what is read again, and again in a mirror, is read by itself.
+        let parts = self.parts.clone().filter(|_| self.leaves);
         let sealed = match fetched {
             Some(fetched) => fetched.map(Sealed::whole),
-            None if is_in_parts => Sealed::in_parts(store, &name),
+            None if is_in_parts => Sealed::in_parts(store, id, &name, parts.as_deref()),
             None => store.get(&name).map(Sealed::whole),
         };
         let sealed = match sealed {
@@ -500,8 +509,15 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
             }
         }
         if let Some(record) = &record {
-            for (number, segment) in record.directory.segments.iter().enumerate() {
+            let segments = &record.directory.segments;
+            for (number, segment) in segments.iter().enumerate() {
                 let kind = record.header.kind;
+                let later = segments.get(number + DELTAS_AHEAD).map(|later| &later.encoding);
+                if let (Encoding::Delta(now), Some(Encoding::Delta(later))) =
+                    (&segment.encoding, later)
+                {
+                    self.reader.open_meanwhile(now.first(), later.last());
+                }
                 self.verify_segment(id, kind, number, segment, &mut stream, &mut proof)?;
                 if stream.has_failed() {
                     return Ok(None);
