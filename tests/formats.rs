@@ -64,8 +64,16 @@ use aumbry::view::{DirectoryRoot, Entries, Extents, read_file};
 const PASSPHRASE: &str = "correct horse battery staple";
 /// What every released version must have: all kinds of entries and objects; a delta segment; packs with parity;
 /// generations of collection; key updates; the second form; settings and a record of object locks.
-const NAMES: [&str; 7] =
-    ["everything", "delta", "parity", "collected", "rekeyed", "confirmed", "locked"];
+const NAMES: [&str; 8] = [
+    "everything",
+    "delta",
+    "delta-of-long-matches",
+    "parity",
+    "collected",
+    "rekeyed",
+    "confirmed",
+    "locked",
+];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -519,13 +527,13 @@ fn write_locked(folder: &Path, tree: &Path) {
     fs::write(folder.join("expected.txt"), manifest_of(&repository)).unwrap();
 }
 
-/// A file whose chunks are stored as deltas against those of another, as a later writer will.
-fn write_delta(folder: &Path, tree: &Path) {
+/// A file whose chunks are stored as deltas against those of another, with so many lines at its end that are not there.
+fn write_delta(folder: &Path, tree: &Path, lines: usize) {
     fs::create_dir_all(tree).unwrap();
     let old = noise(12_000, 9);
     let mut new = old.clone();
     new[6_000..6_010].copy_from_slice(b"0123456789");
-    new.extend_from_slice(&text(10, 2));
+    new.extend_from_slice(&text(lines, 2));
     fs::write(tree.join("old"), &old).unwrap();
     let repository = new_repository(&folder.join("repository"), settings());
     let settings = Settings { chunk_minimum: 16 << 10, ..settings() };
@@ -925,7 +933,8 @@ fn write_fixtures() {
                 fs::create_dir(&tree).unwrap();
                 write_everything(&folder, &tree);
             }
-            "delta" => write_delta(&folder, &tree),
+            "delta" => write_delta(&folder, &tree, 10),
+            "delta-of-long-matches" => write_delta(&folder, &tree, 2),
             "collected" => write_collected(&folder, &tree),
             "rekeyed" => write_rekeyed(&folder, &tree),
             "confirmed" => write_confirmed(&folder, &tree),

@@ -8,7 +8,7 @@ use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
 
 /// Windows larger than 2^27 bytes (128 MiB) are refused when decompressing: the largest prefix and
 /// segment that a format 1 writer may make fit in 2^24.
-pub(super) const WINDOW_LOG_MAX: u32 = 27;
+const WINDOW_LOG_MAX: u32 = 27;
 /// The match finder's tables for large segments, in bits: 2 % smaller than a level's own at no cost.
 const HASH_LOG: u32 = 18;
 /// At [`CAREFUL_LEVEL`] these save a tenth of the time for less than 1 % of the size (`docs/design/0001-sizes.md`).
@@ -50,7 +50,7 @@ pub struct Compressor {
     sample: Vec<u8>,
 }
 
-/// Leaves out what was of no use the last times: once, three times, and at most so many.
+/// Leaves out what was of no use the last times: once, three times, and at most [`PAUSE_MOST`] times.
 #[derive(Default)]
 struct Pause {
     left: u32,
@@ -75,6 +75,11 @@ impl Pause {
     }
 }
 
+/// The logarithm of a window that covers so many bytes.
+pub(super) fn window_log(length: usize) -> u32 {
+    length.next_power_of_two().ilog2().clamp(17, WINDOW_LOG_MAX)
+}
+
 /// A context for segments of up to `segment_length` bytes, whose window covers them whole.
 fn segment_context(
     level: i32,
@@ -82,10 +87,9 @@ fn segment_context(
     segment_length: usize,
 ) -> Result<CCtx<'static>, CompressError> {
     let mut context = CCtx::create();
-    let window_log = segment_length.next_power_of_two().ilog2().clamp(17, WINDOW_LOG_MAX);
     let format = [
         CParameter::CompressionLevel(level),
-        CParameter::WindowLog(window_log),
+        CParameter::WindowLog(window_log(segment_length)),
         CParameter::ContentSizeFlag(false),
         CParameter::ChecksumFlag(false),
     ];
@@ -209,10 +213,33 @@ const FAST_DELTA_TABLE: u32 = 19;
 /// Compresses delta after delta with one context.
 pub struct DeltaCompressor {
     context: CCtx<'static>,
-    /// Where nearly all is in long matches, which is looked at first, they are all that is written.
+    /// Up to [`FAST_DELTA_LEVEL`].
+    long_matches: Option<LongMatches>,
+}
+
+/// Where nearly all is in long matches, which is looked at first, they are all that is written.
+struct LongMatches {
     matcher: Matcher,
-    sequences: SequenceWriter,
-    long_matches: Pause,
+    writer: SequenceWriter,
+    pause: Pause,
+}
+
+impl LongMatches {
+    fn new() -> Result<Self, CompressError> {
+        let (matcher, writer) = (Matcher::new(), SequenceWriter::new()?);
+        Ok(LongMatches { matcher, writer, pause: Pause::default() })
+    }
+
+    /// Makes `output` a delta of long matches. Returns whether it is one.
+    fn compress(&mut self, prefix: &[u8], plain: &[u8], output: &mut Vec<u8>) -> bool {
+        if !self.pause.is_over() {
+            return false;
+        }
+        let matches = self.matcher.find(prefix, plain);
+        self.pause.note(matches.is_some());
+        // Where they cannot be written, zstd finds what it can.
+        matches.is_some_and(|found| self.writer.write(plain, prefix.len(), found, output).is_ok())
+    }
 }
 
 impl DeltaCompressor {
@@ -231,8 +258,8 @@ impl DeltaCompressor {
         for parameter in search.into_iter().chain(format) {
             context.set_parameter(parameter).map_err(zstd_error)?;
         }
-        let (matcher, sequences) = (Matcher::new(), SequenceWriter::new()?);
-        Ok(DeltaCompressor { context, matcher, sequences, long_matches: Pause::default() })
+        let long_matches = (level <= FAST_DELTA_LEVEL).then(LongMatches::new).transpose()?;
+        Ok(DeltaCompressor { context, long_matches })
     }
 
     /// Makes `output` what `plain` is as a delta against `prefix`, over a window that covers both. It is read by
@@ -243,17 +270,14 @@ impl DeltaCompressor {
         plain: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<(), CompressError> {
+        if let Some(long_matches) = &mut self.long_matches
+            && long_matches.compress(prefix, plain, output)
+        {
+            return Ok(());
+        }
         output.clear();
         output.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        if self.long_matches.is_over() {
-            let matches = self.matcher.find(prefix, plain);
-            self.long_matches.note(matches.is_some());
-            if let Some(matches) = matches {
-                return self.sequences.write(plain, matches, output);
-            }
-        }
-        let window = (prefix.len() + plain.len()).next_power_of_two().ilog2();
-        let window = CParameter::WindowLog(window.clamp(17, WINDOW_LOG_MAX));
+        let window = CParameter::WindowLog(window_log(prefix.len() + plain.len()));
         self.context.set_parameter(window).map_err(zstd_error)?;
         // SAFETY: the context is made to forget the prefix below, whatever came of it, or is replaced.
         #[allow(unsafe_code, reason = "a context that is used again outlives its prefixes")]
@@ -494,6 +518,40 @@ mod tests {
         assert!(decompressor.decompress(&delta, &prefix, plain.len() - 1).is_err());
     }
 
+    fn paused(compressor: &DeltaCompressor) -> u32 {
+        compressor.long_matches.as_ref().unwrap().pause.left
+    }
+
+    #[test]
+    fn matches_of_any_length_are_written_over_the_ends_of_blocks() {
+        let prefix = noise(2 << 20);
+        let mut compressor = DeltaCompressor::new(3).unwrap();
+        let mut decompressor = Decompressor::new().unwrap();
+        let mut delta = Vec::new();
+        const BLOCK: usize = 128 << 10;
+        for length in (BLOCK - 9..BLOCK + 9).chain([3 * BLOCK + 5, 1 << 20]) {
+            // Matches of this length, each some bytes behind the one before.
+            let mut plain = Vec::new();
+            for (at, gap) in [(5, 0), (7, 3), (0, 40), (9, 1), (100, 7)] {
+                plain.extend_from_slice(&[7; 40][..gap]);
+                plain.extend_from_slice(&prefix[at * 1000..at * 1000 + length]);
+            }
+            compressor.compress(&prefix, &plain, &mut delta).unwrap();
+            assert_eq!(paused(&compressor), 0);
+            let blocks = plain.len().div_ceil(BLOCK);
+            assert!(delta.len() < 100 + 20 * blocks, "{} for {length}", delta.len());
+            assert!(decompressor.decompress(&delta, &prefix, plain.len()).unwrap() == plain);
+        }
+        // Zeros where there are some before, but not as many.
+        let prefix = [&prefix[..100_000], &[0; 4096], &prefix[100_000..200_000]].concat();
+        let plain = [&prefix[..100_000], &[0; 30_000], &prefix[110_000..200_000]].concat();
+        compressor.compress(&prefix, &plain, &mut delta).unwrap();
+        assert!(delta.len() < 200, "{}", delta.len());
+        assert!(decompressor.decompress(&delta, &prefix, plain.len()).unwrap() == plain);
+        // At a level that costs more, zstd looks itself.
+        assert!(DeltaCompressor::new(9).unwrap().long_matches.is_none());
+    }
+
     #[test]
     fn what_is_nearly_all_in_long_matches_is_written_as_they_are_found() {
         let prefix = noise(2 << 20);
@@ -508,21 +566,21 @@ mod tests {
             }
             plain.splice(20_000..20_100, *b"not there before");
             compressor.compress(&prefix, &plain, &mut delta).unwrap();
-            assert_eq!(compressor.long_matches.last, 0, "{length}");
+            assert_eq!(paused(&compressor), 0, "{length}");
             assert!(delta.len() < length / 300, "{} for {length}", delta.len());
             assert_eq!(decompressor.decompress(&delta, &prefix, plain.len()).unwrap(), plain);
-            // RFC 8878, 3.1.1.1: no single segment, no checksum, and a window of 2^(10 + exponent).
-            assert_eq!(delta[4] & 0b0010_0100, 0);
-            assert!(1 << (10 + (delta[5] >> 3)) >= plain.len());
+            // RFC 8878, 3.1.1.1: no content size, no checksum, no dictionary, and a window of 2^(10 + exponent).
+            assert_eq!(delta[4], 0);
+            assert!(1 << (10 + (delta[5] >> 3)) >= prefix.len() + plain.len());
         }
         // Of what is in many short ones zstd finds more; it is not tried at once again.
         let plain: Vec<u8> = prefix[..300_000]
             .chunks(90)
             .flat_map(|bytes| [bytes, b"0123456789"].concat())
             .collect();
-        for paused in [1, 0, 3, 2, 1, 0, 7] {
+        for pause in [1, 0, 3, 2, 1, 0, 7] {
             compressor.compress(&prefix, &plain, &mut delta).unwrap();
-            assert_eq!(compressor.long_matches.left, paused);
+            assert_eq!(paused(&compressor), pause);
             assert!(delta.len() < plain.len() / 3, "{}", delta.len());
             assert_eq!(decompressor.decompress(&delta, &prefix, plain.len()).unwrap(), plain);
         }

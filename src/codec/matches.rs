@@ -35,7 +35,8 @@ impl Matcher {
     }
 
     /// The matches of `plain` in `prefix`, in order and apart from each other, each at least 16 bytes long; behind the last one
-    /// all is literal. `None`: too little of `plain` is in one, or `prefix` is longer than 4 MiB.
+    /// all is literal. `None`: too little of `plain` is in one, or `prefix` has more than
+    /// 65 535 places: 4 MiB.
     pub fn find(&mut self, prefix: &[u8], plain: &[u8]) -> Option<&[Match]> {
         self.found.clear();
         self.index(prefix)?;
@@ -66,8 +67,11 @@ impl Matcher {
     fn index(&mut self, prefix: &[u8]) -> Option<()> {
         self.places.fill(0);
         for (number, bytes) in (1..).zip(prefix.chunks(STEP)) {
+            let number = u16::try_from(number).ok()?;
             if let Some(seed) = bytes.first_chunk() {
-                self.places[slot(seed)] = u16::try_from(number).ok()?;
+                // The first place of several alike is the one behind which most of them are.
+                let place = &mut self.places[slot(seed)];
+                *place = if *place == 0 { number } else { *place };
             }
         }
         Some(())

@@ -8,10 +8,10 @@ use zstd::zstd_safe::zstd_sys::{
     ZSTD_cParameter, ZSTD_compressSequences, ZSTD_createCCtx, ZSTD_freeCCtx,
 };
 
-use super::compress::{CompressError, WINDOW_LOG_MAX, zstd_error};
+use super::compress::{CompressError, window_log, zstd_error};
 use super::matches::Match;
 
-/// The least length of a match, for zstd: longer than all that it need not make room for.
+/// The least length of a match, for zstd: where it splits one at the end of a block, neither half is shorter. Ours are longer.
 const MIN_MATCH: c_int = 7;
 /// zstd finds nothing itself: its table is as small as it can be.
 const HASH_LOG: c_int = 6;
@@ -40,6 +40,9 @@ impl SequenceWriter {
             (ZSTD_cParameter::ZSTD_c_minMatch, MIN_MATCH),
             (ZSTD_cParameter::ZSTD_c_contentSizeFlag, 0),
             (ZSTD_cParameter::ZSTD_c_checksumFlag, 0),
+            // `ZSTD_c_stableInBuffer` and `ZSTD_c_stableOutBuffer`: no memory to copy from and to.
+            (ZSTD_cParameter::ZSTD_c_experimentalParam9, 1),
+            (ZSTD_cParameter::ZSTD_c_experimentalParam10, 1),
         ] {
             writer.set(parameter, value)?;
         }
@@ -53,11 +56,11 @@ impl SequenceWriter {
         checked(code).map(drop)
     }
 
-    /// Writes `plain` into the room that `output` has behind what is in it, as a frame with these matches. Its window covers
-    /// `plain`: in such a frame RFC 8878 lets matches be any distance away that a prefix reaches.
+    /// Makes `output` a frame of `plain` with these matches, whose window covers `plain` and the `before` bytes that stand before it.
     pub(super) fn write(
         &mut self,
         plain: &[u8],
+        before: usize,
         matches: &[Match],
         output: &mut Vec<u8>,
     ) -> Result<(), CompressError> {
@@ -85,10 +88,13 @@ impl SequenceWriter {
             ZSTD_CCtx_reset(self.context.as_ptr(), session)
         };
         checked(code)?;
-        let window = plain.len().next_power_of_two().ilog2().clamp(17, WINDOW_LOG_MAX);
+        let window = window_log(plain.len());
         self.set(ZSTD_cParameter::ZSTD_c_windowLog, window as c_int)?;
+        output.clear();
+        output.reserve(zstd::zstd_safe::compress_bound(plain.len()));
         let room = output.spare_capacity_mut();
-        // SAFETY: the context is alive, and nobody else has it; the room, the sequences and the text are as long as is told.
+        // SAFETY: the context is alive, and nobody else has it; the room, the sequences and the text are as long as is told. There is
+        // room for a frame's header, which zstd takes for granted: a bound is more, even for no bytes.
         // zstd believes sequences: each is long enough and none has no distance, and together they do not reach beyond
         // the text, as was seen above. How far away a match is zstd writes down and does not look there.
         #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
@@ -105,11 +111,19 @@ impl SequenceWriter {
         };
         let written = checked(code)?;
         // SAFETY: zstd has written so many bytes there, no more than there was room for.
-        #[allow(unsafe_code, reason = "zstd wrote into the room behind what was in it")]
+        #[allow(unsafe_code, reason = "zstd wrote into memory that was reserved")]
         unsafe {
-            output.set_len(output.len() + written);
+            output.set_len(written);
         }
-        Ok(())
+        // zstd told a window for what it has seen. RFC 8878, 3.1.1.1: without its content's size a frame has a byte behind the
+        // descriptor that says how long its window is, with the logarithm less ten in the upper five bits.
+        match output[..] {
+            [_, _, _, _, descriptor, ref mut window, ..] if descriptor & 0x20 == 0 => {
+                *window = ((window_log(before + plain.len()) - 10) << 3) as u8;
+                Ok(())
+            }
+            _ => Err(CompressError("a frame without a window".to_string())),
+        }
     }
 }
 

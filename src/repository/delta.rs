@@ -24,12 +24,12 @@ const BASE_SEGMENTS: usize = 8;
 const PREFIX_BYTES: usize = 2 << 20;
 /// Bytes of the blobs.
 const PLAIN_BYTES: usize = 1 << 20;
-/// After a delta that was not worth it so many bytes are stored as they come, of those that could have been in one; after two in
-/// a row, and more, three times as many: what stands near it is mostly as different.
+/// Once a delta was not worth it, so many bytes are stored plainly, of those that could have been in one and are not gathered yet;
+/// after two in a row, and more, three times as many: what comes near it is mostly as different.
 const PAUSE_BYTES: usize = PLAIN_BYTES / 2;
 
-/// Gathers blobs into deltas. While one is gathered, the bases of the one before are fetched: a delta is made when the
-/// next one is full, so that nobody waits for a disk.
+/// Gathers blobs into deltas. While one is gathered, the bases of the one before are fetched, as far as there is room: a delta is
+/// made when the next one is full, so that a disk is rarely waited for.
 pub struct DeltaWriter<'w> {
     writer: &'w Writer<'w>,
     reader: &'w BlobReader<'w>,
@@ -60,15 +60,11 @@ impl Gathered {
         self.bases.iter().find(|(other, _)| other == base).copied()
     }
 
-    fn has_base(&self, base: &BlobId) -> bool {
-        self.base(base).is_some()
-    }
-
     /// Whether a blob of so many bytes and these bases have room beside what is there.
     fn has_room(&self, length: usize, bases: &[(BlobId, Location)]) -> bool {
         let mut segments = self.base_segments.clone();
         let (mut count, mut bytes) = (self.bases.len(), self.prefix_length);
-        for (_, location) in bases.iter().filter(|(base, _)| !self.has_base(base)) {
+        for (_, location) in bases.iter().filter(|(base, _)| self.base(base).is_none()) {
             count += 1;
             bytes += location.length as usize;
             segments.insert(location.place());
@@ -83,7 +79,7 @@ impl Gathered {
     fn add(&mut self, id: BlobId, plain: &[u8], bases: &[(BlobId, Location)]) -> Vec<SegmentPlace> {
         let mut new = Vec::new();
         for (base, location) in bases {
-            if !self.has_base(base) {
+            if self.base(base).is_none() {
                 self.bases.push((*base, *location));
                 self.prefix_length += location.length as usize;
                 if self.base_segments.insert(location.place()) {
@@ -166,11 +162,11 @@ impl<'w> DeltaWriter<'w> {
                 }
             }
         }
+        if bases.is_empty() || !Gathered::default().has_room(plain.len(), &bases) {
+            return segments.push(id, plain);
+        }
         if !self.gathered.has_room(plain.len(), &bases) {
             self.make_full(segments)?;
-        }
-        if bases.is_empty() || !self.gathered.has_room(plain.len(), &bases) {
-            return segments.push(id, plain);
         }
         let new = self.gathered.add(id, plain, &bases);
         self.reader.expect_segments(new);
@@ -200,11 +196,8 @@ impl<'w> DeltaWriter<'w> {
                 Some(delta) => {
                     let encoding = Encoding::Delta(bases);
                     writer.put_segment(ObjectKind::DataPack, delta, encoding, blobs)?;
-                    self.failures = 0;
                 }
                 None => {
-                    self.pause = if self.failures == 0 { PAUSE_BYTES } else { 3 * PAUSE_BYTES };
-                    self.failures += 1;
                     let mut rest = &self.full.plain[..];
                     for blob in blobs {
                         let (bytes, after) = rest.split_at(blob.length as usize);
@@ -224,12 +217,11 @@ impl<'w> DeltaWriter<'w> {
         let Gathered { bases, plain, .. } = &self.full;
         self.prefix.clear();
         for (base, location) in bases {
-            // What cannot be read is no base; a check will find and name it.
-            let Ok(bytes) = self.reader.base_in(ObjectKind::DataPack, "a delta", base, *location)
-            else {
+            // What cannot be read is no base; a check will find and name it. Another copy may stand in a pack that does not count.
+            let Ok(base) = self.reader.fetch(base, ObjectKind::DataPack, *location) else {
                 return Ok(None);
             };
-            self.prefix.push(bytes);
+            self.prefix.push(base);
         }
         let trial = match &mut self.trial {
             Some(trial) => trial,
@@ -245,9 +237,14 @@ impl<'w> DeltaWriter<'w> {
         // An eighth is less than nearly everything shrinks to alone.
         let is_smaller = cost * 8 <= plain.len() || cost * 4 <= segments.estimate(plain)? * 3;
         if !is_smaller {
+            self.pause = if self.failures == 0 { PAUSE_BYTES } else { 3 * PAUSE_BYTES };
+            self.failures += 1;
             return Ok(None);
         }
+        self.failures = 0;
         let read = trial.decompressor.decompress_into(delta, prefix, plain.len(), &mut trial.read);
-        Ok((read.is_ok() && trial.read == *plain).then_some(delta))
+        let is_right = read.is_ok() && trial.read == *plain;
+        debug_assert!(is_right, "a delta does not read back");
+        Ok(is_right.then_some(delta))
     }
 }

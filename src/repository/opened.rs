@@ -154,7 +154,7 @@ mod tests {
         let blob = |segment: usize, range| Blob::new(segments[segment].clone(), range);
         let mut prefix = Prefix::default();
         for _ in 0..2 {
-            assert_eq!(*prefix, []);
+            assert!(prefix.is_empty());
             prefix.push(blob(0, 10..20));
             prefix.push(blob(0, 20..40));
             assert_eq!(*prefix, segments[0].plain[10..40]);

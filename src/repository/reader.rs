@@ -577,19 +577,8 @@ impl<'a> BlobReader<'a> {
         self.first_whole(base, kind, &copies)
     }
 
-    /// The same where it is known in which place it stands, or some other copy of it.
-    pub(super) fn base_in(
-        &self,
-        kind: ObjectKind,
-        name: &str,
-        base: &BlobId,
-        location: Location,
-    ) -> Result<Blob> {
-        self.fetch(base, kind, location).or_else(|_| self.base(kind, name, base))
-    }
-
     /// While another thread opens what `now` is read against, the first base of a delta, opens what the last one of a later delta
-    /// is in, rather than to wait for it. Two packs that were filled at the same time are read against the same bases.
+    /// is in, unless somebody does, rather than to wait. Two packs that were filled at the same time are read against the same bases.
     pub(super) fn open_meanwhile(&self, now: Option<&BlobId>, later: Option<&BlobId>) {
         // What is not found, or cannot be read, will be an error when it is needed.
         let place = |base: Option<&BlobId>| {
@@ -602,6 +591,7 @@ impl<'a> BlobReader<'a> {
         };
         if place(now).is_some_and(is_being_opened)
             && let Some(later) = place(later)
+            && !self.segments.lock().slots.contains_key(&later)
             && let Ok(pack) = self.repository.cache.pack(later.pack)
         {
             let _ = self.segment(&pack, later, false);

@@ -71,6 +71,10 @@ impl<'s> Sealed<'s> {
         let Some(length) = store.size(name)?.filter(|length| *length > 2 * FIRST_PART) else {
             return store.get(name).map(Self::whole);
         };
+        if let Some(ahead) = ahead {
+            // What was expected of another pack, or of this one before.
+            ahead.replace([]);
+        }
         let bytes = store.get_range(name, 0..FIRST_PART)?;
         Ok(Sealed { bytes, start: 0, rest: Some(Rest { store, pack, name, length, ahead }) })
     }
@@ -312,7 +316,7 @@ impl<'s> Stream<'s> {
         let there = sealed.start + sealed.bytes.len() as u64;
         let is_there = frames.sealed_range(frame..frame + 1).end <= there;
         if let Some(rest) = sealed.rest.as_ref().filter(|_| !is_there) {
-            // The next part is read into its memory.
+            // The next part may be read into its memory.
             store::give_back(std::mem::take(&mut sealed.bytes));
             let range = frames.sealed_range(part.clone());
             sealed.start = range.start;

@@ -638,9 +638,10 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
         prefix: Result<()>,
         item: impl Fn() -> String,
     ) -> Result<()> {
-        prefix?;
-        let (prefix, plain) = (&self.prefix, &mut self.plain);
-        let done = self.decompressor.decompress_into(stored, prefix, length, plain).named(item());
+        let (bases, plain) = (&self.prefix, &mut self.plain);
+        let done = prefix.and_then(|()| {
+            self.decompressor.decompress_into(stored, bases, length, plain).named(item())
+        });
         self.prefix.clear();
         done
     }

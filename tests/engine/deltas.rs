@@ -19,7 +19,7 @@ use aumbry::repository::index::cache::Excluded;
 use aumbry::repository::index::{Location, PackInfo};
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::writer::Writer;
-use aumbry::store::{Store, layout};
+use aumbry::store::{LocalMode, Store, layout};
 use opendal::Operator;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::Index;
@@ -349,11 +349,14 @@ fn where_a_base_cannot_be_read_what_is_new_is_stored_plainly() {
     let repository = create(store.clone(), small_settings(), None);
     write_version(source.path(), 0);
     back_up(&repository, source.path());
-    for object in store.list(layout::PACKS).unwrap() {
-        damage(&store, &object.name);
-    }
-    let known: BTreeSet<BlobId> =
-        repository.cache().entries().unwrap().map(|entry| entry.unwrap().0).collect();
+    let before: Vec<_> = repository.cache().entries().unwrap().map(Result::unwrap).collect();
+    let known: BTreeSet<BlobId> = before.iter().map(|(id, _)| *id).collect();
+    // Trees stay, so that the backup knows what stood in whose place.
+    let pack = |location: &Location| repository.cache().pack(location.pack).unwrap();
+    let packs = before.iter().map(|(_, location)| pack(location));
+    let of_data = packs.filter(|pack| pack.kind == ObjectKind::DataPack);
+    let of_data: BTreeSet<String> = of_data.map(|pack| layout::pack(pack.id)).collect();
+    of_data.iter().for_each(|name| damage(&store, name));
     write_version(source.path(), 1);
     back_up(&repository, source.path());
     assert_eq!(deltas(&repository), []);
@@ -368,6 +371,66 @@ fn where_a_base_cannot_be_read_what_is_new_is_stored_plainly() {
         }
     }
     assert!(new >= 3, "{new}");
+}
+
+#[test]
+fn on_a_disk_bases_are_fetched_ahead_and_every_version_is_whole() {
+    let (source, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = Store::local(&place.path().join("store"), LocalMode::Create).unwrap();
+    let repository = create(store, small_settings(), None);
+    for version in 0..4 {
+        for number in 0..40 {
+            let mut bytes = noise(60_000, number);
+            for at in (0..60_000).step_by(5_000) {
+                bytes[at] ^= version as u8;
+            }
+            fs::write(source.path().join(format!("file-{number}")), bytes).unwrap();
+        }
+        back_up(&repository, source.path());
+    }
+    assert!(deltas(&repository).len() > 1_000);
+    assert_eq!(checked(&repository, DataSelection::All).damage, []);
+}
+
+#[test]
+fn what_was_not_worth_a_delta_is_not_tried_again_for_a_while() {
+    let store = Store::memory();
+    let repository = create(store, small_settings(), None);
+    let before = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    let mut segments = before.segments(ObjectKind::DataPack).unwrap();
+    let old: Vec<Vec<u8>> = (0..1_000).map(|number| noise(4_000, number)).collect();
+    let bases: Vec<BlobId> = old.iter().map(|bytes| segments.put(bytes).unwrap().0).collect();
+    segments.flush().unwrap();
+    drop(segments);
+    before.finish().unwrap();
+    let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
+    let reader = BlobReader::new(&repository, 1 << 20);
+    let mut gathered = writer.deltas(&reader);
+    // As many as two deltas hold are nothing like what stood there, and all others are.
+    let new: Vec<BlobId> = (0..1_000)
+        .map(|number| {
+            let mut bytes = old[number].clone();
+            bytes[0] ^= 1;
+            if number < 32 {
+                bytes = noise(4_000, 5_000 + number as u64);
+            }
+            let (id, is_new) = segments.claim(&bytes).unwrap();
+            assert!(is_new);
+            gathered.push(id, &bytes, &bases[number..=number], &mut segments).unwrap();
+            id
+        })
+        .collect();
+    gathered.flush(&mut segments).unwrap();
+    segments.flush().unwrap();
+    drop((gathered, segments));
+    writer.finish().unwrap();
+    repository.abort(before.session()).unwrap();
+    let is_delta: Vec<bool> =
+        new.iter().map(|id| repository.cache().lookup(id).unwrap().unwrap().is_delta).collect();
+    // The first delta is known not to be worth it when the third begins: half a mebibyte, and then three times as much.
+    assert!(is_delta[33..140].iter().all(|is_delta| !is_delta));
+    assert!(is_delta[600..].iter().all(|is_delta| *is_delta));
 }
 
 #[test]
