@@ -933,7 +933,7 @@ fn write_fixtures() {
                 fs::create_dir(&tree).unwrap();
                 write_everything(&folder, &tree);
             }
-            "delta" => write_delta(&folder, &tree, 10),
+            "delta" => write_delta(&folder, &tree, 20),
             "delta-of-long-matches" => write_delta(&folder, &tree, 2),
             "collected" => write_collected(&folder, &tree),
             "rekeyed" => write_rekeyed(&folder, &tree),

@@ -235,10 +235,17 @@ impl LongMatches {
         if !self.pause.is_over() {
             return false;
         }
-        let matches = self.matcher.find(prefix, plain);
-        self.pause.note(matches.is_some());
-        // Where they cannot be written, zstd finds what it can.
-        matches.is_some_and(|found| self.writer.write(plain, prefix.len(), found, output).is_ok())
+        let written = match self.matcher.find(prefix, plain) {
+            Some(found) => {
+                let written = self.writer.write(plain, prefix.len(), found, output);
+                debug_assert_eq!(written, Ok(()));
+                // Where they cannot be written, zstd finds what it can.
+                written.is_ok()
+            }
+            None => false,
+        };
+        self.pause.note(written);
+        written
     }
 }
 
@@ -547,6 +554,13 @@ mod tests {
         let plain = [&prefix[..100_000], &[0; 30_000], &prefix[110_000..200_000]].concat();
         compressor.compress(&prefix, &plain, &mut delta).unwrap();
         assert!(delta.len() < 200, "{}", delta.len());
+        assert!(decompressor.decompress(&delta, &prefix, plain.len()).unwrap() == plain);
+        // Of a run that grew behind another one of its kind there would be thousands, each as far away as no other.
+        let prefix =
+            [&[0; 150], &prefix[..50_000], &[0; 100_000], &prefix[60_000..110_000]].concat();
+        let plain = [&prefix[..100_000], &[0; 500_000], &prefix[100_000..]].concat();
+        compressor.compress(&prefix, &plain, &mut delta).unwrap();
+        assert!(delta.len() < 1000, "{}", delta.len());
         assert!(decompressor.decompress(&delta, &prefix, plain.len()).unwrap() == plain);
         // At a level that costs more, zstd looks itself.
         assert!(DeltaCompressor::new(9).unwrap().long_matches.is_none());

@@ -12,6 +12,10 @@ const LEAST: usize = 16;
 /// So much of what is new, one part in so many, may be in no match: of more there are short matches that are worth finding.
 const UNMATCHED_SHARE: usize = 32;
 
+/// At most one match for so many bytes of what is new, and so many besides: where there are more, they are short, and zstd finds others.
+const BYTES_FOR_A_MATCH: usize = 512;
+const MATCHES_BESIDES: usize = 64;
+
 /// A match: after `literals` bytes that are as they are, `length` bytes that stand `distance` bytes before, where what is
 /// new comes right behind what was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +39,13 @@ impl Matcher {
     }
 
     /// The matches of `plain` in `prefix`, in order and apart from each other, each at least 16 bytes long; behind the last one
-    /// all is literal. `None`: too little of `plain` is in one, or `prefix` has more than
+    /// all is literal. `None`: too little of `plain` is in one, they are too many, or `prefix` has more than
     /// 65 535 places: 4 MiB.
     pub fn find(&mut self, prefix: &[u8], plain: &[u8]) -> Option<&[Match]> {
         self.found.clear();
         self.index(prefix)?;
         let mut spare = plain.len() / UNMATCHED_SHARE;
+        let most = plain.len() / BYTES_FOR_A_MATCH + MATCHES_BESIDES;
         // Where what is not yet in a match begins, what is looked at, and how far the last match stood away in `prefix`.
         let (mut from, mut at, mut shift) = (0, 0, 0isize);
         while at + LEAST <= plain.len() {
@@ -57,6 +62,9 @@ impl Matcher {
                 length: u32::try_from(before + behind).ok()?,
                 distance: u32::try_from(prefix.len() + at - place).ok()?,
             });
+            if self.found.len() > most {
+                return None;
+            }
             at += behind;
             from = at;
             shift = (place + behind).checked_signed_diff(at)?;
@@ -69,7 +77,7 @@ impl Matcher {
         for (number, bytes) in (1..).zip(prefix.chunks(STEP)) {
             let number = u16::try_from(number).ok()?;
             if let Some(seed) = bytes.first_chunk() {
-                // The first place of several alike is the one behind which most of them are.
+                // Of several alike the first place: within a run it is the one behind which most of the run is.
                 let place = &mut self.places[slot(seed)];
                 *place = if *place == 0 { number } else { *place };
             }

@@ -24,7 +24,7 @@ const BASE_SEGMENTS: usize = 8;
 const PREFIX_BYTES: usize = 2 << 20;
 /// Bytes of the blobs.
 const PLAIN_BYTES: usize = 1 << 20;
-/// Once a delta was not worth it, so many bytes are stored plainly, of those that could have been in one and are not gathered yet;
+/// Once a delta was not worth it, so many bytes are stored plainly, of those that have something in their place and are not gathered yet;
 /// after two in a row, and more, three times as many: what comes near it is mostly as different.
 const PAUSE_BYTES: usize = PLAIN_BYTES / 2;
 
@@ -219,6 +219,8 @@ impl<'w> DeltaWriter<'w> {
         for (base, location) in bases {
             // What cannot be read is no base; a check will find and name it. Another copy may stand in a pack that does not count.
             let Ok(base) = self.reader.fetch(base, ObjectKind::DataPack, *location) else {
+                // Nor will what is beside it, and finding that out may cost reading all of a pack.
+                self.pause = PAUSE_BYTES;
                 return Ok(None);
             };
             self.prefix.push(base);

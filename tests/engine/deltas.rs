@@ -344,37 +344,39 @@ fn damage(store: &Store, name: &str) {
 
 #[test]
 fn where_a_base_cannot_be_read_what_is_new_is_stored_plainly() {
-    let source = tempfile::tempdir().unwrap();
-    let store = Store::memory();
-    let repository = create(store.clone(), small_settings(), None);
-    write_version(source.path(), 0);
-    back_up(&repository, source.path());
-    let before: Vec<_> = repository.cache().entries().unwrap().map(Result::unwrap).collect();
-    let known: BTreeSet<BlobId> = before.iter().map(|(id, _)| *id).collect();
-    // Trees stay, so that the backup knows what stood in whose place.
-    let pack = |location: &Location| repository.cache().pack(location.pack).unwrap();
-    let packs = before.iter().map(|(_, location)| pack(location));
-    let of_data = packs.filter(|pack| pack.kind == ObjectKind::DataPack);
-    let of_data: BTreeSet<String> = of_data.map(|pack| layout::pack(pack.id)).collect();
-    of_data.iter().for_each(|name| damage(&store, name));
-    write_version(source.path(), 1);
-    back_up(&repository, source.path());
-    assert_eq!(deltas(&repository), []);
-    let repository = fresh(&store);
-    let reader = BlobReader::new(&repository, 1 << 20);
-    let mut new = 0;
-    for (id, location) in repository.cache().entries().unwrap().map(Result::unwrap) {
-        let pack = repository.cache().pack(location.pack).unwrap();
-        if pack.kind == ObjectKind::DataPack && !known.contains(&id) {
+    for is_damaged in [false, true] {
+        let source = tempfile::tempdir().unwrap();
+        let store = Store::memory();
+        let repository = create(store.clone(), small_settings(), None);
+        write_version(source.path(), 0);
+        back_up(&repository, source.path());
+        let entries = || repository.cache().entries().unwrap().map(Result::unwrap);
+        let before: Vec<_> = entries().collect();
+        // Trees stay, so that the backup knows what stood in whose place.
+        let pack = |location: &Location| repository.cache().pack(location.pack).unwrap();
+        let packs = before.iter().map(|(_, location)| pack(location));
+        let of_data = packs.filter(|pack| pack.kind == ObjectKind::DataPack);
+        let of_data: BTreeSet<String> = of_data.map(|pack| layout::pack(pack.id)).collect();
+        of_data.iter().filter(|_| is_damaged).for_each(|name| damage(&store, name));
+        write_version(source.path(), 1);
+        back_up(&repository, source.path());
+        assert_eq!(deltas(&repository).is_empty(), is_damaged);
+        let new = entries().filter(|entry| !before.contains(entry));
+        let new: Vec<_> = new
+            .filter(|(_, location)| pack(location).kind == ObjectKind::DataPack)
+            .map(|(id, _)| id)
+            .collect();
+        assert!(new.len() >= 3, "{new:?}");
+        let repository = fresh(&store);
+        let reader = BlobReader::new(&repository, 1 << 20);
+        for id in new {
             reader.data(&id).unwrap();
-            new += 1;
         }
     }
-    assert!(new >= 3, "{new}");
 }
 
 #[test]
-fn on_a_disk_bases_are_fetched_ahead_and_every_version_is_whole() {
+fn on_a_disk_where_bases_are_fetched_ahead_every_version_is_whole() {
     let (source, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let store = Store::local(&place.path().join("store"), LocalMode::Create).unwrap();
     let repository = create(store, small_settings(), None);
@@ -429,7 +431,9 @@ fn what_was_not_worth_a_delta_is_not_tried_again_for_a_while() {
     let is_delta: Vec<bool> =
         new.iter().map(|id| repository.cache().lookup(id).unwrap().unwrap().is_delta).collect();
     // The first delta is known not to be worth it when the third begins: half a mebibyte, and then three times as much.
+    assert!(is_delta[..32].iter().all(|is_delta| !is_delta));
     assert!(is_delta[33..140].iter().all(|is_delta| !is_delta));
+    assert!(is_delta[182..570].iter().all(|is_delta| !is_delta));
     assert!(is_delta[600..].iter().all(|is_delta| *is_delta));
 }
 
