@@ -2,9 +2,10 @@
 
 use std::io::Cursor;
 
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
+
 use super::matches::Matcher;
 use super::sequences::SequenceWriter;
-use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
 
 /// Windows larger than 2^27 bytes (128 MiB) are refused when decompressing: the largest prefix and
 /// segment that a format 1 writer may make fit in 2^24.

@@ -11,8 +11,8 @@ const TABLE_LOG: u32 = 16;
 const LEAST: usize = 16;
 /// So much of what is new, one part in so many, may be in no match: of more there are short matches that are worth finding.
 const UNMATCHED_SHARE: usize = 32;
-
-/// At most one match for so many bytes of what is new, and so many besides: where there are more, they are short, and zstd finds others.
+/// At most one match for so many bytes of what is new, and so many besides: where there are more, they are short, and zstd
+/// finds others.
 const BYTES_FOR_A_MATCH: usize = 512;
 const MATCHES_BESIDES: usize = 64;
 
@@ -128,6 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::codec::noise;
 
     /// What the matches stand for.
     fn applied(prefix: &[u8], plain: &[u8], matches: &[Match]) -> Vec<u8> {
@@ -142,15 +143,6 @@ mod tests {
         let at = all.len() - prefix.len();
         all.extend_from_slice(&plain[at..]);
         all.split_off(prefix.len())
-    }
-
-    fn noise(length: usize, seed: u64) -> Vec<u8> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 56) as u8
-        };
-        (0..length).map(|_| next()).collect()
     }
 
     #[test]

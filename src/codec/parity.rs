@@ -167,12 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn noise(length: usize, seed: u64) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-        bytes
-    }
+    use crate::codec::noise;
 
     /// The field and the polynomials of `docs/format.md`, section 7, step by step and slowly.
     mod definition {

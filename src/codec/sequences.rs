@@ -1,4 +1,5 @@
 //! Writes a zstd frame whose matches somebody else has found, also in what stands before it.
+#![allow(unsafe_code, reason = "the binding of zstd has no safe way to these functions")]
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
@@ -16,20 +17,19 @@ const MIN_MATCH: c_int = 7;
 /// zstd finds nothing itself: its table is as small as it can be.
 const HASH_LOG: c_int = 6;
 
-/// Writes frame after frame with one context. It never sees what matches are found in: it need not, to write how far away they are.
+/// Writes frame after frame with one context. It never sees what matches are found in: it need not, to write how far away
+/// they are.
 pub(super) struct SequenceWriter {
     context: NonNull<ZSTD_CCtx>,
     sequences: Vec<ZSTD_Sequence>,
 }
 
 // SAFETY: a context may be used by any thread, by one at a time: only `&mut self` reaches it.
-#[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
 unsafe impl Send for SequenceWriter {}
 
 impl SequenceWriter {
     pub(super) fn new() -> Result<Self, CompressError> {
         // SAFETY: returns null, or a context that is freed once, by `Drop`.
-        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
         let context = unsafe { ZSTD_createCCtx() };
         let context =
             NonNull::new(context).ok_or_else(|| CompressError("no memory".to_string()))?;
@@ -51,12 +51,12 @@ impl SequenceWriter {
 
     fn set(&mut self, parameter: ZSTD_cParameter, value: c_int) -> Result<(), CompressError> {
         // SAFETY: the context is alive, and nobody else has it.
-        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
         let code = unsafe { ZSTD_CCtx_setParameter(self.context.as_ptr(), parameter, value) };
         checked(code).map(drop)
     }
 
-    /// Makes `output` a frame of `plain` with these matches, whose window covers `plain` and the `before` bytes that stand before it.
+    /// Makes `output` a frame of `plain` with these matches, whose window covers `plain` and the `before` bytes that stand
+    /// before it.
     pub(super) fn write(
         &mut self,
         plain: &[u8],
@@ -82,7 +82,6 @@ impl SequenceWriter {
             return Err(CompressError("matches of more than there is".to_string()));
         }
         // SAFETY: the context is alive, and nobody else has it.
-        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
         let code = unsafe {
             let session = ZSTD_ResetDirective::ZSTD_reset_session_only;
             ZSTD_CCtx_reset(self.context.as_ptr(), session)
@@ -97,7 +96,6 @@ impl SequenceWriter {
         // room for a frame's header, which zstd takes for granted: a bound is more, even for no bytes.
         // zstd believes sequences: each is long enough and none has no distance, and together they do not reach beyond
         // the text, as was seen above. How far away a match is zstd writes down and does not look there.
-        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
         let code = unsafe {
             ZSTD_compressSequences(
                 self.context.as_ptr(),
@@ -111,7 +109,6 @@ impl SequenceWriter {
         };
         let written = checked(code)?;
         // SAFETY: zstd has written so many bytes there, no more than there was room for.
-        #[allow(unsafe_code, reason = "zstd wrote into memory that was reserved")]
         unsafe {
             output.set_len(written);
         }
@@ -130,7 +127,6 @@ impl SequenceWriter {
 impl Drop for SequenceWriter {
     fn drop(&mut self) {
         // SAFETY: it was made by `ZSTD_createCCtx`, and is used no more.
-        #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
         unsafe {
             ZSTD_freeCCtx(self.context.as_ptr());
         }
@@ -140,7 +136,6 @@ impl Drop for SequenceWriter {
 /// What a function of zstd returned, unless that is an error.
 fn checked(code: usize) -> Result<usize, CompressError> {
     // SAFETY: it looks at the number and at nothing else.
-    #[allow(unsafe_code, reason = "the binding of zstd has no safe way to this function")]
     let is_error = unsafe { zstd::zstd_safe::zstd_sys::ZSTD_isError(code) } != 0;
     match is_error {
         true => Err(zstd_error(code)),

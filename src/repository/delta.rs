@@ -24,8 +24,8 @@ const BASE_SEGMENTS: usize = 8;
 const PREFIX_BYTES: usize = 2 << 20;
 /// Bytes of the blobs.
 const PLAIN_BYTES: usize = 1 << 20;
-/// Once a delta was not worth it, so many bytes are stored plainly, of those that have something in their place and are not gathered yet;
-/// after two in a row, and more, three times as many: what comes near it is mostly as different.
+/// Once a delta was not worth it, so many bytes are stored plainly, of those that have something in their place and are not
+/// gathered yet; after two in a row, and more, three times as many: what comes near it is mostly as different.
 const PAUSE_BYTES: usize = PLAIN_BYTES / 2;
 
 /// Gathers blobs into deltas. While one is gathered, the bases of the one before are fetched, as far as there is room: a delta is
@@ -47,10 +47,8 @@ pub struct DeltaWriter<'w> {
 /// What becomes one delta.
 #[derive(Default)]
 struct Gathered {
+    /// At most [`BASES`].
     bases: Vec<(BlobId, Location)>,
-    base_segments: BTreeSet<SegmentPlace>,
-    /// Bytes of the bases.
-    prefix_length: usize,
     plain: Vec<u8>,
     blobs: Vec<BlobRecord>,
 }
@@ -62,16 +60,12 @@ impl Gathered {
 
     /// Whether a blob of so many bytes and these bases have room beside what is there.
     fn has_room(&self, length: usize, bases: &[(BlobId, Location)]) -> bool {
-        let mut segments = self.base_segments.clone();
-        let (mut count, mut bytes) = (self.bases.len(), self.prefix_length);
-        for (_, location) in bases.iter().filter(|(base, _)| self.base(base).is_none()) {
-            count += 1;
-            bytes += location.length as usize;
-            segments.insert(location.place());
-        }
+        let new = bases.iter().filter(|(base, _)| self.base(base).is_none());
+        let all: Vec<_> = self.bases.iter().chain(new).map(|(_, location)| location).collect();
+        let segments: BTreeSet<_> = all.iter().map(|location| location.place()).collect();
         self.plain.len() + length <= PLAIN_BYTES
-            && count <= BASES
-            && bytes <= PREFIX_BYTES
+            && all.len() <= BASES
+            && all.iter().map(|location| location.length as usize).sum::<usize>() <= PREFIX_BYTES
             && segments.len() <= BASE_SEGMENTS
     }
 
@@ -80,11 +74,10 @@ impl Gathered {
         let mut new = Vec::new();
         for (base, location) in bases {
             if self.base(base).is_none() {
-                self.bases.push((*base, *location));
-                self.prefix_length += location.length as usize;
-                if self.base_segments.insert(location.place()) {
+                if !self.bases.iter().any(|(_, other)| other.place() == location.place()) {
                     new.push(location.place());
                 }
+                self.bases.push((*base, *location));
             }
         }
         self.plain.extend_from_slice(plain);
@@ -94,8 +87,6 @@ impl Gathered {
 
     fn clear(&mut self) {
         self.bases.clear();
-        self.base_segments.clear();
-        self.prefix_length = 0;
         self.plain.clear();
         self.blobs.clear();
     }
@@ -142,11 +133,11 @@ impl<'w> DeltaWriter<'w> {
         old: &[BlobId],
         segments: &mut SegmentWriter<'_>,
     ) -> Result<()> {
-        if old.is_empty() || !self.writer.may_be_delta(&id)? {
-            return segments.push(id, plain);
-        }
-        if self.pause > 0 {
+        let is_paused = self.pause > 0 && !old.is_empty();
+        if is_paused {
             self.pause = self.pause.saturating_sub(plain.len());
+        }
+        if is_paused || old.is_empty() || !self.writer.may_be_delta(&id)? {
             return segments.push(id, plain);
         }
         let mut bases = Vec::new();
@@ -217,7 +208,8 @@ impl<'w> DeltaWriter<'w> {
         let Gathered { bases, plain, .. } = &self.full;
         self.prefix.clear();
         for (base, location) in bases {
-            // What cannot be read is no base; a check will find and name it. Another copy may stand in a pack that does not count.
+            // What cannot be read is no base; a check will find and name it. Another copy may stand in a pack that does
+            // not count.
             let Ok(base) = self.reader.fetch(base, ObjectKind::DataPack, *location) else {
                 // Nor will what is beside it, and finding that out may cost reading all of a pack.
                 self.pause = PAUSE_BYTES;

@@ -577,8 +577,9 @@ impl<'a> BlobReader<'a> {
         self.first_whole(base, kind, &copies)
     }
 
-    /// While another thread opens what `now` is read against, the first base of a delta, opens what the last one of a later delta
-    /// is in, unless it is open or somebody opens it, rather than to wait. Two packs that were filled at the same time are read against the same bases.
+    /// While another thread opens the segment of `now`, the first base of a delta, opens that of `later`, the last base of a later
+    /// delta, unless it is open or somebody opens it, rather than to wait. Two packs that were filled at the same time are
+    /// read against the same bases.
     pub(super) fn open_meanwhile(&self, now: Option<&BlobId>, later: Option<&BlobId>) {
         // What is not found, or cannot be read, will be an error when it is needed.
         let place = |base: Option<&BlobId>| {
