@@ -34,6 +34,7 @@ pub mod reader;
 pub mod replica;
 mod reserve;
 pub mod seal;
+mod segments;
 pub mod session;
 pub mod snapshots;
 mod stream;

@@ -4,7 +4,6 @@
 //! segment that another thread is fetching waits for that thread. From a store far away or a disk it is fetched before anybody asks
 //! for it, where it was said what will be read (`ahead`).
 
-use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 
@@ -20,6 +19,7 @@ use super::mend::plain_length;
 pub use super::opened::Blob;
 use super::opened::{Opened, Prefix, Spare};
 use super::seal::{frames_covering, unseal_range};
+use super::segments::Segments;
 use super::verify::is_damage;
 use crate::codec::compress::Decompressor;
 use crate::format::header::ObjectKind;
@@ -30,34 +30,10 @@ use crate::store::{self, layout};
 /// What is fetched ahead has one part in so many of a reader's budget: 8 MiB of the 48 of a restore, for eight requests.
 const AHEAD_SHARE: u64 = 6;
 
-/// A segment that is being fetched or was.
-type Slot = Arc<Mutex<Option<Arc<Opened>>>>;
-
-struct CachedSegments {
-    slots: HashMap<SegmentPlace, (Slot, u64)>,
-    bytes: u64,
-    turn: u64,
-    /// When blobs of a segment will still be read, where somebody has said so: how many blobs come before.
-    awaited: HashMap<SegmentPlace, VecDeque<u32>>,
-}
-
-impl CachedSegments {
-    /// Drops a segment, unless somebody waits for it or opens it.
-    fn remove(&mut self, place: SegmentPlace) {
-        let Some((slot, _)) = self.slots.get(&place) else { return };
-        if Arc::strong_count(slot) > 1 {
-            return;
-        }
-        let freed = slot.lock().as_ref().map_or(0, |segment| segment.plain.len() as u64);
-        self.bytes = self.bytes.saturating_sub(freed);
-        self.slots.remove(&place);
-    }
-}
-
 /// Reads blobs of one repository. Shared by threads.
 pub struct BlobReader<'a> {
     repository: &'a Repository,
-    segments: Mutex<CachedSegments>,
+    segments: Mutex<Segments>,
     spare: Spare,
     decompressors: Mutex<Vec<Decompressor>>,
     /// Memory for the bases of a delta, as much for each thread that opens one.
@@ -75,11 +51,9 @@ pub struct BlobReader<'a> {
 impl<'a> BlobReader<'a> {
     /// A reader that keeps up to `budget` bytes of opened segments, and of those that it fetches ahead.
     pub fn new(repository: &'a Repository, budget: u64) -> Self {
-        let segments =
-            CachedSegments { slots: HashMap::new(), bytes: 0, turn: 0, awaited: HashMap::new() };
         BlobReader {
             repository,
-            segments: Mutex::new(segments),
+            segments: Mutex::default(),
             spare: Spare::for_budget(budget),
             decompressors: Mutex::default(),
             prefixes: Mutex::default(),
@@ -137,7 +111,9 @@ impl<'a> BlobReader<'a> {
         let segments = self.segments_of(blobs, |order, place| {
             awaited.entry(place).or_default().push_back(order);
         });
-        self.segments.lock().awaited = awaited;
+        let with_length = |place: &SegmentPlace| (*place, self.plain_length(*place));
+        let lengths: Vec<(SegmentPlace, u64)> = segments.iter().map(with_length).collect();
+        self.segments.lock().replace_awaited(awaited, lengths);
         if let Some(ahead) = self.ahead() {
             ahead.replace(self.wanted(segments));
         }
@@ -202,7 +178,7 @@ impl<'a> BlobReader<'a> {
     fn wanted(&self, segments: Vec<SegmentPlace>) -> Vec<Wanted> {
         let mut wanted = Vec::with_capacity(segments.len());
         for place in segments {
-            if self.segments.lock().slots.contains_key(&place) {
+            if self.segments.lock().contains(place) {
                 continue;
             }
             let Ok(pack) = self.repository.cache.pack(place.pack) else { continue };
@@ -235,15 +211,16 @@ impl<'a> BlobReader<'a> {
         }
     }
 
+    /// Bytes of a segment when it is opened; 0 if the index does not know it.
+    fn plain_length(&self, place: SegmentPlace) -> u64 {
+        let pack = self.repository.cache.pack(place.pack).ok();
+        let segment = pack.as_ref().and_then(|pack| pack.segments.get(place.segment as usize));
+        segment.map_or(0, |segment| u64::from(segment.plain_length))
+    }
+
     /// A blob of this segment was read.
     fn was_read(&self, place: SegmentPlace) {
-        let mut cached = self.segments.lock();
-        let Some(rest) = cached.awaited.get_mut(&place) else { return };
-        rest.pop_front();
-        if rest.is_empty() {
-            cached.awaited.remove(&place);
-            cached.remove(place);
-        }
+        self.segments.lock().was_read(place, self.opened_budget());
     }
 
     /// Where the blob is: its first copy.
@@ -402,7 +379,9 @@ impl<'a> BlobReader<'a> {
     }
 
     fn fetch_unproven(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
-        self.fetch_against(id, kind, location, false)
+        let fetched = self.fetch_against(id, kind, location, false);
+        self.was_read(location.place());
+        fetched
     }
 
     /// What there is in this place: if it is a delta, read against bases that are proven or not.
@@ -420,7 +399,6 @@ impl<'a> BlobReader<'a> {
             return Err(RepositoryError::corrupt(item(), message));
         }
         let segment = self.segment(&pack, location.place(), is_proven)?;
-        self.was_read(location.place());
         let start = location.offset as usize;
         let range = start..start + location.length as usize;
         if range.end > segment.plain.len() {
@@ -438,14 +416,7 @@ impl<'a> BlobReader<'a> {
         place: SegmentPlace,
         is_proven: bool,
     ) -> Result<Arc<Opened>> {
-        let slot = {
-            let mut cached = self.segments.lock();
-            cached.turn += 1;
-            let turn = cached.turn;
-            let (slot, used) = cached.slots.entry(place).or_default();
-            *used = turn;
-            slot.clone()
-        };
+        let slot = self.segments.lock().slot(place);
         let mut content = slot.lock();
         if let Some(opened) = content.as_ref().filter(|opened| opened.is_proven || !is_proven) {
             return Ok(opened.clone());
@@ -453,10 +424,10 @@ impl<'a> BlobReader<'a> {
         let replaced = content.take().map_or(0, |opened| opened.plain.len() as u64);
         let encoding = pack.segments.get(place.segment as usize).map(|info| &info.encoding);
         let mut is_proven = is_proven || !encoding.is_some_and(Encoding::is_delta);
-        let mut loaded = self.load_segment(pack, place.segment, is_proven);
+        let mut loaded = self.load_segment(pack, place, is_proven);
         if !is_proven && loaded.as_ref().is_err_and(is_damage) {
             is_proven = true;
-            loaded = self.load_segment(pack, place.segment, is_proven);
+            loaded = self.load_segment(pack, place, is_proven);
         }
         match loaded {
             Ok(plain) => {
@@ -464,41 +435,25 @@ impl<'a> BlobReader<'a> {
                 let opened = Arc::new(Opened::new(plain, &self.spare, is_proven));
                 *content = Some(opened.clone());
                 drop(content);
-                self.make_room(place, replaced, length);
+                let budget = self.opened_budget();
+                self.segments.lock().was_opened(place, replaced, length, budget);
                 Ok(opened)
             }
             Err(error) => {
-                let mut cached = self.segments.lock();
-                cached.slots.remove(&place);
-                cached.bytes = cached.bytes.saturating_sub(replaced);
+                self.segments.lock().has_failed(place, replaced);
                 Err(error)
             }
         }
     }
 
-    /// Counts a new segment in the place of so many bytes, and drops others until all fit: first those that nobody awaits,
-    /// the one that was used least recently before the others; then those that are needed last.
-    fn make_room(&self, new: SegmentPlace, replaced: u64, length: u64) {
-        let mut cached = self.segments.lock();
-        cached.bytes = cached.bytes.saturating_sub(replaced) + length;
-        let budget = self.opened_budget();
-        while cached.bytes > budget {
-            let oldest = cached
-                .slots
-                .iter()
-                .filter(|(key, (slot, _))| **key != new && Arc::strong_count(slot) == 1)
-                .min_by_key(|(key, (_, used))| {
-                    let next = cached.awaited.get(key).and_then(VecDeque::front);
-                    (next.map(|order| Reverse(*order)), *used)
-                })
-                .map(|(key, _)| *key);
-            let Some(key) = oldest else { break };
-            cached.remove(key);
-        }
-    }
-
-    fn load_segment(&self, pack: &PackInfo, segment: u32, is_proven: bool) -> Result<Vec<u8>> {
+    fn load_segment(
+        &self,
+        pack: &PackInfo,
+        place: SegmentPlace,
+        is_proven: bool,
+    ) -> Result<Vec<u8>> {
         let name = layout::pack(pack.id);
+        let segment = place.segment;
         let info = pack
             .segments
             .get(segment as usize)
@@ -507,7 +462,8 @@ impl<'a> BlobReader<'a> {
         match &info.encoding {
             Encoding::Delta(bases) => {
                 prefix = self.prefixes.lock().pop().unwrap_or_default();
-                self.fill_prefix(pack.kind, &name, bases, is_proven, &mut prefix)?;
+                let is_first = self.segments.lock().begin_delta(place);
+                self.fill(pack.kind, &name, bases, is_proven, is_first, &mut prefix)?;
             }
             Encoding::Unknown(number) => {
                 return Err(RepositoryError::new(
@@ -553,11 +509,24 @@ impl<'a> BlobReader<'a> {
         is_proven: bool,
         prefix: &mut Prefix,
     ) -> Result<()> {
+        self.fill(kind, name, bases, is_proven, true, prefix)
+    }
+
+    /// The same; `is_first`: that these bases are read was said, if anything was.
+    fn fill(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        bases: &[BlobId],
+        is_proven: bool,
+        is_first: bool,
+        prefix: &mut Prefix,
+    ) -> Result<()> {
         prefix.clear();
         for base in bases {
             let blob = match is_proven {
                 true => self.base(kind, name, base)?,
-                false => self.unproven_base(kind, name, base)?,
+                false => self.unproven_base(kind, name, base, is_first)?,
             };
             if (prefix.len() + blob.len()) as u64 > SEGMENT_LENGTH_MAX {
                 return Err(RepositoryError::corrupt(name, "a delta with too long a prefix"));
@@ -586,13 +555,9 @@ impl<'a> BlobReader<'a> {
             let location = self.base_location(base?).ok().flatten();
             location.map(|location| location.place())
         };
-        let is_being_opened = |place: SegmentPlace| {
-            let slot = self.segments.lock().slots.get(&place).map(|(slot, _)| slot.clone());
-            slot.is_some_and(|slot| slot.try_lock().is_none())
-        };
-        if place(now).is_some_and(is_being_opened)
+        if place(now).is_some_and(|now| self.segments.lock().is_in_use(now))
             && let Some(later) = place(later)
-            && !self.segments.lock().slots.contains_key(&later)
+            && !self.segments.lock().contains(later)
             && let Ok(pack) = self.repository.cache.pack(later.pack)
         {
             let _ = self.segment(&pack, later, false);
@@ -608,8 +573,18 @@ impl<'a> BlobReader<'a> {
     }
 
     /// What the index has in the place of the first copy that may be a base.
-    fn unproven_base(&self, kind: ObjectKind, name: &str, base: &BlobId) -> Result<Blob> {
-        match self.base_location(base)?.map(|location| self.fetch_unproven(base, kind, location)) {
+    fn unproven_base(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        base: &BlobId,
+        is_first: bool,
+    ) -> Result<Blob> {
+        let fetched = self.base_location(base)?.map(|location| match is_first {
+            true => self.fetch_unproven(base, kind, location),
+            false => self.fetch_against(base, kind, location, false),
+        });
+        match fetched {
             Some(Ok(blob)) => Ok(blob),
             _ => self.base(kind, name, base),
         }
