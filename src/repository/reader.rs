@@ -19,7 +19,7 @@ use super::mend::plain_length;
 pub use super::opened::Blob;
 use super::opened::{Opened, Prefix, Spare};
 use super::seal::{frames_covering, unseal_range};
-use super::segments::Segments;
+use super::segments::{Awaited, Segments};
 use super::verify::is_damage;
 use crate::codec::compress::Decompressor;
 use crate::format::header::ObjectKind;
@@ -103,17 +103,15 @@ impl<'a> BlobReader<'a> {
     }
 
     /// Says which blobs will be read next, in about this order, each as often as it will be: a segment is kept until the
-    /// last of them was read, and no longer; where there is no room for all, that goes which is needed last (L. Bélády's
-    /// rule). What was said before is void. From a store far away or a disk they are fetched ahead. Four bytes a blob, and 100 a
-    /// segment.
+    /// last of them was read, and longer only where there is room; which goes first where there is not, `segments` tells. What
+    /// was said before is void. From a store far away or a disk they are fetched ahead. Four bytes a blob, and 150 a segment.
     pub fn await_only<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
-        let mut awaited: HashMap<SegmentPlace, VecDeque<u32>> = HashMap::new();
-        let segments = self.segments_of(blobs, |order, place| {
-            awaited.entry(place).or_default().push_back(order);
+        let mut awaited: HashMap<SegmentPlace, Awaited> = HashMap::new();
+        let (segments, deltas) = self.segments_of(blobs, |order, place| {
+            let fresh = || Awaited { length: self.plain_length(place), orders: VecDeque::new() };
+            awaited.entry(place).or_insert_with(fresh).orders.push_back(order);
         });
-        let with_length = |place: &SegmentPlace| (*place, self.plain_length(*place));
-        let lengths: Vec<(SegmentPlace, u64)> = segments.iter().map(with_length).collect();
-        self.segments.lock().replace_awaited(awaited, lengths);
+        self.segments.lock().replace_awaited(awaited, deltas);
         if let Some(ahead) = self.ahead() {
             ahead.replace(self.wanted(segments));
         }
@@ -123,7 +121,7 @@ impl<'a> BlobReader<'a> {
     /// nothing of how long their segments are needed.
     pub fn expect<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
         if let Some(ahead) = self.ahead() {
-            ahead.add(self.wanted(self.segments_of(blobs, |_, _| {})));
+            ahead.add(self.wanted(self.segments_of(blobs, |_, _| {}).0));
         }
     }
 
@@ -136,13 +134,13 @@ impl<'a> BlobReader<'a> {
         }
     }
 
-    /// The segments that these blobs are read from, as they are met first: the bases of a delta before it. `met` is told
-    /// each time, with how many blobs come before.
+    /// The segments that these blobs are read from, as they are met first: the bases of a delta that is not open before it. `met`
+    /// is told each time, with how many blobs come before. And those deltas.
     fn segments_of<'b>(
         &self,
         blobs: impl IntoIterator<Item = &'b BlobId>,
         mut met: impl FnMut(u32, SegmentPlace),
-    ) -> Vec<SegmentPlace> {
+    ) -> (Vec<SegmentPlace>, HashSet<SegmentPlace>) {
         let (mut segments, mut known) = (Vec::new(), HashSet::new());
         let mut meet = |order: usize, place: SegmentPlace| {
             met(order as u32, place);
@@ -154,7 +152,12 @@ impl<'a> BlobReader<'a> {
         for (order, blob) in blobs.into_iter().enumerate() {
             // What is not found, or cannot be, will be an error when it is read.
             let Ok(location) = self.locate(blob) else { continue };
-            if location.is_delta && deltas.insert(location.place()) {
+            let is_unopened = |place| !self.segments.lock().contains(place);
+            if location.is_delta
+                && !deltas.contains(&location.place())
+                && is_unopened(location.place())
+            {
+                deltas.insert(location.place());
                 for base in self.repository.cache.bases(&location).unwrap_or_default() {
                     if let Ok(Some(base)) =
                         self.repository.cache.base_outside(&base, &Excluded::default())
@@ -165,7 +168,7 @@ impl<'a> BlobReader<'a> {
             }
             meet(order, location.place());
         }
-        segments
+        (segments, deltas)
     }
 
     /// What fetches ahead, if anything does.
@@ -379,9 +382,9 @@ impl<'a> BlobReader<'a> {
     }
 
     fn fetch_unproven(&self, id: &BlobId, kind: ObjectKind, location: Location) -> Result<Blob> {
-        let fetched = self.fetch_against(id, kind, location, false);
+        let fetched = self.fetch_against(id, kind, location, false)?;
         self.was_read(location.place());
-        fetched
+        Ok(fetched)
     }
 
     /// What there is in this place: if it is a delta, read against bases that are proven or not.
@@ -421,9 +424,10 @@ impl<'a> BlobReader<'a> {
         if let Some(opened) = content.as_ref().filter(|opened| opened.is_proven || !is_proven) {
             return Ok(opened.clone());
         }
-        let replaced = content.take().map_or(0, |opened| opened.plain.len() as u64);
+        content.take();
         let encoding = pack.segments.get(place.segment as usize).map(|info| &info.encoding);
-        let mut is_proven = is_proven || !encoding.is_some_and(Encoding::is_delta);
+        let is_delta = encoding.is_some_and(Encoding::is_delta);
+        let mut is_proven = is_proven || !is_delta;
         let mut loaded = self.load_segment(pack, place, is_proven);
         if !is_proven && loaded.as_ref().is_err_and(is_damage) {
             is_proven = true;
@@ -436,11 +440,11 @@ impl<'a> BlobReader<'a> {
                 *content = Some(opened.clone());
                 drop(content);
                 let budget = self.opened_budget();
-                self.segments.lock().was_opened(place, replaced, length, budget);
+                self.segments.lock().was_opened(place, &slot, (length, is_delta), budget);
                 Ok(opened)
             }
             Err(error) => {
-                self.segments.lock().has_failed(place, replaced);
+                self.segments.lock().drop_failed(place, &slot);
                 Err(error)
             }
         }
@@ -462,8 +466,8 @@ impl<'a> BlobReader<'a> {
         match &info.encoding {
             Encoding::Delta(bases) => {
                 prefix = self.prefixes.lock().pop().unwrap_or_default();
-                let is_first = self.segments.lock().begin_delta(place);
-                self.fill(pack.kind, &name, bases, is_proven, is_first, &mut prefix)?;
+                let are_awaited = self.segments.lock().begin_delta(place);
+                self.fill(pack.kind, &name, bases, is_proven, are_awaited, &mut prefix)?;
             }
             Encoding::Unknown(number) => {
                 return Err(RepositoryError::new(
@@ -512,21 +516,21 @@ impl<'a> BlobReader<'a> {
         self.fill(kind, name, bases, is_proven, true, prefix)
     }
 
-    /// The same; `is_first`: that these bases are read was said, if anything was.
+    /// The same. `are_awaited`: somebody has said that these bases will be read, and now they are.
     fn fill(
         &self,
         kind: ObjectKind,
         name: &str,
         bases: &[BlobId],
         is_proven: bool,
-        is_first: bool,
+        are_awaited: bool,
         prefix: &mut Prefix,
     ) -> Result<()> {
         prefix.clear();
         for base in bases {
             let blob = match is_proven {
                 true => self.base(kind, name, base)?,
-                false => self.unproven_base(kind, name, base, is_first)?,
+                false => self.unproven_base(kind, name, base, are_awaited)?,
             };
             if (prefix.len() + blob.len()) as u64 > SEGMENT_LENGTH_MAX {
                 return Err(RepositoryError::corrupt(name, "a delta with too long a prefix"));
@@ -578,9 +582,9 @@ impl<'a> BlobReader<'a> {
         kind: ObjectKind,
         name: &str,
         base: &BlobId,
-        is_first: bool,
+        are_awaited: bool,
     ) -> Result<Blob> {
-        let fetched = self.base_location(base)?.map(|location| match is_first {
+        let fetched = self.base_location(base)?.map(|location| match are_awaited {
             true => self.fetch_unproven(base, kind, location),
             false => self.fetch_against(base, kind, location, false),
         });

@@ -14,125 +14,169 @@ use parking_lot::Mutex;
 use super::index::SegmentPlace;
 use super::opened::Opened;
 
-/// Segments of which one of the last so many blobs was read are read on: with 64, a restore of `source` opened 175 MB of 560 a second
-/// time, with 256 it was 120, with 1024 and 2048 it was 110, with 8192 (all of them) 120; of `binaries` 140, 116, 97, 109 and 143 of 820.
-const READ_ON: u64 = 1024;
-/// And deltas so many times as long: 104 and 95 MB instead of 108 and 108.
-const READ_ON_DELTAS: u64 = 16;
+/// Segments of which one of the last so many blobs was read are read on. Of a restore with two threads and 40 MiB of opened segments,
+/// which opened 560 MB of `source` and 820 of `binaries`, so much was opened again: with 64 turns 175 and 140 MB, with 256 it was 120 and
+/// 116, with 1024 110 and 97 to 108, with 2048 103 and 109, with 8192 120 and 143; by the order alone 205 and 112.
+const READ_ON_TURNS: u64 = 1024;
+/// And a delta so many times as long: 104 and 95 MB.
+const DELTA_FACTOR: u64 = 16;
 
 /// A segment that is being opened or is open. Whoever needs it waits for whoever opens it.
 pub(super) type Slot = Arc<Mutex<Option<Arc<Opened>>>>;
 
-/// Open segments, within a budget that is asked for each time.
+/// One that is kept.
+#[derive(Default)]
+struct Kept {
+    slot: Slot,
+    /// Bytes, once it is open.
+    length: u64,
+    is_delta: bool,
+    /// The turn at which it was used last.
+    used: u64,
+}
+
+/// A segment of which blobs will be read.
+#[derive(Default)]
+pub(super) struct Awaited {
+    /// Bytes when it is open.
+    pub(super) length: u64,
+    /// How many blobs come before each that will be read.
+    pub(super) orders: VecDeque<u32>,
+}
+
+/// Open segments. How many bytes they may have, whoever opens one says.
 #[derive(Default)]
 pub(super) struct Segments {
-    /// Each with the turn at which it was used.
-    slots: HashMap<SegmentPlace, (Slot, u64)>,
-    bytes: u64,
+    kept: HashMap<SegmentPlace, Kept>,
+    /// Bytes of those that are open.
+    length: u64,
+    /// How often a segment was used.
     turn: u64,
-    /// When blobs of a segment will still be read, where somebody has said so: how many blobs come before.
-    awaited: HashMap<SegmentPlace, VecDeque<u32>>,
-    /// Bytes of the awaited segments that were not opened yet.
-    to_come: u64,
-    /// The deltas that were opened since somebody said so.
-    deltas: HashSet<SegmentPlace>,
+    awaited: HashMap<SegmentPlace, Awaited>,
+    /// The deltas whose bases are awaited until they are opened.
+    awaited_deltas: HashSet<SegmentPlace>,
 }
 
 impl Segments {
     /// Whether it is open, or somebody opens it.
     pub(super) fn contains(&self, place: SegmentPlace) -> bool {
-        self.slots.contains_key(&place)
+        self.kept.contains_key(&place)
     }
 
     /// Whether somebody opens it or looks at it now.
     pub(super) fn is_in_use(&self, place: SegmentPlace) -> bool {
-        self.slots.get(&place).is_some_and(|(slot, _)| slot.try_lock().is_none())
+        self.kept.get(&place).is_some_and(|kept| kept.slot.try_lock().is_none())
     }
 
     /// A segment that is used now.
     pub(super) fn slot(&mut self, place: SegmentPlace) -> Slot {
         self.turn += 1;
-        let (slot, used) = self.slots.entry(place).or_default();
-        *used = self.turn;
-        slot.clone()
+        let kept = self.kept.entry(place).or_default();
+        kept.used = self.turn;
+        kept.slot.clone()
     }
 
-    /// What will be read from now on. What was said before is void. `lengths`: each of its segments once, and its bytes.
+    /// What will be read from now on; of `deltas`, their bases, too. What was said before is void, and what is open and not
+    /// awaited any more is dropped.
     pub(super) fn replace_awaited(
         &mut self,
-        awaited: HashMap<SegmentPlace, VecDeque<u32>>,
-        lengths: impl IntoIterator<Item = (SegmentPlace, u64)>,
+        awaited: HashMap<SegmentPlace, Awaited>,
+        deltas: HashSet<SegmentPlace>,
     ) {
-        let unopened = lengths.into_iter().filter(|(place, _)| !self.contains(*place));
-        self.to_come = unopened.map(|(_, length)| length).sum();
         self.awaited = awaited;
-        self.deltas.clear();
+        self.awaited_deltas = deltas;
+        let is_awaited = |place: &SegmentPlace| self.awaited.contains_key(place);
+        let others = self.kept.keys().filter(|place| !is_awaited(place));
+        for place in others.copied().collect::<Vec<_>>() {
+            self.remove(place);
+        }
     }
 
-    /// A delta is opened. Whether for the first time: that its bases are read was said once.
+    /// A delta is opened. Whether its bases are awaited: not if it was opened before, and is opened again.
     pub(super) fn begin_delta(&mut self, place: SegmentPlace) -> bool {
-        self.deltas.insert(place)
+        self.awaited_deltas.remove(&place)
     }
 
     /// A blob of this segment was read. If it was the last one the segment is dropped, unless all that is still to come
     /// has room beside it: what is said next may begin with what was read last.
     pub(super) fn was_read(&mut self, place: SegmentPlace, budget: u64) {
-        let Some(rest) = self.awaited.get_mut(&place) else { return };
-        rest.pop_front();
-        if rest.is_empty() {
+        let Some(awaited) = self.awaited.get_mut(&place) else { return };
+        awaited.orders.pop_front();
+        if awaited.orders.is_empty() {
             self.awaited.remove(&place);
-            if self.bytes + self.to_come > budget {
+            if !self.has_room_for_all(budget) {
                 self.remove(place);
             }
         }
     }
 
-    /// Counts a segment that was opened in the place of so many bytes, and drops others until all fit.
+    /// Whether what is awaited and not open has room beside all that is.
+    fn has_room_for_all(&self, budget: u64) -> bool {
+        let mut room = budget.checked_sub(self.length);
+        let unopened = self.awaited.iter().filter(|(place, _)| !self.contains(**place));
+        for (_, awaited) in unopened {
+            room = room.and_then(|room| room.checked_sub(awaited.length));
+            if room.is_none() {
+                break;
+            }
+        }
+        room.is_some()
+    }
+
+    /// Counts a segment that was opened in this slot, and drops others until all fit.
     pub(super) fn was_opened(
         &mut self,
         place: SegmentPlace,
-        replaced: u64,
-        length: u64,
+        slot: &Slot,
+        (length, is_delta): (u64, bool),
         budget: u64,
     ) {
-        self.bytes = self.bytes.saturating_sub(replaced) + length;
-        if self.awaited.contains_key(&place) {
-            self.to_come = self.to_come.saturating_sub(length);
-        }
-        while self.bytes > budget {
+        // Another one may be in its place, if it could not be opened at first while somebody waited for it.
+        let Some(kept) = self.kept.get_mut(&place).filter(|kept| Arc::ptr_eq(&kept.slot, slot))
+        else {
+            return;
+        };
+        self.length = self.length - kept.length + length;
+        (kept.length, kept.is_delta) = (length, is_delta);
+        while self.length > budget {
             let Some(other) = self.most_dispensable(place) else { break };
             self.remove(other);
         }
     }
 
-    /// It could not be opened, and so many bytes that were in its place are gone.
-    pub(super) fn has_failed(&mut self, place: SegmentPlace, replaced: u64) {
-        self.slots.remove(&place);
-        self.bytes = self.bytes.saturating_sub(replaced);
+    /// What is in this slot could not be opened.
+    pub(super) fn drop_failed(&mut self, place: SegmentPlace, slot: &Slot) {
+        if self.kept.get(&place).is_some_and(|kept| Arc::ptr_eq(&kept.slot, slot)) {
+            self.forget(place);
+        }
     }
 
     /// Of all others that nobody looks at.
     fn most_dispensable(&self, except: SegmentPlace) -> Option<SegmentPlace> {
-        let is_free = |place: SegmentPlace, slot| place != except && Arc::strong_count(slot) == 1;
-        let others = self.slots.iter().filter(|(place, (slot, _))| is_free(**place, slot));
-        let worth = |(place, (_, used)): &(&SegmentPlace, &(Slot, u64))| {
-            let next = self.awaited.get(place).and_then(VecDeque::front);
-            let turns = READ_ON * if self.deltas.contains(place) { READ_ON_DELTAS } else { 1 };
-            let is_read_on = next.is_some() && used + turns > self.turn;
-            (is_read_on, next.map(|order| Reverse(*order)), *used)
+        let others = self
+            .kept
+            .iter()
+            .filter(|(place, kept)| **place != except && Arc::strong_count(&kept.slot) == 1);
+        let worth = |(place, kept): &(&SegmentPlace, &Kept)| {
+            let next = self.awaited.get(place).and_then(|awaited| awaited.orders.front());
+            let turns = if kept.is_delta { DELTA_FACTOR * READ_ON_TURNS } else { READ_ON_TURNS };
+            let is_read_on = next.is_some() && kept.used + turns > self.turn;
+            (is_read_on, next.map(|order| Reverse(*order)), kept.used)
         };
         others.min_by_key(worth).map(|(place, _)| *place)
     }
 
     /// Drops a segment, unless somebody waits for it or opens it.
     fn remove(&mut self, place: SegmentPlace) {
-        let Some((slot, _)) = self.slots.get(&place) else { return };
-        if Arc::strong_count(slot) > 1 {
-            return;
+        if self.kept.get(&place).is_some_and(|kept| Arc::strong_count(&kept.slot) == 1) {
+            self.forget(place);
         }
-        let freed = slot.lock().as_ref().map_or(0, |segment| segment.plain.len() as u64);
-        self.bytes = self.bytes.saturating_sub(freed);
-        self.slots.remove(&place);
+    }
+
+    fn forget(&mut self, place: SegmentPlace) {
+        if let Some(kept) = self.kept.remove(&place) {
+            self.length -= kept.length;
+        }
     }
 }
 
@@ -147,27 +191,35 @@ mod tests {
         SegmentPlace { pack: 0, segment }
     }
 
-    /// Opens it, with room for so many.
-    fn open(segments: &mut Segments, segment: u32, room: u64) {
-        let slot = segments.slot(place(segment));
+    fn fill(slot: &Slot) {
         let plain = vec![0; LENGTH as usize];
         *slot.lock() = Some(Arc::new(Opened::new(plain, &Spare::for_budget(1), true)));
-        drop(slot);
-        segments.was_opened(place(segment), 0, LENGTH, room * LENGTH);
+    }
+
+    fn open_as(segments: &mut Segments, segment: u32, is_delta: bool, room: u64) {
+        let slot = segments.slot(place(segment));
+        fill(&slot);
+        segments.was_opened(place(segment), &slot, (LENGTH, is_delta), room * LENGTH);
+    }
+
+    /// Opens it, with room for so many.
+    fn open(segments: &mut Segments, segment: u32, room: u64) {
+        open_as(segments, segment, false, room);
     }
 
     /// Says of each segment when its blobs are read.
     fn say(segments: &mut Segments, orders: &[(u32, &[u32])]) {
         let awaited = orders.iter().map(|(segment, orders)| {
-            (place(*segment), orders.iter().copied().collect::<VecDeque<u32>>())
+            let orders = orders.iter().copied().collect();
+            (place(*segment), Awaited { length: LENGTH, orders })
         });
-        let lengths = orders.iter().map(|(segment, _)| (place(*segment), LENGTH));
-        segments.replace_awaited(awaited.collect(), lengths.collect::<Vec<_>>());
+        segments.replace_awaited(awaited.collect(), HashSet::new());
     }
 
     fn open_ones(segments: &Segments) -> Vec<u32> {
-        let mut open: Vec<u32> = segments.slots.keys().map(|place| place.segment).collect();
+        let mut open: Vec<u32> = segments.kept.keys().map(|place| place.segment).collect();
         open.sort_unstable();
+        assert_eq!(segments.length, segments.kept.values().map(|kept| kept.length).sum::<u64>());
         open
     }
 
@@ -180,15 +232,15 @@ mod tests {
     fn what_nobody_awaits_goes_first_and_then_what_is_needed_last() {
         let mut segments = Segments::default();
         say(&mut segments, &[(1, &[5]), (2, &[9]), (3, &[7]), (5, &[0]), (6, &[1])]);
-        for segment in [4, 1, 2, 3] {
+        for segment in [1, 2, 3] {
             open(&mut segments, segment, 4);
         }
-        pass(&mut segments, READ_ON);
+        pass(&mut segments, READ_ON_TURNS);
+        open(&mut segments, 4, 4);
         open(&mut segments, 5, 4);
-        assert_eq!(open_ones(&segments), [1, 2, 3, 5], "nobody awaits 4");
+        assert_eq!(open_ones(&segments), [1, 2, 3, 5], "nobody awaits 4, lately read as it was");
         open(&mut segments, 6, 4);
         assert_eq!(open_ones(&segments), [1, 3, 5, 6], "2 is needed last");
-        assert_eq!(segments.bytes, 4 * LENGTH);
     }
 
     #[test]
@@ -196,14 +248,13 @@ mod tests {
         let mut segments = Segments::default();
         say(&mut segments, &[(1, &[900]), (2, &[500]), (3, &[100]), (4, &[0]), (5, &[0])]);
         for segment in [1, 2, 3] {
-            open(&mut segments, segment, 3);
+            open_as(&mut segments, segment, segment == 2, 3);
         }
-        assert!(segments.begin_delta(place(2)));
-        pass(&mut segments, READ_ON);
+        pass(&mut segments, READ_ON_TURNS);
         drop(segments.slot(place(1)));
         open(&mut segments, 4, 3);
         assert_eq!(open_ones(&segments), [1, 2, 4], "1 was read lately, 2 is a delta");
-        pass(&mut segments, READ_ON * READ_ON_DELTAS);
+        pass(&mut segments, READ_ON_TURNS * DELTA_FACTOR);
         drop(segments.slot(place(1)));
         open(&mut segments, 5, 3);
         assert_eq!(open_ones(&segments), [1, 4, 5], "not for ever");
@@ -225,29 +276,33 @@ mod tests {
         segments.was_read(place(1), budget);
         assert_eq!(open_ones(&segments), [1], "one is still to be read");
         segments.was_read(place(1), budget);
-        assert_eq!(
-            open_ones(&segments),
-            [0; 0],
-            "three are to come, for which there is no room beside it"
+        assert!(open_ones(&segments).is_empty(), "for three there is no room beside it");
+        // That one is opened twice makes no more room.
+        open(&mut segments, 2, 3);
+        segments.forget(place(2));
+        open(&mut segments, 2, 3);
+        assert!(
+            segments.has_room_for_all(3 * LENGTH) && !segments.has_room_for_all(3 * LENGTH - 1)
         );
         for segment in [2, 3, 4] {
             open(&mut segments, segment, 3);
             segments.was_read(place(segment), budget);
         }
         assert_eq!(open_ones(&segments), [2, 3, 4]);
-        // One that is open is not to come.
+        // What is said next needs some of them, and no others.
         say(&mut segments, &[(4, &[0]), (5, &[1])]);
-        assert_eq!(segments.to_come, LENGTH);
-        open(&mut segments, 5, 3);
-        assert_eq!((open_ones(&segments), segments.to_come), (vec![3, 4, 5], 0));
+        assert_eq!(open_ones(&segments), [4]);
+        assert!(segments.has_room_for_all(2 * LENGTH) && !segments.has_room_for_all(LENGTH));
     }
 
     #[test]
-    fn the_bases_of_a_delta_were_said_to_be_read_once() {
+    fn the_bases_of_a_delta_are_awaited_until_it_is_opened() {
         let mut segments = Segments::default();
-        assert!(segments.begin_delta(place(1)) && !segments.begin_delta(place(1)));
-        say(&mut segments, &[(1, &[0])]);
-        assert!(segments.begin_delta(place(1)));
+        assert!(!segments.begin_delta(place(1)), "nothing was said");
+        for _ in 0..2 {
+            segments.replace_awaited(HashMap::new(), HashSet::from([place(1)]));
+            assert!(segments.begin_delta(place(1)) && !segments.begin_delta(place(1)));
+        }
     }
 
     #[test]
@@ -259,11 +314,32 @@ mod tests {
         assert!(segments.is_in_use(place(1)) && !segments.is_in_use(place(2)));
         drop(held);
         open(&mut segments, 2, 1);
+        say(&mut segments, &[(2, &[0])]);
         assert_eq!(open_ones(&segments), [1, 2]);
         drop(waited);
         open(&mut segments, 3, 1);
         assert_eq!(open_ones(&segments), [3]);
-        segments.has_failed(place(3), LENGTH);
-        assert_eq!((open_ones(&segments), segments.bytes), (vec![], 0));
+    }
+
+    #[test]
+    fn what_could_not_be_opened_takes_no_room_whoever_waited_for_it() {
+        let mut segments = Segments::default();
+        let failing = segments.slot(place(1));
+        let waiting = segments.slot(place(1));
+        segments.drop_failed(place(1), &failing);
+        // Who waited opens it after all, for itself.
+        fill(&waiting);
+        segments.was_opened(place(1), &waiting, (LENGTH, false), LENGTH);
+        assert!(open_ones(&segments).is_empty());
+        // Or fails, too, while another one is open.
+        open(&mut segments, 1, 1);
+        segments.drop_failed(place(1), &waiting);
+        assert_eq!(open_ones(&segments), [1]);
+        // What is opened once more, proven, takes the room that it took.
+        open(&mut segments, 1, 1);
+        assert_eq!((open_ones(&segments), segments.length), (vec![1], LENGTH));
+        let opened = segments.slot(place(1));
+        segments.drop_failed(place(1), &opened);
+        assert!(open_ones(&segments).is_empty());
     }
 }

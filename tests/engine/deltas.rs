@@ -19,7 +19,7 @@ use aumbry::repository::index::cache::Excluded;
 use aumbry::repository::index::{Location, PackInfo};
 use aumbry::repository::reader::BlobReader;
 use aumbry::repository::writer::Writer;
-use aumbry::store::{LocalMode, Store, layout};
+use aumbry::store::{FaultControl, LocalMode, Store, layout};
 use opendal::Operator;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::Index;
@@ -435,6 +435,60 @@ fn what_was_not_worth_a_delta_is_not_tried_again_for_a_while() {
     assert!(is_delta[33..140].iter().all(|is_delta| !is_delta));
     assert!(is_delta[182..570].iter().all(|is_delta| !is_delta));
     assert!(is_delta[600..].iter().all(|is_delta| *is_delta));
+}
+
+/// What is kept is told by how often the store is read: `segments` has which of them goes, and this that it is told all.
+#[test]
+fn a_base_that_is_still_needed_is_not_fetched_again_because_its_delta_is() {
+    let control = FaultControl::new();
+    let store = Store::memory().with_faults(control.clone());
+    let repository = create(store, small_settings(), None);
+    let before = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    let mut segments = before.segments(ObjectKind::DataPack).unwrap();
+    let mut segment_of = |numbers: std::ops::Range<u64>| -> Vec<BlobId> {
+        let ids = numbers.map(|number| segments.put(&noise(1_000, number)).unwrap().0).collect();
+        segments.flush().unwrap();
+        ids
+    };
+    let (bases, other, last) = (segment_of(0..4), segment_of(100..112), segment_of(200..214));
+    drop(segments);
+    before.finish().unwrap();
+    let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
+    let mut segments = writer.segments(ObjectKind::DataPack).unwrap();
+    let old = BlobReader::new(&repository, 1 << 20);
+    let mut gathered = writer.deltas(&old);
+    let change = |number: usize| {
+        let mut bytes = noise(1_000, number as u64);
+        bytes[0] ^= 1;
+        let (id, _) = segments.claim(&bytes).unwrap();
+        gathered.push(id, &bytes, &bases[number..=number], &mut segments).unwrap();
+        id
+    };
+    let new: Vec<BlobId> = (0..4).map(change).collect();
+    gathered.flush(&mut segments).unwrap();
+    segments.flush().unwrap();
+    drop((gathered, segments));
+    writer.finish().unwrap();
+    assert!(new.iter().all(|id| repository.cache().lookup(id).unwrap().unwrap().is_delta));
+
+    // There is room for the bases and the other segment, and not for the delta beside them, nor for the last one.
+    let reader = BlobReader::new(&repository, 17_000);
+    let order = [new[0], other[0], bases[0], new[1], bases[1], last[0]];
+    let fetches = |blobs: &[BlobId]| -> Vec<u64> {
+        let read = |id| {
+            let before = control.reads();
+            reader.data(id).unwrap();
+            control.reads() - before
+        };
+        blobs.iter().map(read).collect()
+    };
+    reader.await_only(&order);
+    assert_eq!(fetches(&order), [2, 1, 0, 1, 0, 1]);
+    // What was read last stays for what is said next, if that needs it.
+    reader.await_only(&last[1..2]);
+    assert_eq!(fetches(&last[1..2]), [0]);
+    reader.await_only(&other[1..2]);
+    assert_eq!(fetches(&[other[1], last[2]]), [1, 1]);
 }
 
 #[test]
