@@ -450,7 +450,7 @@ fn a_base_that_is_still_needed_is_not_fetched_again_because_its_delta_is() {
         segments.flush().unwrap();
         ids
     };
-    let (bases, other, last) = (segment_of(0..4), segment_of(100..112), segment_of(200..214));
+    let (bases, other, last) = (segment_of(0..4), segment_of(100..112), segment_of(200..213));
     drop(segments);
     before.finish().unwrap();
     let writer = Writer::begin(&repository, false, &SilentMonitor).unwrap();
@@ -472,7 +472,7 @@ fn a_base_that_is_still_needed_is_not_fetched_again_because_its_delta_is() {
     assert!(new.iter().all(|id| repository.cache().lookup(id).unwrap().unwrap().is_delta));
 
     // There is room for the bases and the other segment, and not for the delta beside them, nor for the last one.
-    let reader = BlobReader::new(&repository, 17_000);
+    let reader = BlobReader::new(&repository, 16_500);
     let order = [new[0], other[0], bases[0], new[1], bases[1], last[0]];
     let fetches = |blobs: &[BlobId]| -> Vec<u64> {
         let read = |id| {
