@@ -108,7 +108,7 @@ impl<'a> BlobReader<'a> {
     pub fn await_only<'b>(&self, blobs: impl IntoIterator<Item = &'b BlobId>) {
         let mut awaited: HashMap<SegmentPlace, Awaited> = HashMap::new();
         let (segments, deltas) = self.segments_of(blobs, |order, place| {
-            let fresh = || Awaited { length: self.plain_length(place), orders: VecDeque::new() };
+            let fresh = || Awaited { length: self.opened_length(place), orders: VecDeque::new() };
             awaited.entry(place).or_insert_with(fresh).orders.push_back(order);
         });
         self.segments.lock().replace_awaited(awaited, deltas);
@@ -215,7 +215,7 @@ impl<'a> BlobReader<'a> {
     }
 
     /// Bytes of a segment when it is opened; 0 if the index does not know it.
-    fn plain_length(&self, place: SegmentPlace) -> u64 {
+    fn opened_length(&self, place: SegmentPlace) -> u64 {
         let pack = self.repository.cache.pack(place.pack).ok();
         let segment = pack.as_ref().and_then(|pack| pack.segments.get(place.segment as usize));
         segment.map_or(0, |segment| u64::from(segment.plain_length))
@@ -440,7 +440,7 @@ impl<'a> BlobReader<'a> {
                 *content = Some(opened.clone());
                 drop(content);
                 let budget = self.opened_budget();
-                self.segments.lock().was_opened(place, &slot, (length, is_delta), budget);
+                self.segments.lock().was_opened(place, &slot, length, is_delta, budget);
                 Ok(opened)
             }
             Err(error) => {
@@ -516,7 +516,8 @@ impl<'a> BlobReader<'a> {
         self.fill(kind, name, bases, is_proven, true, prefix)
     }
 
-    /// The same. `are_awaited`: somebody has said that these bases will be read, and now they are.
+    /// The same. `are_awaited`: somebody has said that these bases will be read, and now they are. Those that are proven because something
+    /// was damaged count as read whether they were awaited or not: then some may be opened once more than they had to.
     fn fill(
         &self,
         kind: ObjectKind,
