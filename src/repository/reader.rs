@@ -27,7 +27,7 @@ use crate::format::pack::{Encoding, SEGMENT_LENGTH_MAX};
 use crate::id::{BlobId, PackId};
 use crate::store::{self, layout};
 
-/// What is fetched ahead has one part in so many of a reader's budget: 8 MiB of the 48 of a restore, for eight requests.
+/// What is fetched ahead has one part in so many of a reader's budget: 7 MiB of the 44 of a restore, for seven requests.
 const AHEAD_SHARE: u64 = 6;
 
 /// Reads blobs of one repository. Shared by threads.

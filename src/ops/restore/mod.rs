@@ -101,7 +101,7 @@ pub struct RestoreSummary {
 ///
 /// The snapshot is planned in windows, and while one is written the next is planned. A window's files are sorted by the
 /// segments that they are read from, so that each is fetched and opened once where there is room for it until then.
-/// Memory: two windows (at most 32 768 entries and the chunk lists of 512 MiB each), a quarter of the budget for opened
+/// Memory: two windows (at most 32 768 entries and the chunk lists of 512 MiB each), a sixth of the budget for opened
 /// segments of files and a sixteenth for those of trees.
 ///
 /// The target folder itself keeps the owner, mode and times it has, unless this run made it: it may be
@@ -158,7 +158,7 @@ fn run(
 ) -> Result<RestoreSummary, OpsError> {
     monitor.phase(Phase::Plan);
     let trees = BlobReader::new(repository, options.memory_budget / 16);
-    let data = BlobReader::new(repository, options.memory_budget / 16 * 3);
+    let data = BlobReader::new(repository, options.memory_budget / 64 * 11);
     let Some(found) = find_path(&trees, snapshot, &options.subtree)? else {
         let message = format!("the snapshot has no {}", options.subtree);
         return Err(OpsError::Invalid(message));
