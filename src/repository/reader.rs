@@ -467,7 +467,7 @@ impl<'a> BlobReader<'a> {
             Encoding::Delta(bases) => {
                 prefix = self.prefixes.lock().pop().unwrap_or_default();
                 let are_awaited = self.segments.lock().begin_delta(place);
-                self.fill(pack.kind, &name, bases, is_proven, are_awaited, &mut prefix)?;
+                self.fill_prefix(pack.kind, &name, bases, is_proven, are_awaited, &mut prefix)?;
             }
             Encoding::Unknown(number) => {
                 return Err(RepositoryError::new(
@@ -504,21 +504,10 @@ impl<'a> BlobReader<'a> {
     }
 
     /// Makes `prefix` the plaintexts of a delta's bases, one after another. Only copies in segments that are
-    /// no deltas count, so reading one blob never follows a chain. Proven or not: [`BlobReader::segment`].
+    /// no deltas count, so reading one blob never follows a chain. Proven or not: [`BlobReader::segment`]. `are_awaited`: somebody has said that they will
+    /// be read, and now they are. Those that are proven because something was damaged count as read whether they were awaited or not: then
+    /// some may be opened once more than they had to.
     pub(super) fn fill_prefix(
-        &self,
-        kind: ObjectKind,
-        name: &str,
-        bases: &[BlobId],
-        is_proven: bool,
-        prefix: &mut Prefix,
-    ) -> Result<()> {
-        self.fill(kind, name, bases, is_proven, true, prefix)
-    }
-
-    /// The same. `are_awaited`: somebody has said that these bases will be read, and now they are. Those that are proven because something
-    /// was damaged count as read whether they were awaited or not: then some may be opened once more than they had to.
-    fn fill(
         &self,
         kind: ObjectKind,
         name: &str,

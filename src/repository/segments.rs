@@ -36,7 +36,6 @@ struct Kept {
 }
 
 /// A segment of which blobs will be read.
-#[derive(Default)]
 pub(super) struct Awaited {
     /// Bytes when it is open.
     pub(super) length: u64,

@@ -599,15 +599,22 @@ impl<'r, 'a> PackVerifier<'r, 'a> {
                     // Each byte that comes out is held against its name: only if one is wrong, it matters whether it is for
                     // a base. Bases are proven by themselves where all packs are.
                     if self.deferred.is_some() {
-                        prefix =
-                            self.reader.fill_prefix(kind, name, bases, false, &mut self.prefix);
+                        prefix = self.reader.fill_prefix(
+                            kind,
+                            name,
+                            bases,
+                            false,
+                            false,
+                            &mut self.prefix,
+                        );
                         if self.decompress(stored, length, prefix, item).is_ok()
                             && wrong_blobs(&self.plain, &segment.blobs, name_of).is_none()
                         {
                             return Ok(());
                         }
                     }
-                    prefix = self.reader.fill_prefix(kind, name, bases, true, &mut self.prefix);
+                    prefix =
+                        self.reader.fill_prefix(kind, name, bases, true, false, &mut self.prefix);
                 }
                 proof.of_bases += usize::from(prefix.as_ref().is_err_and(is_damage));
                 match self.decompress(stored, length, prefix, item) {
