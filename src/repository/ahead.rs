@@ -8,9 +8,10 @@
 //! ordinary calls of the store, so that bounds on bytes and requests hold, and a wish to stop ends them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -25,6 +26,9 @@ const GAP_BYTES: u64 = 64 << 10;
 /// What is needed later than this many ranges after the first of a request does not become part of it: it would take
 /// room until then.
 const REQUEST_RANGES: usize = 64;
+/// Room for so many requests of the length that is usual among those that are planned: one that is under way, one that comes next, and one
+/// for each of two threads that read.
+const ROOM_REQUESTS: u64 = 4;
 /// Whoever reads may take this many requests out of their order before what lies behind is taken for forgotten.
 const OUT_OF_ORDER: u64 = 16;
 
@@ -53,7 +57,10 @@ type Fetch = dyn Fn(&Wanted) -> Result<Vec<u8>, Option<StoreError>> + Send + Syn
 
 struct Shared {
     fetch: Box<Fetch>,
-    budget: u64,
+    /// Bytes that may be held, at the least and at the most.
+    budgets: RangeInclusive<u64>,
+    /// And now.
+    budget: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -102,20 +109,24 @@ impl Ahead {
     /// For whole packs. Holds up to `budget` bytes, or one request if that is longer. `None` where nothing is gained by it: on
     /// a disk, and where one call at a time is allowed.
     pub fn of_packs(store: &Store, budget: u64) -> Option<Self> {
-        let requests = store.connections().filter(|connections| *connections > 1)?;
-        Some(Self::new(store, requests, budget))
+        Self::beside(store, budget..=budget)
     }
 
-    /// For parts of packs. On a disk, too, which has nothing to do while segments are opened: one at a time there, as two
-    /// were no faster.
-    pub fn of_parts(store: &Store, budget: u64) -> Option<Self> {
+    /// For parts of packs: holds the least of `budgets`, and up to the most where parts are long. On a disk, too, which has
+    /// nothing to do while segments are opened: one at a time there, as two were no faster.
+    pub fn of_parts(store: &Store, budgets: RangeInclusive<u64>) -> Option<Self> {
         match store.connections() {
-            None if store.is_disk() => Some(Self::new(store, 1, budget)),
-            _ => Self::of_packs(store, budget),
+            None if store.is_disk() => Some(Self::new(store, 1, budgets)),
+            _ => Self::beside(store, budgets),
         }
     }
 
-    fn new(store: &Store, requests: usize, budget: u64) -> Self {
+    fn beside(store: &Store, budgets: RangeInclusive<u64>) -> Option<Self> {
+        let requests = store.connections().filter(|connections| *connections > 1)?;
+        Some(Self::new(store, requests, budgets))
+    }
+
+    fn new(store: &Store, requests: usize, budgets: RangeInclusive<u64>) -> Self {
         let store = store.clone();
         let fetch = move |wanted: &Wanted| {
             let name = layout::pack(wanted.pack);
@@ -126,12 +137,18 @@ impl Ahead {
                 false => store.get_range_ahead(&name, wanted.range.clone()),
             }
         };
-        Self::over(Box::new(fetch), requests, budget)
+        Self::over(Box::new(fetch), requests, budgets)
     }
 
-    fn over(fetch: Box<Fetch>, requests: usize, budget: u64) -> Self {
+    fn over(fetch: Box<Fetch>, requests: usize, budgets: RangeInclusive<u64>) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
-        Ahead { shared: Arc::new(Shared { fetch, budget, state, changed }), requests }
+        let budget = AtomicU64::new(*budgets.start());
+        Ahead { shared: Arc::new(Shared { fetch, budgets, budget, state, changed }), requests }
+    }
+
+    /// Bytes that may be held, for what was said last.
+    pub fn budget(&self) -> u64 {
+        self.shared.budget()
     }
 
     /// Says what will be read from now on, in about this order. What was said before is void.
@@ -145,23 +162,23 @@ impl Ahead {
         let mut guard = self.shared.state.lock();
         let state = &mut *guard;
         let first = state.made;
-        let mut open: HashMap<PackId, (u64, usize)> = HashMap::new();
+        // Of each pack several: threads read at several places of it.
+        let mut open: HashMap<PackId, Vec<(u64, usize)>> = HashMap::new();
         for (rank, wanted) in wanted.into_iter().enumerate() {
             let Wanted { pack, offset, ref range, is_whole } = wanted;
             if state.by_part.contains_key(&(pack, offset)) {
                 continue;
             }
-            let joined = open
-                .get(&pack)
-                .copied()
-                .filter(|(_, first_rank)| !is_whole && rank - first_rank < REQUEST_RANGES);
-            let joined = joined.and_then(|(at, _)| {
-                let request = state.requests.get_mut(&at)?;
-                let before = &request.wanted.range;
-                let is_near = (before.start..=before.end + GAP_BYTES).contains(&range.start)
-                    && before.end.max(range.end) - before.start <= REQUEST_BYTES;
-                is_near.then_some((at, request))
+            let of_pack = open.entry(pack).or_default();
+            of_pack.retain(|(_, first_rank)| rank - first_rank < REQUEST_RANGES);
+            let joined = of_pack.iter().map(|(at, _)| *at).find(|at| {
+                state.requests.get(at).is_some_and(|request| {
+                    let before = &request.wanted.range;
+                    (before.start..=before.end + GAP_BYTES).contains(&range.start)
+                        && before.end.max(range.end) - before.start <= REQUEST_BYTES
+                })
             });
+            let joined = joined.and_then(|at| Some((at, state.requests.get_mut(&at)?)));
             let at = match joined {
                 Some((at, request)) => {
                     let end = &mut request.wanted.range.end;
@@ -174,7 +191,7 @@ impl Ahead {
                     let at = state.made;
                     state.made += 1;
                     if !is_whole {
-                        open.insert(pack, (at, rank));
+                        of_pack.push((at, rank));
                     }
                     let (parts, status) = (vec![offset], Status::Waiting);
                     state.requests.insert(at, Request { wanted, parts, untaken: 1, status });
@@ -184,6 +201,7 @@ impl Ahead {
             state.by_part.insert((pack, offset), at);
         }
         let added = (state.made - first) as usize;
+        self.shared.make_room(state);
         let more = self.requests.min(state.threads + added) - state.threads;
         state.threads += more;
         drop(guard);
@@ -229,7 +247,7 @@ impl Ahead {
         }
         // Not there: not wanted any more.
         if matches!(state.requests.get(&at)?.status, Status::Waiting) && state.threads > 0 {
-            state.drop_forgotten(at, shared.budget);
+            state.drop_forgotten(at, shared.budget());
         }
         let request = state.requests.get_mut(&at)?;
         request.untaken -= 1;
@@ -316,6 +334,19 @@ impl State {
 }
 
 impl Shared {
+    fn budget(&self) -> u64 {
+        self.budget.load(Ordering::Relaxed)
+    }
+
+    /// As much room as what is planned wants.
+    fn make_room(&self, state: &State) {
+        let planned: u64 = state.requests.values().map(Request::length).sum();
+        if let Some(mean) = planned.checked_div(state.requests.len() as u64) {
+            let (least, most) = (*self.budgets.start(), *self.budgets.end());
+            self.budget.store((ROOM_REQUESTS * mean).clamp(least, most), Ordering::Relaxed);
+        }
+    }
+
     /// Fetches what is next, until nobody wants anything any more.
     fn run(&self) {
         let mut state = self.state.lock();
@@ -325,7 +356,7 @@ impl Shared {
             }
             let (next, held) = (state.next, state.held);
             let first = state.requests.range_mut(next..).next();
-            let first = first.filter(|(_, it)| held == 0 || held + it.length() <= self.budget);
+            let first = first.filter(|(_, it)| held == 0 || held + it.length() <= self.budget());
             let Some((&at, request)) = first else {
                 self.changed.wait(&mut state);
                 continue;

@@ -47,6 +47,10 @@ impl Service {
     }
 
     fn ahead(self: &Arc<Self>, requests: usize, budget: u64) -> Ahead {
+        self.ahead_within(requests, budget..=budget)
+    }
+
+    fn ahead_within(self: &Arc<Self>, requests: usize, budgets: RangeInclusive<u64>) -> Ahead {
         let service = self.clone();
         let fetch = move |wanted: &Wanted| {
             service.asked.lock().push(wanted.clone());
@@ -65,7 +69,7 @@ impl Service {
                 Some(why) => Err(why.clone()),
             }
         };
-        Ahead::over(Box::new(fetch), requests, budget)
+        Ahead::over(Box::new(fetch), requests, budgets)
     }
 
     /// Waits until all that was said has come.
@@ -190,6 +194,28 @@ fn neighbours_come_with_one_request_and_what_is_far_or_needed_late_does_not() {
         assert_eq!(found, Some(bytes(wanted.pack.number, &wanted.range)));
     }
     assert_eq!(ahead.held(), 0);
+}
+
+#[test]
+fn neighbours_at_two_places_of_a_pack_come_with_one_request_each() {
+    let service = Service::open();
+    let ahead = service.ahead(1, 16 * MIB);
+    // Two threads read, each at its place.
+    let at = |offset: u64| part(1, offset * 100 * KIB..(offset + 1) * 100 * KIB);
+    ahead.replace((0..5).flat_map(|step| [at(step), at(50 + step)]));
+    service.settled(&ahead);
+    let asked: Vec<_> = service.asked.lock().iter().map(|wanted| wanted.range.clone()).collect();
+    assert_eq!(asked, [0..500 * KIB, 5000 * KIB..5500 * KIB]);
+}
+
+#[test]
+fn there_is_more_room_for_what_is_long_within_bounds() {
+    let ahead = Service::open().ahead_within(1, 4 * MIB..=12 * MIB);
+    assert_eq!(ahead.budget(), 4 * MIB, "nothing was said");
+    for (length, budget) in [(MIB / 2, 4 * MIB), (2 * MIB, 8 * MIB), (4 * MIB, 12 * MIB)] {
+        ahead.replace((0..9).map(|number| part(number, 0..length)));
+        assert_eq!(ahead.budget(), budget);
+    }
 }
 
 #[test]

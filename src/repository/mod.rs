@@ -43,6 +43,7 @@ pub mod verify;
 pub mod writer;
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -517,10 +518,10 @@ impl Repository {
     }
 
     /// The same for parts of packs.
-    fn fetches_parts_ahead(&self, budget: u64) -> Option<Ahead> {
+    fn fetches_parts_ahead(&self, budgets: RangeInclusive<u64>) -> Option<Ahead> {
         match self.environment.chance.repeats() {
             true => None,
-            false => Ahead::of_parts(&self.store, budget),
+            false => Ahead::of_parts(&self.store, budgets),
         }
     }
 
@@ -529,7 +530,7 @@ impl Repository {
         let store = self.store.leading();
         match self.environment.chance.repeats() || !store.is_disk() {
             true => None,
-            false => Ahead::of_parts(&store, 0),
+            false => Ahead::of_parts(&store, 0..=0),
         }
     }
 

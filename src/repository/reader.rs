@@ -29,6 +29,8 @@ use crate::store::{self, layout};
 
 /// What is fetched ahead has one part in so many of a reader's budget: 7 MiB of the 44 of a restore, for seven requests.
 const AHEAD_SHARE: u64 = 6;
+/// Where what is stored is long, as it does not compress, twice as much: little of it is needed twice, and kept.
+const AHEAD_SHARE_MOST: u64 = 3;
 
 /// Reads blobs of one repository. Shared by threads.
 pub struct BlobReader<'a> {
@@ -173,7 +175,8 @@ impl<'a> BlobReader<'a> {
 
     /// What fetches ahead, if anything does.
     fn ahead(&self) -> Option<&Ahead> {
-        let begin = || self.repository.fetches_parts_ahead(self.budget / AHEAD_SHARE);
+        let budgets = self.budget / AHEAD_SHARE..=self.budget / AHEAD_SHARE_MOST;
+        let begin = || self.repository.fetches_parts_ahead(budgets);
         self.ahead.get_or_init(begin).as_ref()
     }
 
@@ -209,7 +212,7 @@ impl<'a> BlobReader<'a> {
     /// Bytes of opened segments that are kept.
     fn opened_budget(&self) -> u64 {
         match self.ahead.get() {
-            Some(Some(_)) => self.budget - self.budget / AHEAD_SHARE,
+            Some(Some(ahead)) => self.budget - ahead.budget(),
             _ => self.budget,
         }
     }
@@ -440,7 +443,7 @@ impl<'a> BlobReader<'a> {
                 *content = Some(opened.clone());
                 drop(content);
                 let budget = self.opened_budget();
-                self.segments.lock().was_opened(place, &slot, length, is_delta, budget);
+                self.segments.lock().was_opened(place, &slot, length, budget);
                 Ok(opened)
             }
             Err(error) => {

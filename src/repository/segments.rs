@@ -1,9 +1,8 @@
 //! Which opened segments a reader keeps, where somebody has said what will be read and in which order.
 //!
 //! That goes first which nobody awaits, and then what is needed last (L. Bélády, "A study of replacement algorithms for a
-//! virtual-storage computer", IBM Systems Journal 5(2), 1966). With two exceptions, as what was said is the order of one reader, and
-//! several threads read at different places of it: what was read lately is read on, however far behind it comes; and a delta
-//! is kept longer, because opening it again takes its bases, too.
+//! virtual-storage computer", IBM Systems Journal 5(2), 1966). That is as good as what was said: where several threads read, it has to be
+//! the order in which all of them together do.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -14,13 +13,6 @@ use parking_lot::Mutex;
 use super::index::SegmentPlace;
 use super::opened::Opened;
 
-/// Segments of which one of the last so many blobs was read are read on. Of about 700 MB of `source` and 950 of `binaries` that a restore
-/// with two threads and 40 MiB of opened segments opened, so much was opened a second time: with 64 turns 171 and 140 MB, with 256 it was
-/// 116 and 116, with 1024 107 and 108, with 2048 102 and 112, with 8192 116 and 144; by the order alone 204 and 112.
-const READ_ON_TURNS: u64 = 1024;
-/// And a delta so many times as long: 104 and 95 MB.
-const DELTA_FACTOR: u64 = 16;
-
 /// A segment that is being opened or is open. Whoever needs it waits for whoever opens it.
 pub(super) type Slot = Arc<Mutex<Option<Arc<Opened>>>>;
 
@@ -30,7 +22,6 @@ struct Kept {
     slot: Slot,
     /// Bytes, once it is open.
     length: u64,
-    is_delta: bool,
     /// The turn at which it was used last.
     used: u64,
 }
@@ -114,7 +105,6 @@ impl Segments {
         place: SegmentPlace,
         slot: &Slot,
         length: u64,
-        is_delta: bool,
         budget: u64,
     ) {
         // Another one may be in its place, if it could not be opened at first while somebody waited for it.
@@ -123,7 +113,7 @@ impl Segments {
             return;
         };
         self.open_bytes = self.open_bytes - kept.length + length;
-        (kept.length, kept.is_delta) = (length, is_delta);
+        kept.length = length;
         while self.open_bytes > budget {
             let Some(other) = self.most_dispensable(place) else { break };
             self.remove(other);
@@ -145,9 +135,7 @@ impl Segments {
             .filter(|(place, kept)| **place != except && Arc::strong_count(&kept.slot) == 1);
         let worth = |(place, kept): &(&SegmentPlace, &Kept)| {
             let next = self.awaited.get(place).and_then(|awaited| awaited.orders.front());
-            let turns = if kept.is_delta { DELTA_FACTOR * READ_ON_TURNS } else { READ_ON_TURNS };
-            let is_read_on = next.is_some() && kept.used + turns > self.turn;
-            (is_read_on, next.map(|order| Reverse(*order)), kept.used)
+            (next.map(|order| Reverse(*order)), kept.used)
         };
         others.min_by_key(worth).map(|(place, _)| *place)
     }
@@ -182,15 +170,11 @@ mod tests {
         *slot.lock() = Some(Arc::new(Opened::new(plain, &Spare::for_budget(1), true)));
     }
 
-    fn open_as(segments: &mut Segments, segment: u32, is_delta: bool, room: u64) {
-        let slot = segments.slot(place(segment));
-        fill(&slot);
-        segments.was_opened(place(segment), &slot, LENGTH, is_delta, room * LENGTH);
-    }
-
     /// Opens it, with room for so many.
     fn open(segments: &mut Segments, segment: u32, room: u64) {
-        open_as(segments, segment, false, room);
+        let slot = segments.slot(place(segment));
+        fill(&slot);
+        segments.was_opened(place(segment), &slot, LENGTH, room * LENGTH);
     }
 
     /// Says of each segment when its blobs are read.
@@ -212,11 +196,6 @@ mod tests {
         open
     }
 
-    /// So many blobs are read elsewhere.
-    fn pass(segments: &mut Segments, turns: u64) {
-        segments.turn += turns;
-    }
-
     #[test]
     fn what_nobody_awaits_goes_first_and_then_what_is_needed_last() {
         let mut segments = Segments::default();
@@ -224,36 +203,11 @@ mod tests {
         for segment in [1, 2, 3] {
             open(&mut segments, segment, 4);
         }
-        pass(&mut segments, READ_ON_TURNS);
         open(&mut segments, 4, 4);
         open(&mut segments, 5, 4);
         assert_eq!(open_ones(&segments), [1, 2, 3, 5], "nobody awaits 4, lately read as it was");
         open(&mut segments, 6, 4);
         assert_eq!(open_ones(&segments), [1, 3, 5, 6], "2 is needed last");
-    }
-
-    #[test]
-    fn what_a_thread_reads_on_in_and_deltas_stay_though_they_are_needed_last() {
-        let mut segments = Segments::default();
-        say(&mut segments, &[(1, &[900]), (2, &[500]), (3, &[100]), (4, &[0]), (5, &[0])]);
-        for segment in [1, 2, 3] {
-            open_as(&mut segments, segment, segment == 2, 3);
-        }
-        pass(&mut segments, READ_ON_TURNS);
-        drop(segments.slot(place(1)));
-        open(&mut segments, 4, 3);
-        assert_eq!(open_ones(&segments), [1, 2, 4], "1 was read lately, 2 is a delta");
-        pass(&mut segments, READ_ON_TURNS * DELTA_FACTOR);
-        drop(segments.slot(place(1)));
-        open(&mut segments, 5, 3);
-        assert_eq!(open_ones(&segments), [1, 4, 5], "not for ever");
-        // Where all are read on, that goes all the same which is needed last.
-        say(&mut segments, &[(1, &[2]), (4, &[3]), (5, &[1]), (6, &[0])]);
-        for segment in [1, 4, 5] {
-            drop(segments.slot(place(segment)));
-        }
-        open(&mut segments, 6, 3);
-        assert_eq!(open_ones(&segments), [1, 5, 6]);
     }
 
     #[test]
@@ -315,7 +269,7 @@ mod tests {
         segments.drop_failed(place(1), &failing);
         // Who waited opens it after all, for itself.
         fill(&waiting);
-        segments.was_opened(place(1), &waiting, LENGTH, false, LENGTH);
+        segments.was_opened(place(1), &waiting, LENGTH, LENGTH);
         assert!(open_ones(&segments).is_empty());
         // Or fails, too, while another one is open.
         open(&mut segments, 1, 1);

@@ -18,7 +18,7 @@ use crate::view::Extents;
 
 use super::Overwrite;
 use super::content::{Destination, Tally, update_zeros, wrong_digest};
-use super::order::blob_of;
+use super::order::read_of;
 use super::work::{Action, Failure, Item, Work, add};
 
 /// A file that is written in regions.
@@ -183,9 +183,9 @@ impl<'w, 'a> LargePlan<'w, 'a> {
 }
 
 impl Region {
-    /// The blobs that are read for it, in order.
-    pub(super) fn blobs(&self) -> impl Iterator<Item = &BlobId> {
-        self.extents.iter().filter_map(|(_, extent)| blob_of(extent))
+    /// The blobs that are read for it, in order, each with how many bytes it has.
+    pub(super) fn reads(&self) -> impl Iterator<Item = (&BlobId, u64)> {
+        self.extents.iter().filter_map(|(_, extent)| read_of(extent))
     }
 
     /// Whether nothing was in the file's place.

@@ -24,14 +24,14 @@ use crate::target::{TargetError, is_full};
 use crate::tree::entry::{Entry, Metadata, Node};
 use crate::tree::path::Printable;
 
-use super::order::{Job, Placed, Task, blobs_of, sort};
+use super::order::{Job, Placed, Task, as_read, in_groups, reads_of};
 use super::region::{LargeFile, LargePlan, Region};
 use super::{Overwrite, RestoreOptions, RestoreSummary};
 
 /// Blobs in a row that could not be had because the store does not answer, after which nothing more is
 /// tried: each has been waited for already.
 const UNAVAILABLE_IN_A_ROW: u32 = 16;
-/// Entries that are looked at, or written, by one thread before it asks for more.
+/// Entries that are looked at by one thread before it asks for more.
 const BATCH: usize = 256;
 
 /// An entry and where it goes.
@@ -254,9 +254,9 @@ impl<'w, 'a> Work<'w, 'a> {
     /// Writes a window and finishes what it completes.
     pub(super) fn write(&self, window: Window) {
         let mut items = window.items;
-        let in_items = items.iter().flat_map(|item| blobs_of(&item.entry));
-        let in_regions = window.regions.iter().flat_map(|(_, region)| region.blobs());
-        let blobs = in_items.chain(in_regions).copied().collect();
+        let in_items = items.iter().flat_map(|item| reads_of(&item.entry));
+        let in_regions = window.regions.iter().flat_map(|(_, region)| region.reads());
+        let blobs = in_items.chain(in_regions).map(|(blob, _)| *blob).collect();
         let mut batches = Vec::with_capacity(items.len() / BATCH + 1);
         while !items.is_empty() {
             let first = items.len().saturating_sub(BATCH);
@@ -271,7 +271,7 @@ impl<'w, 'a> Work<'w, 'a> {
             let batch = std::mem::take(&mut *batch.lock());
             let mut found = Vec::with_capacity(batch.len());
             for (order, item) in (*first..).zip(batch) {
-                let place = self.place(blobs_of(&item.entry).next());
+                let place = self.place(reads_of(&item.entry).next());
                 let job = self.prepare(item).map(|job| Task::File(Box::new(job)));
                 found.extend(job.map(|task| Placed { order, place, task }));
             }
@@ -279,14 +279,14 @@ impl<'w, 'a> Work<'w, 'a> {
         });
         let mut tasks = tasks.into_inner();
         tasks.extend(window.regions.into_iter().map(|(order, region)| {
-            let place = self.place(region.blobs().next());
+            let place = self.place(region.reads().next());
             Placed { order, place, task: Task::Region(region) }
         }));
-        sort(&mut tasks);
+        let groups = in_groups(tasks);
         if !self.options.dry_run {
-            self.data.await_only(tasks.iter().flat_map(Placed::blobs));
+            self.data.await_only(as_read(&groups, self.threads));
         }
-        self.write_tasks(tasks);
+        self.write_groups(groups);
 
         for link in window.links {
             if self.is_stopped() {
@@ -303,21 +303,10 @@ impl<'w, 'a> Work<'w, 'a> {
         }
     }
 
-    /// Groups tasks whose bytes begin in the same segment, so that no two threads wait for one another's.
-    fn write_tasks(&self, tasks: Vec<Placed>) {
-        let mut groups: Vec<Mutex<Vec<Task>>> = Vec::new();
-        let mut current = None;
-        for Placed { place: (segment, _), task, .. } in tasks {
-            match groups.last_mut().map(Mutex::get_mut) {
-                Some(group) if current == Some(segment) && group.len() < BATCH => {
-                    group.push(task);
-                }
-                _ => groups.push(Mutex::new(vec![task])),
-            }
-            current = Some(segment);
-        }
+    fn write_groups(&self, groups: Vec<Vec<Placed>>) {
+        let groups: Vec<_> = groups.into_iter().map(Mutex::new).collect();
         self.in_parallel(groups.len(), &|number| {
-            for task in std::mem::take(&mut *groups[number].lock()) {
+            for Placed { task, .. } in std::mem::take(&mut *groups[number].lock()) {
                 if self.is_stopped() {
                     return;
                 }
@@ -331,9 +320,9 @@ impl<'w, 'a> Work<'w, 'a> {
 
     /// Where reading a blob begins, for sorting: a delta is read while its base is at hand. What has none, or one that
     /// is nowhere, comes last.
-    fn place(&self, blob: Option<&BlobId>) -> (SegmentPlace, u32) {
+    fn place(&self, first: Option<(&BlobId, u64)>) -> (SegmentPlace, u32) {
         let location =
-            blob.filter(|_| !self.options.dry_run).map(|blob| self.data.first_read(blob));
+            first.filter(|_| !self.options.dry_run).map(|(blob, _)| self.data.first_read(blob));
         match location {
             Some(Ok(location)) => (location.place(), location.offset),
             _ => (SegmentPlace { pack: u32::MAX, segment: 0 }, 0),
