@@ -171,7 +171,8 @@ impl Ahead {
             }
             let of_pack = open.entry(pack).or_default();
             of_pack.retain(|(_, first_rank)| rank - first_rank < REQUEST_RANGES);
-            let joined = of_pack.iter().map(|(at, _)| *at).find(|at| {
+            let mut parts = of_pack.iter().map(|(at, _)| *at).filter(|_| !is_whole);
+            let joined = parts.find(|at| {
                 state.requests.get(at).is_some_and(|request| {
                     let before = &request.wanted.range;
                     (before.start..=before.end + GAP_BYTES).contains(&range.start)
