@@ -13,7 +13,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::id::PackId;
 use crate::store::{Store, StoreError, layout};
@@ -26,9 +26,9 @@ const GAP_BYTES: u64 = 64 << 10;
 /// What is needed later than this many ranges after the first of a request does not become part of it: it would take
 /// room until then.
 const REQUEST_RANGES: usize = 64;
-/// Room for so many requests of the length that is usual among those that are planned: one that is under way, one that comes next, and one
-/// for each of two threads that read.
-const ROOM_REQUESTS: u64 = 4;
+/// Room for so many requests besides those that are under way, each as long as those that are planned are on average: one that comes next,
+/// and one for each of two threads that read.
+const ROOM_REQUESTS: u64 = 3;
 /// Whoever reads may take this many requests out of their order before what lies behind is taken for forgotten.
 const OUT_OF_ORDER: u64 = 16;
 
@@ -103,6 +103,20 @@ impl Request {
     fn length(&self) -> u64 {
         self.wanted.range.end - self.wanted.range.start
     }
+
+    /// Fetches this part of the same pack, too, if it lies near enough. Whether it does.
+    fn join(&mut self, part: &Wanted) -> bool {
+        let range = &mut self.wanted.range;
+        let end = range.end.max(part.range.end);
+        let joins = (range.start..=range.end + GAP_BYTES).contains(&part.range.start)
+            && end - range.start <= REQUEST_BYTES;
+        if joins {
+            range.end = end;
+            self.parts.push(part.offset);
+            self.untaken += 1;
+        }
+        joins
+    }
 }
 
 impl Ahead {
@@ -151,61 +165,28 @@ impl Ahead {
         self.shared.budget()
     }
 
-    /// Says what will be read from now on, in about this order. What was said before is void.
+    /// Says what will be read from now on, in about this order. What was said before is void. How many bytes may be held
+    /// is up to it, too.
     pub fn replace(&self, wanted: impl IntoIterator<Item = Wanted>) {
-        self.shared.state.lock().forget();
-        self.add(wanted);
+        let mut state = self.shared.state.lock();
+        state.forget();
+        let added = state.plan(wanted);
+        self.shared.make_room(&state, self.requests);
+        self.begin(state, added);
     }
 
     /// Says what will be read after what was said before.
     pub fn add(&self, wanted: impl IntoIterator<Item = Wanted>) {
-        let mut guard = self.shared.state.lock();
-        let state = &mut *guard;
-        let first = state.made;
-        // Of each pack several: threads read at several places of it.
-        let mut open: HashMap<PackId, Vec<(u64, usize)>> = HashMap::new();
-        for (rank, wanted) in wanted.into_iter().enumerate() {
-            let Wanted { pack, offset, ref range, is_whole } = wanted;
-            if state.by_part.contains_key(&(pack, offset)) {
-                continue;
-            }
-            let of_pack = open.entry(pack).or_default();
-            of_pack.retain(|(_, first_rank)| rank - first_rank < REQUEST_RANGES);
-            let mut parts = of_pack.iter().map(|(at, _)| *at).filter(|_| !is_whole);
-            let joined = parts.find(|at| {
-                state.requests.get(at).is_some_and(|request| {
-                    let before = &request.wanted.range;
-                    (before.start..=before.end + GAP_BYTES).contains(&range.start)
-                        && before.end.max(range.end) - before.start <= REQUEST_BYTES
-                })
-            });
-            let joined = joined.and_then(|at| Some((at, state.requests.get_mut(&at)?)));
-            let at = match joined {
-                Some((at, request)) => {
-                    let end = &mut request.wanted.range.end;
-                    *end = range.end.max(*end);
-                    request.parts.push(offset);
-                    request.untaken += 1;
-                    at
-                }
-                None => {
-                    let at = state.made;
-                    state.made += 1;
-                    if !is_whole {
-                        of_pack.push((at, rank));
-                    }
-                    let (parts, status) = (vec![offset], Status::Waiting);
-                    state.requests.insert(at, Request { wanted, parts, untaken: 1, status });
-                    at
-                }
-            };
-            state.by_part.insert((pack, offset), at);
-        }
-        let added = (state.made - first) as usize;
-        self.shared.make_room(state);
+        let mut state = self.shared.state.lock();
+        let added = state.plan(wanted);
+        self.begin(state, added);
+    }
+
+    /// Has so many more requests made.
+    fn begin(&self, mut state: MutexGuard<State>, added: usize) {
         let more = self.requests.min(state.threads + added) - state.threads;
         state.threads += more;
-        drop(guard);
+        drop(state);
         self.shared.changed.notify_all();
         for _ in 0..more {
             let shared = self.shared.clone();
@@ -296,6 +277,44 @@ impl Drop for Ahead {
 }
 
 impl State {
+    /// Plans requests for these parts behind all that there are. How many.
+    fn plan(&mut self, wanted: impl IntoIterator<Item = Wanted>) -> usize {
+        let first = self.made;
+        // Those that more parts may join, and when each was begun; several of a pack: threads read at several places of it.
+        let mut open: HashMap<PackId, Vec<(u64, usize)>> = HashMap::new();
+        for (rank, wanted) in wanted.into_iter().enumerate() {
+            let part = (wanted.pack, wanted.offset);
+            if self.by_part.contains_key(&part) {
+                continue;
+            }
+            let at = if wanted.is_whole {
+                self.make(wanted)
+            } else {
+                let of_pack = open.entry(wanted.pack).or_default();
+                of_pack.retain(|(_, begun)| rank - begun < REQUEST_RANGES);
+                let joined = of_pack.iter().map(|(at, _)| *at).find(|at| {
+                    self.requests.get_mut(at).is_some_and(|request| request.join(&wanted))
+                });
+                joined.unwrap_or_else(|| {
+                    let at = self.make(wanted);
+                    of_pack.push((at, rank));
+                    at
+                })
+            };
+            self.by_part.insert(part, at);
+        }
+        (self.made - first) as usize
+    }
+
+    /// A request for this alone: its number.
+    fn make(&mut self, wanted: Wanted) -> u64 {
+        let at = self.made;
+        self.made += 1;
+        let (parts, status) = (vec![wanted.offset], Status::Waiting);
+        self.requests.insert(at, Request { wanted, parts, untaken: 1, status });
+        at
+    }
+
     /// Nothing that was said counts any more.
     fn forget(&mut self) {
         while let Some(at) = self.requests.keys().next().copied() {
@@ -339,13 +358,13 @@ impl Shared {
         self.budget.load(Ordering::Relaxed)
     }
 
-    /// As much room as what is planned wants.
-    fn make_room(&self, state: &State) {
+    /// As much room as what is planned wants, with so many requests under way.
+    fn make_room(&self, state: &State, requests: usize) {
         let planned: u64 = state.requests.values().map(Request::length).sum();
-        if let Some(mean) = planned.checked_div(state.requests.len() as u64) {
-            let (least, most) = (*self.budgets.start(), *self.budgets.end());
-            self.budget.store((ROOM_REQUESTS * mean).clamp(least, most), Ordering::Relaxed);
-        }
+        let mean = planned.checked_div(state.requests.len() as u64).unwrap_or(0);
+        let wanted = mean.saturating_mul(ROOM_REQUESTS + requests as u64);
+        let (least, most) = (*self.budgets.start(), *self.budgets.end());
+        self.budget.store(wanted.clamp(least, most), Ordering::Relaxed);
     }
 
     /// Fetches what is next, until nobody wants anything any more.

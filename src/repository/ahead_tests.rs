@@ -209,13 +209,39 @@ fn neighbours_at_two_places_of_a_pack_come_with_one_request_each() {
 }
 
 #[test]
-fn there_is_more_room_for_what_is_long_within_bounds() {
-    let ahead = Service::open().ahead_within(1, 4 * MIB..=12 * MIB);
-    assert_eq!(ahead.budget(), 4 * MIB, "nothing was said");
-    for (length, budget) in [(MIB / 2, 4 * MIB), (2 * MIB, 8 * MIB), (4 * MIB, 12 * MIB)] {
-        ahead.replace((0..9).map(|number| part(number, 0..length)));
-        assert_eq!(ahead.budget(), budget);
+fn as_many_long_parts_come_as_have_room_and_what_is_added_changes_nothing() {
+    let service = Service::open();
+    let ahead = service.ahead_within(1, 4 * MIB..=12 * MIB);
+    let mut asked = 0;
+    // Nobody takes anything: what came is what there is room for.
+    let mut come = |expected: usize| {
+        service.await_asked(asked + expected);
+        for _ in 0..100 {
+            std::thread::yield_now();
+        }
+        assert_eq!(service.asked.lock().len(), asked + expected);
+        asked += expected;
+    };
+    for (length, expected) in [(MIB / 2, 8), (2 * MIB, 4), (4 * MIB, 3), (MIB / 2, 8)] {
+        ahead.replace((0..20).map(|number| part(number, 0..length)));
+        come(expected);
     }
+    ahead.add((20..40).map(|number| part(number, 0..4 * MIB)));
+    come(0);
+    ahead.replace([part(1, 0..4 * MIB), part(2, 0..4 * MIB)]);
+    come(2);
+    ahead.replace([]);
+    assert_eq!(ahead.budget(), 4 * MIB, "nothing is planned");
+    ahead.add((0..20).map(|number| part(number, 0..MIB)));
+    come(4);
+}
+
+#[test]
+fn there_is_room_for_all_requests_that_are_under_way_and_more() {
+    let service = Service::open();
+    let ahead = service.ahead_within(8, MIB..=64 * MIB);
+    ahead.replace((0..40).map(|number| part(number, 0..MIB)));
+    service.await_asked(9);
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::store::{self, layout};
 
 /// What is fetched ahead has one part in so many of a reader's budget: 7 MiB of the 44 of a restore, for seven requests.
 const AHEAD_SHARE: u64 = 6;
-/// Where what is stored is long, as it does not compress, twice as much: little of it is needed twice, and kept.
+/// Where all that will be read is known, and long, as it does not compress, twice as much: little of it is needed twice, and kept.
 const AHEAD_SHARE_MOST: u64 = 3;
 
 /// Reads blobs of one repository. Shared by threads.
@@ -116,6 +116,8 @@ impl<'a> BlobReader<'a> {
         self.segments.lock().replace_awaited(awaited, deltas);
         if let Some(ahead) = self.ahead() {
             ahead.replace(self.wanted(segments));
+            // What is fetched may have more room than before, and what is open less.
+            self.segments.lock().trim(self.budget - ahead.budget());
         }
     }
 

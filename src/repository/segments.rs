@@ -2,7 +2,8 @@
 //!
 //! That goes first which nobody awaits, and then what is needed last (L. Bélády, "A study of replacement algorithms for a
 //! virtual-storage computer", IBM Systems Journal 5(2), 1966). That is as good as what was said: where several threads read, it has to be
-//! the order in which all of them together do.
+//! the order in which all of them together do. Exceptions for what one of them reads on in gain nothing, counted with 2, 8 and
+//! 16 threads ("Threads" in `docs/benchmarks.md`).
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -114,8 +115,17 @@ impl Segments {
         };
         self.open_bytes = self.open_bytes - kept.length + length;
         kept.length = length;
+        self.drop_all_but(Some(place), budget);
+    }
+
+    /// Drops segments until the others fit.
+    pub(super) fn trim(&mut self, budget: u64) {
+        self.drop_all_but(None, budget);
+    }
+
+    fn drop_all_but(&mut self, except: Option<SegmentPlace>, budget: u64) {
         while self.open_bytes > budget {
-            let Some(other) = self.most_dispensable(place) else { break };
+            let Some(other) = self.most_dispensable(except) else { break };
             self.remove(other);
         }
     }
@@ -128,11 +138,11 @@ impl Segments {
     }
 
     /// Of all others that nobody looks at.
-    fn most_dispensable(&self, except: SegmentPlace) -> Option<SegmentPlace> {
+    fn most_dispensable(&self, except: Option<SegmentPlace>) -> Option<SegmentPlace> {
         let others = self
             .kept
             .iter()
-            .filter(|(place, kept)| **place != except && Arc::strong_count(&kept.slot) == 1);
+            .filter(|(place, kept)| Some(**place) != except && Arc::strong_count(&kept.slot) == 1);
         let worth = |(place, kept): &(&SegmentPlace, &Kept)| {
             let next = self.awaited.get(place).and_then(|awaited| awaited.orders.front());
             (next.map(|order| Reverse(*order)), kept.used)
@@ -208,6 +218,10 @@ mod tests {
         assert_eq!(open_ones(&segments), [1, 2, 3, 5], "nobody awaits 4, lately read as it was");
         open(&mut segments, 6, 4);
         assert_eq!(open_ones(&segments), [1, 3, 5, 6], "2 is needed last");
+        segments.trim(4 * LENGTH);
+        assert_eq!(open_ones(&segments), [1, 3, 5, 6], "there is room");
+        segments.trim(3 * LENGTH - 1);
+        assert_eq!(open_ones(&segments), [5, 6]);
     }
 
     #[test]

@@ -1278,7 +1278,7 @@ fn a_pack_that_only_the_first_reading_found_damaged_is_not_recorded() {
     let repository = Repository::open(store.clone(), &quick_key(1), environment).unwrap();
     for (name, object) in &whole {
         let mut object = object.clone();
-        object[HEADER_LENGTH + 100] ^= 1;
+        object[HEADER_LENGTH + 10] ^= 1;
         store.delete(name).unwrap();
         store.create(name, object).unwrap();
     }

@@ -22,7 +22,7 @@ use crate::tree::path::TreePath;
 use crate::view::find_path;
 
 use plan::Planner;
-use work::Work;
+use work::{Work, threads_for};
 
 /// What happens to a file that is already in the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,7 +102,7 @@ pub struct RestoreSummary {
 /// The snapshot is planned in windows, and while one is written the next is planned. A window's files are sorted by the
 /// segments that they are read from, so that each is fetched and opened once where there is room for it until then.
 /// Memory: two windows (at most 32 768 entries and the chunk lists of 512 MiB each), a sixth of the budget for opened
-/// segments of files and a sixteenth for those of trees.
+/// segments of files, or more for more than four threads ([`opened_budget`]), and a sixteenth for those of trees.
 ///
 /// The target folder itself keeps the owner, mode and times it has, unless this run made it: it may be
 /// somebody's home, or `/tmp`.
@@ -158,7 +158,8 @@ fn run(
 ) -> Result<RestoreSummary, OpsError> {
     monitor.phase(Phase::Plan);
     let trees = BlobReader::new(repository, options.memory_budget / 16);
-    let data = BlobReader::new(repository, options.memory_budget / 64 * 11);
+    let threads = threads_for(repository.store());
+    let data = BlobReader::new(repository, opened_budget(options.memory_budget, threads));
     let Some(found) = find_path(&trees, snapshot, &options.subtree)? else {
         let message = format!("the snapshot has no {}", options.subtree);
         return Err(OpsError::Invalid(message));
@@ -167,7 +168,7 @@ fn run(
         true => FilesTarget::look(target)?,
         false => FilesTarget::create(target)?,
     };
-    let work = Work::new(&trees, &data, &files, options, monitor);
+    let work = Work::new(&trees, &data, &files, options, monitor, threads);
     let mut planner = Planner::new(&work, found);
     let mut window = planner.next_window();
     monitor.phase(Phase::Restore);
@@ -183,6 +184,12 @@ fn run(
         window = next;
     }
     work.finish()
+}
+
+/// Bytes of opened segments of files: of 256 MiB, eleven for each thread, which reads at its own place, but 44 at least and 112 at
+/// most. With 44 for sixteen threads up to three times as much is opened as is needed ("Threads" in `docs/benchmarks.md`).
+fn opened_budget(memory_budget: u64, threads: usize) -> u64 {
+    memory_budget / 256 * (11 * threads as u64).clamp(44, 112)
 }
 
 /// Brings the index up to date. What only a damaged index object lists is still found in the packs.

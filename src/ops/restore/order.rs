@@ -31,9 +31,7 @@ pub(super) struct Placed {
 }
 
 /// Tasks that one thread does before it asks for more.
-const GROUP: usize = 256;
-/// A file takes as long as so many bytes besides its own: it is made, and finished.
-const FILE_BYTES: u64 = 16 << 10;
+const GROUP_TASKS: usize = 256;
 
 impl Placed {
     /// The blobs that are read for it, as far as its entry says, each with how many bytes it has.
@@ -57,7 +55,9 @@ pub(super) fn in_groups(mut tasks: Vec<Placed>) -> Vec<Vec<Placed>> {
     for placed in tasks {
         let (segment, _) = placed.place;
         match groups.last_mut() {
-            Some(group) if current == Some(segment) && group.len() < GROUP => group.push(placed),
+            Some(group) if current == Some(segment) && group.len() < GROUP_TASKS => {
+                group.push(placed)
+            }
             _ => groups.push(vec![placed]),
         }
         current = Some(segment);
@@ -65,38 +65,32 @@ pub(super) fn in_groups(mut tasks: Vec<Placed>) -> Vec<Vec<Placed>> {
     groups
 }
 
-/// What is done for a group of tasks: blobs, and how long each takes.
-fn in_group(group: &[Placed]) -> impl Iterator<Item = (Option<&BlobId>, u64)> {
-    group.iter().flat_map(|task| {
-        let reads = task.reads().map(|(blob, length)| (Some(blob), length));
-        std::iter::once((None, FILE_BYTES)).chain(reads)
-    })
-}
-
 /// The blobs that are read for these groups of tasks, about as so many threads meet them.
-pub(super) fn as_read(groups: &[Vec<Placed>], threads: usize) -> Vec<&BlobId> {
-    interleaved(groups.iter().map(|group| in_group(group)), threads)
+pub(super) fn as_read(groups: &[Vec<Placed>], threads: usize) -> impl Iterator<Item = &BlobId> {
+    interleaved(groups.iter().map(|group| group.iter().flat_map(Placed::reads)), threads)
 }
 
-/// What is met by so many threads in groups of steps, each with how long it takes. A thread takes the next group when it is done
-/// with one, and all are taken to be equally fast.
-fn interleaved<T, G>(mut later: impl Iterator<Item = G>, threads: usize) -> Vec<T>
+/// What is met by so many threads in groups, each thing with how long it takes. A thread takes the next group when it is done
+/// with one, and all are taken to be equally fast. (That making a file takes as long as some bytes, and how many, makes no difference.)
+fn interleaved<T, G>(mut later: impl Iterator<Item = G>, threads: usize) -> impl Iterator<Item = T>
 where
-    G: Iterator<Item = (Option<T>, u64)>,
+    G: Iterator<Item = (T, u64)>,
 {
     let mut at_work: Vec<G> = later.by_ref().take(threads).collect();
-    let mut clocks: BinaryHeap<_> = (0..at_work.len()).map(|thread| Reverse((0, thread))).collect();
-    let mut order = Vec::new();
-    while let Some(Reverse((clock, thread))) = clocks.pop() {
-        if let Some((met, length)) = at_work[thread].next() {
-            order.extend(met);
-            clocks.push(Reverse((clock + length, thread)));
-        } else if let Some(group) = later.next() {
-            at_work[thread] = group;
-            clocks.push(Reverse((clock, thread)));
+    let mut clocks: BinaryHeap<_> =
+        (0..at_work.len()).map(|thread| Reverse((0u64, thread))).collect();
+    std::iter::from_fn(move || {
+        loop {
+            let Reverse((clock, thread)) = clocks.pop()?;
+            if let Some((met, length)) = at_work[thread].next() {
+                clocks.push(Reverse((clock.saturating_add(length), thread)));
+                return Some(met);
+            } else if let Some(group) = later.next() {
+                at_work[thread] = group;
+                clocks.push(Reverse((clock, thread)));
+            }
         }
-    }
-    order
+    })
 }
 
 /// Sorts by segment, and segments as the snapshot meets them first: so they were filled, and what one file shares with
@@ -132,20 +126,76 @@ pub(super) fn reads_of(entry: &Entry) -> impl Iterator<Item = (&BlobId, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
 
-    fn met(groups: &[&[(Option<char>, u64)]], threads: usize) -> String {
-        interleaved(groups.iter().map(|group| group.iter().copied()), threads).into_iter().collect()
+    use super::*;
+    use crate::target::files::FilesTarget;
+    use crate::tree::entry::Metadata;
+
+    fn blob(number: u8) -> BlobId {
+        BlobId([number; 32])
+    }
+
+    /// A file that is read from this segment, and has these chunks, each so long.
+    fn file(order: usize, segment: u32, chunks: &[(u8, u64)]) -> Placed {
+        let extents = chunks
+            .iter()
+            .map(|(number, length)| Extent::Data { blob: blob(*number), length: *length });
+        let size = chunks.iter().map(|(_, length)| length).sum();
+        let content = Content::Extents(extents.collect());
+        let node = Node::File(FileContent { size, content, digest: None });
+        let target = FilesTarget::look(Path::new("/nothing/is/here")).expect("an absent target");
+        let item = Item {
+            directory: target.root().clone(),
+            entry: Entry { name: Box::from(&b"file"[..]), node, metadata: Metadata::default() },
+            group: None,
+        };
+        let task = Task::File(Box::new(Job { item, action: Action::Create }));
+        Placed { order, place: (SegmentPlace { pack: 0, segment }, 0), task }
+    }
+
+    #[test]
+    fn files_of_a_segment_are_one_threads_and_another_thread_reads_another_segment_meanwhile() {
+        const LONG: u64 = 1 << 20;
+        let tasks = || {
+            let first = [(0, 7, [(1, LONG), (2, LONG)]), (2, 7, [(3, LONG), (4, LONG)])];
+            let second = [(1, 4, [(11, LONG), (12, LONG)]), (3, 4, [(13, LONG), (14, LONG)])];
+            let all = second.into_iter().chain(first);
+            all.map(|(order, segment, chunks)| file(order, segment, &chunks)).collect()
+        };
+        let groups = in_groups(tasks());
+        let orders = |group: &Vec<Placed>| group.iter().map(|it| it.order).collect::<Vec<_>>();
+        assert_eq!(groups.iter().map(orders).collect::<Vec<_>>(), [[0, 2], [1, 3]]);
+        let read = |threads| as_read(&groups, threads).map(|blob| blob.0[0]).collect::<Vec<_>>();
+        assert_eq!(read(2), [1, 11, 2, 12, 3, 13, 4, 14]);
+        assert_eq!(read(16), read(2), "two segments, two threads");
+        assert_eq!(read(1), [1, 2, 3, 4, 11, 12, 13, 14]);
+        // Nobody knows what is read of files that are there, and a segment has no more tasks than a group.
+        let small = |order| file(order, 1, &[(order as u8, 1)]);
+        let mut many: Vec<_> = (0..GROUP_TASKS + 1).map(small).collect();
+        many.push(file(GROUP_TASKS + 1, 2, &[(9, 1)]));
+        if let Task::File(job) = &mut many[3].task {
+            let target = FilesTarget::look(Path::new("/")).expect("a root");
+            let found = target.stat(target.root(), b"dev").expect("a look at it");
+            job.action = Action::Update(found.expect("something is there"));
+        }
+        let groups = in_groups(many);
+        assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [GROUP_TASKS, 1, 1]);
+        assert_eq!(as_read(&groups, 2).count(), GROUP_TASKS + 1);
+    }
+
+    fn met(groups: &[&[(char, u64)]], threads: usize) -> String {
+        interleaved(groups.iter().map(|group| group.iter().copied()), threads).collect()
     }
 
     #[test]
     fn what_threads_read_at_the_same_time_is_met_at_the_same_time() {
-        let a = [(None, 1), (Some('a'), 4), (Some('b'), 4)];
-        let b = [(Some('c'), 2), (Some('d'), 2), (Some('e'), 1)];
-        let c = [(Some('f'), 3)];
+        let a = [('a', 5), ('b', 4)];
+        let b = [('c', 2), ('d', 1), ('e', 1)];
+        let c = [('f', 3)];
         // The second thread is at `f` while the first is at `b`.
-        assert_eq!(met(&[&a, &b, &c], 2), "cadebf");
-        assert_eq!(met(&[&a, &b, &c], 3), "cfadeb");
+        assert_eq!(met(&[&a, &b, &c], 2), "acdefb");
+        assert_eq!(met(&[&a, &b, &c], 3), "acfdeb");
         assert_eq!(met(&[&a, &b, &c], 1), "abcdef");
         assert_eq!(met(&[&[], &c], 1), "f");
         assert_eq!(met(&[], 2), "");

@@ -19,6 +19,7 @@ use crate::ops::OpsError;
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::index::SegmentPlace;
 use crate::repository::reader::BlobReader;
+use crate::store::Store;
 use crate::target::files::{Directory, Existing, FilesTarget, MetadataFailure, TargetFile};
 use crate::target::{TargetError, is_full};
 use crate::tree::entry::{Entry, Metadata, Node};
@@ -126,6 +127,14 @@ pub(super) fn add(count: &AtomicU64, more: u64) {
     count.fetch_add(more, Ordering::Relaxed);
 }
 
+/// How many threads write what is in this store.
+pub(super) fn threads_for(store: &Store) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // Some of them wait for a store that is far; more than that only contend for a directory that they write into.
+    let waiting = if store.is_disk() && store.lists_cheaply() { 0 } else { 2 };
+    (cores + waiting).clamp(2, 16)
+}
+
 /// What everybody in a restore shares.
 pub(super) struct Work<'w, 'a> {
     pub(super) trees: &'w BlobReader<'a>,
@@ -154,11 +163,8 @@ impl<'w, 'a> Work<'w, 'a> {
         target: &'w FilesTarget,
         options: &'w RestoreOptions,
         monitor: &'w dyn Monitor,
+        threads: usize,
     ) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        // Some of them wait for a store that is far; more than that only contend for a directory that they write into.
-        let store = data.repository().store();
-        let waiting = if store.is_disk() && store.lists_cheaply() { 0 } else { 2 };
         Work {
             trees,
             data,
@@ -173,7 +179,7 @@ impl<'w, 'a> Work<'w, 'a> {
             unavailable: AtomicU32::new(0),
             cold: (options.dry_run && data.repository().store().is_tiered()).then(Mutex::default),
             claimed: Mutex::default(),
-            threads: (cores + waiting).clamp(2, 16),
+            threads,
         }
     }
 
