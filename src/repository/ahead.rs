@@ -28,7 +28,7 @@ const GAP_BYTES: u64 = 64 << 10;
 const REQUEST_RANGES: usize = 64;
 /// Room for so many requests besides those that are under way, each as long as those that are planned are on average: one that comes next,
 /// and one for each of two threads that read.
-const ROOM_REQUESTS: u64 = 3;
+const SPARE_REQUESTS: u64 = 3;
 /// Whoever reads may take this many requests out of their order before what lies behind is taken for forgotten.
 const OUT_OF_ORDER: u64 = 16;
 
@@ -126,7 +126,7 @@ impl Ahead {
         Self::beside(store, budget..=budget)
     }
 
-    /// For parts of packs: holds the least of `budgets`, and up to the most where parts are long. On a disk, too, which has
+    /// For parts of packs: holds the least of `budgets`, and up to the most where what `replace` was told is long. On a disk, too, which has
     /// nothing to do while segments are opened: one at a time there, as two were no faster.
     pub fn of_parts(store: &Store, budgets: RangeInclusive<u64>) -> Option<Self> {
         match store.connections() {
@@ -160,7 +160,7 @@ impl Ahead {
         Ahead { shared: Arc::new(Shared { fetch, budgets, budget, state, changed }), requests }
     }
 
-    /// Bytes that may be held, for what was said last.
+    /// Bytes that may be held, for what `replace` was told last.
     pub fn budget(&self) -> u64 {
         self.shared.budget()
     }
@@ -358,11 +358,11 @@ impl Shared {
         self.budget.load(Ordering::Relaxed)
     }
 
-    /// As much room as what is planned wants, with so many requests under way.
+    /// As much room as what is planned wants, with so many requests under way at the most.
     fn make_room(&self, state: &State, requests: usize) {
         let planned: u64 = state.requests.values().map(Request::length).sum();
         let mean = planned.checked_div(state.requests.len() as u64).unwrap_or(0);
-        let wanted = mean.saturating_mul(ROOM_REQUESTS + requests as u64);
+        let wanted = mean.saturating_mul(SPARE_REQUESTS + requests as u64);
         let (least, most) = (*self.budgets.start(), *self.budgets.end());
         self.budget.store(wanted.clamp(least, most), Ordering::Relaxed);
     }

@@ -208,32 +208,32 @@ fn neighbours_at_two_places_of_a_pack_come_with_one_request_each() {
     assert_eq!(asked, [0..500 * KIB, 5000 * KIB..5500 * KIB]);
 }
 
+/// Waits until so many requests came since the last time, and for no more to come: nobody takes anything, so that they are those
+/// that there is room for.
+fn expect_asked(service: &Service, expected: usize) {
+    service.await_asked(expected);
+    for _ in 0..100 {
+        std::thread::yield_now();
+    }
+    assert_eq!(std::mem::take(&mut *service.asked.lock()).len(), expected);
+}
+
 #[test]
 fn as_many_long_parts_come_as_have_room_and_what_is_added_changes_nothing() {
     let service = Service::open();
     let ahead = service.ahead_within(1, 4 * MIB..=12 * MIB);
-    let mut asked = 0;
-    // Nobody takes anything: what came is what there is room for.
-    let mut come = |expected: usize| {
-        service.await_asked(asked + expected);
-        for _ in 0..100 {
-            std::thread::yield_now();
-        }
-        assert_eq!(service.asked.lock().len(), asked + expected);
-        asked += expected;
-    };
     for (length, expected) in [(MIB / 2, 8), (2 * MIB, 4), (4 * MIB, 3), (MIB / 2, 8)] {
         ahead.replace((0..20).map(|number| part(number, 0..length)));
-        come(expected);
+        expect_asked(&service, expected);
     }
     ahead.add((20..40).map(|number| part(number, 0..4 * MIB)));
-    come(0);
+    expect_asked(&service, 0);
     ahead.replace([part(1, 0..4 * MIB), part(2, 0..4 * MIB)]);
-    come(2);
+    expect_asked(&service, 2);
     ahead.replace([]);
     assert_eq!(ahead.budget(), 4 * MIB, "nothing is planned");
     ahead.add((0..20).map(|number| part(number, 0..MIB)));
-    come(4);
+    expect_asked(&service, 4);
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn there_is_room_for_all_requests_that_are_under_way_and_more() {
     let service = Service::open();
     let ahead = service.ahead_within(8, MIB..=64 * MIB);
     ahead.replace((0..40).map(|number| part(number, 0..MIB)));
-    service.await_asked(9);
+    expect_asked(&service, 11);
 }
 
 #[test]

@@ -93,11 +93,31 @@ impl<'a> BlobReader<'a> {
     }
 
     /// Looks up where these blobs are, all at once: each is asked for three times until it is written, and a look-up alone
-    /// reads a page of the index. What was looked up before is forgotten. About 120 bytes a blob.
+    /// reads a block of the index. What was looked up before is forgotten. About 120 bytes a blob.
     pub fn locate_all(&self, blobs: Vec<BlobId>) {
         // Whoever asks for one that is not found here will be told why.
         let located = self.repository.cache.single_copies(blobs).unwrap_or_default();
         *self.located.write() = located;
+    }
+
+    /// Looks up what the deltas among these blobs are read against, too. About 120 bytes a base.
+    pub fn locate_bases(&self) {
+        let cache = &self.repository.cache;
+        let mut located = self.located.write();
+        let deltas = located.values().filter(|it| it.is_delta).map(Location::place);
+        // Together those of a pack, of which not all are kept decoded.
+        let mut deltas: Vec<_> = deltas.map(|place| (place.pack, place.segment)).collect();
+        deltas.sort_unstable();
+        deltas.dedup();
+        let bases: HashSet<BlobId> = deltas
+            .into_iter()
+            .flat_map(|(pack, segment)| cache.bases_of(SegmentPlace { pack, segment }))
+            .flatten()
+            .filter(|base| !located.contains_key(base))
+            .collect();
+        if !bases.is_empty() {
+            located.extend(cache.single_copies(bases.into_iter().collect()).unwrap_or_default());
+        }
     }
 
     fn located(&self, id: &BlobId) -> Option<Location> {
@@ -116,8 +136,10 @@ impl<'a> BlobReader<'a> {
         self.segments.lock().replace_awaited(awaited, deltas);
         if let Some(ahead) = self.ahead() {
             ahead.replace(self.wanted(segments));
-            // What is fetched may have more room than before, and what is open less.
-            self.segments.lock().trim(self.budget - ahead.budget());
+            // What is fetched may have more room than before, and what is open less. What goes was not wanted a moment ago, as it
+            // was open, and will be read when it is needed: it is what is needed last.
+            let budget = self.opened_budget();
+            self.segments.lock().trim(budget);
         }
     }
 
@@ -163,9 +185,7 @@ impl<'a> BlobReader<'a> {
             {
                 deltas.insert(location.place());
                 for base in self.repository.cache.bases(&location).unwrap_or_default() {
-                    if let Ok(Some(base)) =
-                        self.repository.cache.base_outside(&base, &Excluded::default())
-                    {
+                    if let Ok(Some(base)) = self.base_location(&base) {
                         meet(order, base.place());
                     }
                 }
@@ -245,8 +265,7 @@ impl<'a> BlobReader<'a> {
         let Some(base) = self.repository.cache.bases(&location)?.first().copied() else {
             return Ok(location);
         };
-        let found = self.repository.cache.base_outside(&base, &Excluded::default())?;
-        Ok(found.unwrap_or(location))
+        Ok(self.base_location(&base)?.unwrap_or(location))
     }
 
     /// The packs that reading the blob takes, by the cache's numbers: its own, and those of what it is read against.
@@ -255,8 +274,7 @@ impl<'a> BlobReader<'a> {
         let mut packs = vec![location.pack];
         if location.is_delta {
             for base in self.repository.cache.bases(&location)? {
-                let base = self.repository.cache.base_outside(&base, &Excluded::default())?;
-                packs.extend(base.map(|base| base.pack));
+                packs.extend(self.base_location(&base)?.map(|base| base.pack));
             }
         }
         Ok(packs)

@@ -2,8 +2,8 @@
 //!
 //! That goes first which nobody awaits, and then what is needed last (L. Bélády, "A study of replacement algorithms for a
 //! virtual-storage computer", IBM Systems Journal 5(2), 1966). That is as good as what was said: where several threads read, it has to be
-//! the order in which all of them together do. Exceptions for what one of them reads on in gain nothing, counted with 2, 8 and
-//! 16 threads ("Threads" in `docs/benchmarks.md`).
+//! the order in which all of them together do. Exceptions for what one of them reads on in gain nothing with two threads,
+//! and help some and hurt others with 8 and 16 ("Threads" in `docs/benchmarks.md`).
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -115,15 +115,15 @@ impl Segments {
         };
         self.open_bytes = self.open_bytes - kept.length + length;
         kept.length = length;
-        self.drop_all_but(Some(place), budget);
+        self.trim_beside(Some(place), budget);
     }
 
-    /// Drops segments until the others fit.
+    /// Drops segments until the others fit, or only those are left that somebody looks at.
     pub(super) fn trim(&mut self, budget: u64) {
-        self.drop_all_but(None, budget);
+        self.trim_beside(None, budget);
     }
 
-    fn drop_all_but(&mut self, except: Option<SegmentPlace>, budget: u64) {
+    fn trim_beside(&mut self, except: Option<SegmentPlace>, budget: u64) {
         while self.open_bytes > budget {
             let Some(other) = self.most_dispensable(except) else { break };
             self.remove(other);

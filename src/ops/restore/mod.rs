@@ -102,7 +102,7 @@ pub struct RestoreSummary {
 /// The snapshot is planned in windows, and while one is written the next is planned. A window's files are sorted by the
 /// segments that they are read from, so that each is fetched and opened once where there is room for it until then.
 /// Memory: two windows (at most 32 768 entries and the chunk lists of 512 MiB each), a sixth of the budget for opened
-/// segments of files, or more for more than four threads ([`opened_budget`]), and a sixteenth for those of trees.
+/// segments of files, or for more than four threads 11 of 256 parts for each and 112 at most, and a sixteenth for those of trees.
 ///
 /// The target folder itself keeps the owner, mode and times it has, unless this run made it: it may be
 /// somebody's home, or `/tmp`.
@@ -158,7 +158,7 @@ fn run(
 ) -> Result<RestoreSummary, OpsError> {
     monitor.phase(Phase::Plan);
     let trees = BlobReader::new(repository, options.memory_budget / 16);
-    let threads = threads_for(repository.store());
+    let threads = threads_for(repository);
     let data = BlobReader::new(repository, opened_budget(options.memory_budget, threads));
     let Some(found) = find_path(&trees, snapshot, &options.subtree)? else {
         let message = format!("the snapshot has no {}", options.subtree);
@@ -187,7 +187,7 @@ fn run(
 }
 
 /// Bytes of opened segments of files: of 256 MiB, eleven for each thread, which reads at its own place, but 44 at least and 112 at
-/// most. With 44 for sixteen threads up to three times as much is opened as is needed ("Threads" in `docs/benchmarks.md`).
+/// most. With 44 for sixteen threads up to nearly four times as much is opened as is needed ("Threads" in `docs/benchmarks.md`).
 fn opened_budget(memory_budget: u64, threads: usize) -> u64 {
     memory_budget / 256 * (11 * threads as u64).clamp(44, 112)
 }
@@ -202,4 +202,16 @@ fn report_damaged_indexes(
         monitor.problem(Problem { item: error.item, during: "index", message: error.message });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thread_has_room_for_what_it_opens_within_bounds() {
+        for (threads, mib) in [(1, 44), (2, 44), (4, 44), (5, 55), (8, 88), (10, 110), (16, 112)] {
+            assert_eq!(opened_budget(256 << 20, threads), mib << 20, "{threads} threads");
+        }
+    }
 }

@@ -170,14 +170,19 @@ mod tests {
         assert_eq!(read(2), [1, 11, 2, 12, 3, 13, 4, 14]);
         assert_eq!(read(16), read(2), "two segments, two threads");
         assert_eq!(read(1), [1, 2, 3, 4, 11, 12, 13, 14]);
-        // Nobody knows what is read of files that are there, and a segment has no more tasks than a group.
+    }
+
+    #[test]
+    fn of_files_that_are_there_nobody_says_what_is_read_and_a_long_segment_is_several_groups() {
         let small = |order| file(order, 1, &[(order as u8, 1)]);
         let mut many: Vec<_> = (0..GROUP_TASKS + 1).map(small).collect();
         many.push(file(GROUP_TASKS + 1, 2, &[(9, 1)]));
         if let Task::File(job) = &mut many[3].task {
-            let target = FilesTarget::look(Path::new("/")).expect("a root");
-            let found = target.stat(target.root(), b"dev").expect("a look at it");
-            job.action = Action::Update(found.expect("something is there"));
+            let folder = tempfile::tempdir().expect("a folder");
+            std::fs::write(folder.path().join("there"), b"content").expect("a file");
+            let target = FilesTarget::look(folder.path()).expect("its folder");
+            let found = target.stat(target.root(), b"there").expect("a look at it");
+            job.action = Action::Update(found.expect("the file"));
         }
         let groups = in_groups(many);
         assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [GROUP_TASKS, 1, 1]);

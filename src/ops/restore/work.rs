@@ -16,10 +16,10 @@ use crate::codec::digest::NamingKeys;
 use crate::id::BlobId;
 use crate::monitor::{Monitor, Problem, Progress};
 use crate::ops::OpsError;
+use crate::repository::Repository;
 use crate::repository::error::{Kind, RepositoryError};
 use crate::repository::index::SegmentPlace;
 use crate::repository::reader::BlobReader;
-use crate::store::Store;
 use crate::target::files::{Directory, Existing, FilesTarget, MetadataFailure, TargetFile};
 use crate::target::{TargetError, is_full};
 use crate::tree::entry::{Entry, Metadata, Node};
@@ -127,10 +127,11 @@ pub(super) fn add(count: &AtomicU64, more: u64) {
     count.fetch_add(more, Ordering::Relaxed);
 }
 
-/// How many threads write what is in this store.
-pub(super) fn threads_for(store: &Store) -> usize {
+/// How many threads write what this repository has.
+pub(super) fn threads_for(repository: &Repository) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     // Some of them wait for a store that is far; more than that only contend for a directory that they write into.
+    let store = repository.store();
     let waiting = if store.is_disk() && store.lists_cheaply() { 0 } else { 2 };
     (cores + waiting).clamp(2, 16)
 }
@@ -271,6 +272,7 @@ impl<'w, 'a> Work<'w, 'a> {
         let tasks = Mutex::new(Vec::with_capacity(window.regions.len()));
         if !self.options.dry_run {
             self.data.locate_all(blobs);
+            self.data.locate_bases();
         }
         self.in_parallel(batches.len(), &|number| {
             let (first, batch) = &batches[number];
