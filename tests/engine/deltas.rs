@@ -71,6 +71,28 @@ fn packs_of_bases(repository: &Repository) -> BTreeSet<String> {
     places.map(|place| layout::pack(cache.pack(place.pack).unwrap().id)).collect()
 }
 
+/// Whoever looks up all blobs at once finds what each is read from where it is found one by one.
+fn assert_found_alike(repository: &Repository) {
+    let [one_by_one, at_once] = [(); 2].map(|()| BlobReader::new(repository, 1 << 20));
+    let entries = repository.cache().entries().unwrap().map(Result::unwrap);
+    let blobs: Vec<BlobId> = entries.map(|(blob, _)| blob).collect();
+    at_once.locate_all(blobs.clone());
+    at_once.locate_bases();
+    for blob in &blobs {
+        let found = |reader: &BlobReader<'_>| {
+            (reader.base_location(blob).unwrap(), reader.first_read(blob).unwrap())
+        };
+        assert_eq!(found(&at_once), found(&one_by_one), "{blob}");
+    }
+    // And where only deltas are looked up, what they are read against is found with them.
+    let of_deltas = deltas(repository).into_iter().map(|(blob, _)| blob);
+    at_once.locate_all(of_deltas.clone().collect());
+    at_once.locate_bases();
+    for blob in of_deltas {
+        assert_eq!(at_once.first_read(&blob).unwrap(), one_by_one.first_read(&blob).unwrap());
+    }
+}
+
 #[test]
 fn a_small_change_costs_little_and_is_read_against_what_was_there() {
     let source = tempfile::tempdir().unwrap();
@@ -94,6 +116,7 @@ fn a_small_change_costs_little_and_is_read_against_what_was_there() {
             );
         }
     }
+    assert_found_alike(&repository);
     assert_eq!(checked(&repository, DataSelection::All).damage, []);
 }
 
@@ -320,10 +343,14 @@ fn a_lost_plain_copy_is_stored_again_though_a_delta_of_it_can_be_read() {
     writer.finish().unwrap();
     second.abort(writer.session()).unwrap();
     let plain = first.cache().base_outside(&id, &Excluded::default()).unwrap().unwrap();
+    let _ = first.refresh_index(&SilentMonitor).unwrap();
+    assert_eq!(first.cache().copies(&id).unwrap().len(), 2);
+    assert_found_alike(&first);
     store.delete(&layout::pack(first.cache().pack(plain.pack).unwrap().id)).unwrap();
 
     let third = fresh(&store);
     assert!(deltas(&third).iter().any(|(delta, _)| *delta == id));
+    assert_found_alike(&third);
     back_up(&third, source.path());
     let monitor = RecordingMonitor::default();
     back_up_with(&third, source.path(), &options(), &monitor).unwrap();
