@@ -362,9 +362,9 @@ impl Shared {
     fn make_room(&self, state: &State, requests: usize) {
         let planned: u64 = state.requests.values().map(Request::length).sum();
         let mean = planned.checked_div(state.requests.len() as u64).unwrap_or(0);
-        let wanted = mean.saturating_mul(SPARE_REQUESTS + requests as u64);
+        let room = mean.saturating_mul(SPARE_REQUESTS + requests as u64);
         let (least, most) = (*self.budgets.start(), *self.budgets.end());
-        self.budget.store(wanted.clamp(least, most), Ordering::Relaxed);
+        self.budget.store(room.clamp(least, most), Ordering::Relaxed);
     }
 
     /// Fetches what is next, until nobody wants anything any more.

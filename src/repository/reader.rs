@@ -103,20 +103,18 @@ impl<'a> BlobReader<'a> {
     /// Looks up what the deltas among these blobs are read against, too. About 120 bytes a base.
     pub fn locate_bases(&self) {
         let cache = &self.repository.cache;
-        let mut located = self.located.write();
+        let located = self.located.read();
         let deltas = located.values().filter(|it| it.is_delta).map(Location::place);
-        // Together those of a pack, of which not all are kept decoded.
         let mut deltas: Vec<_> = deltas.map(|place| (place.pack, place.segment)).collect();
+        drop(located);
+        // Together those of a pack, of which not all are kept decoded.
         deltas.sort_unstable();
         deltas.dedup();
-        let bases: HashSet<BlobId> = deltas
-            .into_iter()
-            .flat_map(|(pack, segment)| cache.bases_of(SegmentPlace { pack, segment }))
-            .flatten()
-            .filter(|base| !located.contains_key(base))
-            .collect();
+        let of_delta = |(pack, segment)| cache.bases_of(SegmentPlace { pack, segment });
+        let bases: HashSet<BlobId> = deltas.into_iter().flat_map(of_delta).flatten().collect();
         if !bases.is_empty() {
-            located.extend(cache.single_copies(bases.into_iter().collect()).unwrap_or_default());
+            let found = cache.single_copies(bases.into_iter().collect()).unwrap_or_default();
+            self.located.write().extend(found);
         }
     }
 
@@ -139,7 +137,7 @@ impl<'a> BlobReader<'a> {
             // What is fetched may have more room than before, and what is open less. What goes was not wanted a moment ago, as it
             // was open, and will be read when it is needed: it is what is needed last.
             let budget = self.opened_budget();
-            self.segments.lock().trim(budget);
+            self.segments.lock().trim(budget, None);
         }
     }
 

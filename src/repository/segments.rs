@@ -115,15 +115,11 @@ impl Segments {
         };
         self.open_bytes = self.open_bytes - kept.length + length;
         kept.length = length;
-        self.trim_beside(Some(place), budget);
+        self.trim(budget, Some(place));
     }
 
-    /// Drops segments until the others fit, or only those are left that somebody looks at.
-    pub(super) fn trim(&mut self, budget: u64) {
-        self.trim_beside(None, budget);
-    }
-
-    fn trim_beside(&mut self, except: Option<SegmentPlace>, budget: u64) {
+    /// Drops segments until the others fit, or only this one and those are left that somebody looks at.
+    pub(super) fn trim(&mut self, budget: u64, except: Option<SegmentPlace>) {
         while self.open_bytes > budget {
             let Some(other) = self.most_dispensable(except) else { break };
             self.remove(other);
@@ -218,9 +214,9 @@ mod tests {
         assert_eq!(open_ones(&segments), [1, 2, 3, 5], "nobody awaits 4, lately read as it was");
         open(&mut segments, 6, 4);
         assert_eq!(open_ones(&segments), [1, 3, 5, 6], "2 is needed last");
-        segments.trim(4 * LENGTH);
+        segments.trim(4 * LENGTH, None);
         assert_eq!(open_ones(&segments), [1, 3, 5, 6], "there is room");
-        segments.trim(3 * LENGTH - 1);
+        segments.trim(3 * LENGTH - 1, None);
         assert_eq!(open_ones(&segments), [5, 6]);
     }
 

@@ -157,13 +157,11 @@ mod tests {
     #[test]
     fn files_of_a_segment_are_one_threads_and_another_thread_reads_another_segment_meanwhile() {
         const LONG: u64 = 1 << 20;
-        let tasks = || {
-            let first = [(0, 7, [(1, LONG), (2, LONG)]), (2, 7, [(3, LONG), (4, LONG)])];
-            let second = [(1, 4, [(11, LONG), (12, LONG)]), (3, 4, [(13, LONG), (14, LONG)])];
-            let all = second.into_iter().chain(first);
-            all.map(|(order, segment, chunks)| file(order, segment, &chunks)).collect()
-        };
-        let groups = in_groups(tasks());
+        let first = [(0, 7, [(1, LONG), (2, LONG)]), (2, 7, [(3, LONG), (4, LONG)])];
+        let second = [(1, 4, [(11, LONG), (12, LONG)]), (3, 4, [(13, LONG), (14, LONG)])];
+        let all = second.into_iter().chain(first);
+        let tasks = all.map(|(order, segment, chunks)| file(order, segment, &chunks));
+        let groups = in_groups(tasks.collect());
         let orders = |group: &Vec<Placed>| group.iter().map(|it| it.order).collect::<Vec<_>>();
         assert_eq!(groups.iter().map(orders).collect::<Vec<_>>(), [[0, 2], [1, 3]]);
         let read = |threads| as_read(&groups, threads).map(|blob| blob.0[0]).collect::<Vec<_>>();
